@@ -1,0 +1,328 @@
+//! The configuration: TOML text to checked, plain data.
+//!
+//! `raw` mirrors the file (serde, unknown keys refused); `check` turns it into the types below and
+//! refuses what cannot work, with the file, line, column, offending text and remedy. Every other
+//! room reads only these types.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A whole, checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many worker threads; `None`: one per CPU this process may use.
+    pub workers: Option<usize>,
+    /// The sockets to listen on; at least one.
+    pub listeners: Vec<Listener>,
+    /// The sites; at least one.
+    pub sites: Vec<Arc<Site>>,
+    /// The index in `sites` of the one that serves names no site has; `None` refuses them
+    /// (unrecognized_name during the handshake, RFC 6066 3).
+    pub default_site: Option<usize>,
+    /// When the record layer moves into the kernel.
+    pub offload: Offload,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Bounds.
+    pub limits: Limits,
+    /// TCP settings of accepted sockets.
+    pub tcp: Tcp,
+    /// TLS session settings shared by all sites.
+    pub session: Session,
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// For an IPv6 address: refuse IPv4-mapped peers (IPV6_V6ONLY). `false` is dual stack.
+    pub ipv6_only: bool,
+    /// The accept queue's length per worker socket; the kernel caps it at net.core.somaxconn.
+    pub backlog: u32,
+    /// What is spoken there.
+    pub service: Service,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// TLS, then HTTP.
+    Https,
+    /// Plain HTTP that redirects every request to HTTPS with 308.
+    RedirectToHttps {
+        /// The port in the redirect's target; 443 is left out of the URL.
+        port: u16,
+    },
+}
+
+/// One site: names, a certificate, and what it serves.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The names it answers to, in lower case; "*.example.org" stands for exactly one more label.
+    pub names: Vec<String>,
+    /// The PEM file with the certificate chain, leaf first.
+    pub certificate_file: PathBuf,
+    /// The PEM file with the private key.
+    pub key_file: PathBuf,
+    /// TLS versions, suites and groups.
+    pub tls: TlsPolicy,
+    /// Strict-Transport-Security for every response over TLS (RFC 6797).
+    pub hsts: Option<Hsts>,
+    /// What it serves.
+    pub files: Files,
+}
+
+/// A directory and how it is served.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The directory; absolute.
+    pub root: PathBuf,
+    /// File names tried, in order, for a path that ends in '/'.
+    pub index: Vec<String>,
+    /// Serve names that begin with a dot. `.well-known` is always served.
+    pub dotfiles: bool,
+    /// Which symbolic links are followed.
+    pub symlinks: Symlinks,
+}
+
+/// Which symbolic links are followed below a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symlinks {
+    /// None: a path through a link is not found.
+    Deny,
+    /// Those that stay beneath the root (openat2 RESOLVE_BENEATH).
+    Beneath,
+    /// All of them.
+    Follow,
+}
+
+/// The TLS versions, suites and groups a site allows. Sites with equal policies share one rustls
+/// configuration, and requests may be coalesced between them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsPolicy {
+    /// The oldest version.
+    pub version_min: TlsVersion,
+    /// The newest version.
+    pub version_max: TlsVersion,
+    /// The suites, in order of preference.
+    pub suites: Vec<Suite>,
+    /// The key-exchange groups, in order of preference.
+    pub groups: Vec<Group>,
+}
+
+/// A TLS version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246)
+    Tls12,
+    /// TLS 1.3 (RFC 8446)
+    Tls13,
+}
+
+/// A cipher suite by its AEAD; in TLS 1.2 it is offered with ECDHE and the certificate's signature
+/// algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Suite {
+    /// AES-128-GCM
+    Aes128Gcm,
+    /// AES-256-GCM
+    Aes256Gcm,
+    /// ChaCha20-Poly1305
+    Chacha20Poly1305,
+}
+
+/// A key-exchange group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// X25519MLKEM768, post-quantum hybrid; TLS 1.3 only
+    X25519Mlkem768,
+    /// X25519
+    X25519,
+    /// P-256
+    Secp256r1,
+    /// P-384
+    Secp384r1,
+}
+
+/// Strict-Transport-Security.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hsts {
+    /// max-age, in seconds.
+    pub max_age_s: u64,
+    /// includeSubDomains.
+    pub include_subdomains: bool,
+    /// preload.
+    pub preload: bool,
+}
+
+/// When the record layer moves into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offload {
+    /// The policy.
+    pub policy: OffloadPolicy,
+    /// Under [`OffloadPolicy::Auto`]: a file body of at least so many bytes moves its connection's
+    /// sending side into the kernel.
+    pub file_bytes_min: u64,
+    /// Under [`OffloadPolicy::Auto`]: so many bytes sent on one connection move its sending side
+    /// into the kernel.
+    pub sent_bytes_min: u64,
+}
+
+/// Whether connections are handed to kernel TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffloadPolicy {
+    /// When it pays.
+    Auto,
+    /// Both directions, as soon as the handshake is done.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Deadlines. They are checked about four times a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From accept to an established session.
+    pub handshake: Duration,
+    /// From a request's first byte to the end of its head.
+    pub header: Duration,
+    /// Without a byte of a request body.
+    pub body_progress: Duration,
+    /// Without a byte of the response accepted by the socket.
+    pub send_progress: Duration,
+    /// Between requests on a kept connection.
+    pub idle: Duration,
+    /// For the peer to finish after our last byte: the lingering close.
+    pub linger: Duration,
+    /// From the first termination signal to the hard stop.
+    pub drain: Duration,
+}
+
+/// Bounds an operator may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections per worker.
+    pub connections_per_worker_max: usize,
+    /// Open connections per client address (IPv6: per /64), over all workers.
+    pub connections_per_address_max: u32,
+    /// A request line and its header fields together, in bytes.
+    pub header_bytes_max: usize,
+    /// A request target, in bytes.
+    pub target_bytes_max: usize,
+    /// A request body, in bytes.
+    pub body_bytes_max: u64,
+    /// Requests on one connection before it is closed.
+    pub requests_per_connection_max: u64,
+    /// Open files cached per worker.
+    pub open_files_per_worker_max: usize,
+    /// Records protected with one AES-GCM key before it is changed, at most
+    /// [`crate::limits::AES_GCM_RECORDS_MAX`].
+    pub records_per_key_max: u64,
+}
+
+/// TCP settings of accepted sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// TCP_NODELAY.
+    pub nodelay: bool,
+    /// TCP_NOTSENT_LOWAT, in bytes: how much unsent data the kernel queues before the socket stops
+    /// being writable.
+    pub notsent_low_water_bytes: Option<u32>,
+    /// TCP_USER_TIMEOUT: unacknowledged data older than this resets the connection.
+    pub user_timeout: Option<Duration>,
+    /// Idle time before the first keepalive probe; `None` turns keepalive off.
+    pub keepalive_idle: Option<Duration>,
+    /// Time between keepalive probes.
+    pub keepalive_interval: Duration,
+    /// Unanswered keepalive probes before the connection is reset.
+    pub keepalive_probes_max: u32,
+}
+
+/// TLS session settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Issue and accept session tickets (RFC 5077, RFC 8446 4.6.1).
+    pub tickets: bool,
+    /// Tickets sent after a full TLS 1.3 handshake.
+    pub tickets_per_handshake: usize,
+}
+
+impl Default for TlsPolicy {
+    fn default() -> Self {
+        Self {
+            version_min: TlsVersion::Tls12,
+            version_max: TlsVersion::Tls13,
+            suites: vec![Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::Chacha20Poly1305],
+            groups: vec![
+                Group::X25519Mlkem768,
+                Group::X25519,
+                Group::Secp256r1,
+                Group::Secp384r1,
+            ],
+        }
+    }
+}
+
+impl Default for Offload {
+    fn default() -> Self {
+        Self {
+            policy: OffloadPolicy::Auto,
+            file_bytes_min: 256 * 1024,
+            sent_bytes_min: 1024 * 1024,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(15),
+            body_progress: Duration::from_secs(30),
+            send_progress: Duration::from_secs(30),
+            idle: Duration::from_secs(75),
+            linger: Duration::from_secs(5),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_per_worker_max: 65_536,
+            connections_per_address_max: 4_096,
+            header_bytes_max: 32 * 1024,
+            target_bytes_max: 8 * 1024,
+            body_bytes_max: 1024 * 1024,
+            requests_per_connection_max: 1_000_000,
+            open_files_per_worker_max: 1_024,
+            records_per_key_max: crate::limits::AES_GCM_RECORDS_MAX - 1024,
+        }
+    }
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            notsent_low_water_bytes: Some(128 * 1024),
+            user_timeout: Some(Duration::from_secs(30)),
+            keepalive_idle: Some(Duration::from_secs(60)),
+            keepalive_interval: Duration::from_secs(15),
+            keepalive_probes_max: 4,
+        }
+    }
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self {
+            tickets: true,
+            tickets_per_handshake: 2,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Portcullis: TLS termination for Linux edge servers.
+
+pub mod config;
+pub mod error;
+pub mod limits;
+pub mod message;
+pub mod metrics;

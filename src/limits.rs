@@ -1,0 +1,51 @@
+//! Every fixed bound in one place. What an operator may change is in [`crate::config`], with these
+//! as the edges of what it may be set to.
+
+/// The longest TLS plaintext of one record (RFC 8446 5.1).
+pub const RECORD_PLAINTEXT_BYTES_MAX: usize = 16_384;
+
+/// The record header: type, version, length (RFC 8446 5.1).
+pub const RECORD_HEADER_BYTES: usize = 5;
+
+/// The most that protection may add to a TLS 1.3 record (RFC 8446 5.2); TLS 1.2 allows 2048, but its
+/// AEAD suites add 24 at most.
+pub const RECORD_EXPANSION_BYTES_MAX: usize = 256;
+
+/// The longest record on the wire that is accepted.
+pub const RECORD_WIRE_BYTES_MAX: usize =
+    RECORD_HEADER_BYTES + RECORD_PLAINTEXT_BYTES_MAX + RECORD_EXPANSION_BYTES_MAX;
+
+/// Records that may be protected with one AES-GCM key (RFC 8446 5.5 allows 2^24.5 full records).
+pub const AES_GCM_RECORDS_MAX: u64 = 1 << 24;
+
+/// KeyUpdates a peer may send in one window of [`KEY_UPDATE_WINDOW_MS`]. Each costs key derivation
+/// and, under kTLS, a setsockopt; a peer has no reason for more than one per 2^24 records.
+pub const KEY_UPDATES_PER_WINDOW_MAX: u32 = 8;
+
+/// The window of [`KEY_UPDATES_PER_WINDOW_MAX`], in milliseconds.
+pub const KEY_UPDATE_WINDOW_MS: u64 = 10_000;
+
+/// Handshake bytes accepted from a client before the session is established: a ClientHello with
+/// post-quantum key shares and a client certificate chain fit several times.
+pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+
+/// Plaintext bytes that one turn seals and sends from a worker's scratch buffer: four full records,
+/// which stay in the second-level cache between the copy, the cipher and the socket.
+pub const SEND_CHUNK_BYTES: usize = 4 * RECORD_PLAINTEXT_BYTES_MAX;
+
+/// Bytes that one turn receives into a worker's scratch buffer.
+pub const RECEIVE_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Bytes that a task may move by direct system calls before it lets the others run.
+pub const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Connections that one turn accepts before the worker serves those it has.
+pub const ACCEPTS_PER_TURN_MAX: usize = 64;
+
+/// Header fields in one request head: httparse needs a table of that size.
+pub const HEADER_FIELDS_MAX: usize = 128;
+
+const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
+const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
+const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);
+const _: () = assert!(AES_GCM_RECORDS_MAX < (1 << 24) + (1 << 23));

@@ -1,0 +1,326 @@
+//! Requests and responses, whatever HTTP version carries them.
+//!
+//! A [`Request`] keeps its header text in one block of bytes with a table of spans, so that both a
+//! text parser (HTTP/1.1) and a header decompressor (HTTP/2) can make one with two allocations. A
+//! [`Body`] is empty, bytes, a range of a file, or a stream that a room above implements.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Error;
+
+/// An HTTP method (RFC 9110 9). Methods are case-sensitive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD
+    Head,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// DELETE
+    Delete,
+    /// OPTIONS
+    Options,
+    /// PATCH
+    Patch,
+    /// CONNECT
+    Connect,
+    /// TRACE
+    Trace,
+    /// Any other token.
+    Other(Box<str>),
+}
+
+impl Method {
+    /// The method of that exact name.
+    pub fn from_token(token: &str) -> Self {
+        match token {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "DELETE" => Self::Delete,
+            "OPTIONS" => Self::Options,
+            "PATCH" => Self::Patch,
+            "CONNECT" => Self::Connect,
+            "TRACE" => Self::Trace,
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+/// The HTTP version that carried a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/1.0 (RFC 1945 semantics as RFC 9112 restates them)
+    Http10,
+    /// HTTP/1.1 (RFC 9112)
+    Http11,
+    /// HTTP/2 (RFC 9113)
+    Http2,
+}
+
+/// A part of a [`Fields`] block. 32 bits: a header block is bounded far below 4 GiB.
+pub type Span = Range<u32>;
+
+/// Header fields in the order received, values trimmed of optional white space.
+#[derive(Clone, Default)]
+pub struct Fields {
+    block: Bytes,
+    entries: Vec<(Span, Span)>,
+}
+
+impl Fields {
+    /// Fields whose (name, value) spans point into `block`. Spans outside it read as empty.
+    pub fn new(block: Bytes, entries: Vec<(Span, Span)>) -> Self {
+        Self { block, entries }
+    }
+
+    /// Each field as (name, value). Names keep their spelling: compare without case.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.entries
+            .iter()
+            .map(|(name, value)| (self.text(name), self.text(value)))
+    }
+
+    /// Every value of the field `name`, compared without case, in order.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.iter()
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
+    }
+
+    /// The first value of the field `name`.
+    pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
+        self.all(name).next()
+    }
+
+    /// The value of `name` if the field appears exactly once.
+    pub fn only<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
+        let mut values = self.all(name);
+        let value = values.next()?;
+        values.next().is_none().then_some(value)
+    }
+
+    /// How many fields there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn text(&self, span: &Span) -> &[u8] {
+        self.block
+            .get(span.start as usize..span.end as usize)
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(
+                self.iter()
+                    .map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v))),
+            )
+            .finish()
+    }
+}
+
+/// How much request body follows a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// Exactly so many bytes; zero when there is no body.
+    Known(u64),
+    /// As many as its framing delimits (chunked, or HTTP/2 DATA without content-length).
+    Delimited,
+}
+
+impl BodyLength {
+    /// Whether no body follows.
+    pub fn is_none(self) -> bool {
+        self == Self::Known(0)
+    }
+}
+
+/// A request head. Its body travels apart from it, as a [`BodyStream`].
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// The version that carried it.
+    pub version: Version,
+    /// The target's host in lower case, without port, from the absolute-form target, `:authority`
+    /// or Host, in that order. Empty only where the version allows a request without one.
+    pub host: Box<str>,
+    /// The target's path and query as sent: begins with '/', or is "*" for OPTIONS.
+    pub target: Box<str>,
+    /// The header fields.
+    pub fields: Fields,
+    /// How much body follows.
+    pub body_length: BodyLength,
+    /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 10.1.1).
+    pub expects_continue: bool,
+}
+
+impl Request {
+    /// The target's path, without the query.
+    pub fn path(&self) -> &str {
+        self.target
+            .split_once('?')
+            .map_or(&*self.target, |(path, _)| path)
+    }
+
+    /// The target's query, without the '?'.
+    pub fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
+}
+
+/// A response status (RFC 9110 15), three digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Status(pub u16);
+
+impl Status {
+    /// The reason phrase that HTTP/1.1 sends with it; empty for one unknown.
+    pub fn reason(self) -> &'static str {
+        match self.0 {
+            100 => "Continue",
+            101 => "Switching Protocols",
+            200 => "OK",
+            204 => "No Content",
+            206 => "Partial Content",
+            301 => "Moved Permanently",
+            302 => "Found",
+            304 => "Not Modified",
+            307 => "Temporary Redirect",
+            308 => "Permanent Redirect",
+            400 => "Bad Request",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            408 => "Request Timeout",
+            411 => "Length Required",
+            412 => "Precondition Failed",
+            413 => "Content Too Large",
+            414 => "URI Too Long",
+            416 => "Range Not Satisfiable",
+            417 => "Expectation Failed",
+            421 => "Misdirected Request",
+            429 => "Too Many Requests",
+            431 => "Request Header Fields Too Large",
+            500 => "Internal Server Error",
+            501 => "Not Implemented",
+            502 => "Bad Gateway",
+            503 => "Service Unavailable",
+            504 => "Gateway Timeout",
+            505 => "HTTP Version Not Supported",
+            _ => "",
+        }
+    }
+}
+
+/// A response head and body, before any HTTP version frames it.
+#[derive(Debug)]
+pub struct Response {
+    /// The status.
+    pub status: Status,
+    /// Fields in order. Names in lower case. Without the fields that framing owns (content-length,
+    /// transfer-encoding, connection) and without date: the drivers write those.
+    pub fields: Vec<(&'static str, Bytes)>,
+    /// The body. For HEAD and 304 it is the body that GET would have sent; the driver sends only
+    /// its length.
+    pub body: Body,
+}
+
+impl Response {
+    /// A response without fields or body.
+    pub fn new(status: Status) -> Self {
+        Self {
+            status,
+            fields: Vec::new(),
+            body: Body::Empty,
+        }
+    }
+
+    /// The same response with one more field. `name` in lower case.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Bytes>) -> Self {
+        self.fields.push((name, value.into()));
+        self
+    }
+
+    /// The same response with another body.
+    #[must_use]
+    pub fn with_body(mut self, body: Body) -> Self {
+        self.body = body;
+        self
+    }
+}
+
+/// A response body.
+pub enum Body {
+    /// No bytes.
+    Empty,
+    /// These bytes.
+    Bytes(Bytes),
+    /// A range of a file. The file may shrink while it is sent: the sender must notice.
+    File(FileRange),
+    /// Bytes made while they are sent; its length when known.
+    Stream(Box<dyn BodyStream>, Option<u64>),
+}
+
+impl Body {
+    /// How many bytes it has, unless only its end will tell.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::File(range) => Some(range.length),
+            Self::Stream(_, length) => *length,
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::File(range) => write!(f, "File({}+{})", range.offset, range.length),
+            Self::Stream(_, length) => write!(f, "Stream({length:?})"),
+        }
+    }
+}
+
+/// A part of an open file. The descriptor is shared with the cache that opened it.
+#[derive(Clone, Debug)]
+pub struct FileRange {
+    /// The open file.
+    pub file: Arc<std::os::fd::OwnedFd>,
+    /// The first byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+/// A future on one worker's thread.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Bytes that arrive over time: a request body, or a response body made while it is sent.
+pub trait BodyStream {
+    /// The next bytes, never empty, or `None` at the end. After an error or the end it must not be
+    /// called again.
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>>;
+}
