@@ -5,3 +5,4 @@ pub mod error;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod sys;

@@ -1,0 +1,11 @@
+//! System calls, and all of this program's `unsafe` code.
+//!
+//! Thin: each function is one system call with its Rust contract. Policy (when to call, what to do
+//! about an error) belongs to the rooms above. Sockets are never waited for here: whatever would
+//! block returns [`std::io::ErrorKind::WouldBlock`], and interrupted calls are repeated.
+
+pub mod cpu;
+pub mod ktls;
+pub mod socket;
+#[cfg(test)]
+pub(crate) mod test_support;

@@ -1,0 +1,46 @@
+//! What the tests of this room share: real loopback connections, and waiting for readiness.
+
+#![expect(unsafe_code, reason = "poll(2)")]
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Both ends of an established TCP connection over loopback.
+pub(crate) struct TcpPair {
+    pub(crate) near: TcpStream,
+    pub(crate) far: TcpStream,
+}
+
+impl TcpPair {
+    pub(crate) fn connected() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        near.set_nodelay(true).unwrap();
+        far.set_nodelay(true).unwrap();
+        Self { near, far }
+    }
+}
+
+/// Returns once `socket` has something to receive (the end of the stream included).
+pub(crate) fn wait_readable(socket: BorrowedFd<'_>) {
+    wait(socket, libc::POLLIN);
+}
+
+/// Returns once `socket` has room to send.
+pub(crate) fn wait_writable(socket: BorrowedFd<'_>) {
+    wait(socket, libc::POLLOUT);
+}
+
+fn wait(socket: BorrowedFd<'_>, events: libc::c_short) {
+    let mut entry = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: poll reads and writes the one entry it is told of, and keeps nothing.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, WAIT_MS_MAX) };
+    assert_eq!(ready, 1, "nothing happened in {WAIT_MS_MAX} ms");
+}
+
+const WAIT_MS_MAX: libc::c_int = 10_000;
