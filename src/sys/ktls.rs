@@ -95,7 +95,8 @@ pub fn wipe(keys: &mut CryptoInfo) {
     }
 }
 
-fn set_option<T: ?Sized>(
+/// One setsockopt(2); `value` is a plain C value or structure without padding.
+pub(super) fn set_option<T: ?Sized>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     name: libc::c_int,

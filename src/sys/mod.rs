@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod ktls;
+pub mod probe;
 pub mod socket;
 #[cfg(test)]
 pub(crate) mod test_support;

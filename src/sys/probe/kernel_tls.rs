@@ -1,0 +1,577 @@
+//! What kernel TLS can do here: per suite and direction, on a real loopback connection.
+//!
+//! The two directions are tried apart. What the kernel seals is opened by the AEAD library, and the
+//! kernel must open what the library sealed; two halves of a kernel that agree on a wrong answer
+//! would not pass. The keys are constants: nothing but the probe's own bytes is ever sent.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::CipherSuite;
+
+use crate::sys::ktls::{self, Direction};
+
+/// A protocol version that kernel TLS knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// TLS 1.2 (RFC 5246).
+    Tls12,
+    /// TLS 1.3 (RFC 8446; Linux 5.1).
+    Tls13,
+}
+
+/// An AEAD cipher that both the TLS library and the kernel know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cipher {
+    /// AES-128-GCM (Linux 4.13).
+    Aes128Gcm,
+    /// AES-256-GCM (Linux 5.1).
+    Aes256Gcm,
+    /// ChaCha20-Poly1305 (RFC 7905; Linux 5.11).
+    Chacha20Poly1305,
+}
+
+/// What decides how records are protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Suite {
+    /// The protocol version.
+    pub version: Version,
+    /// The AEAD cipher.
+    pub cipher: Cipher,
+}
+
+/// The outcome for one suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SuiteSupport {
+    /// The suite.
+    pub suite: Suite,
+    /// Whether the kernel seals it.
+    pub send: Result<(), Refusal>,
+    /// Whether the kernel opens it.
+    pub receive: Result<(), Refusal>,
+}
+
+/// What kernel TLS can do here. See [`kernel_tls`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelTls {
+    /// Whether the kernel's TLS layer attaches to a connection at all.
+    pub ulp: Result<(), Refusal>,
+    /// Each suite, in the order of [`Suite::ALL`].
+    pub suites: [SuiteSupport; Suite::ALL.len()],
+    /// The keys of a TLS 1.3 connection can be replaced, in both directions (Linux 6.14). Without
+    /// it a KeyUpdate (RFC 8446 4.6.3) ends the connection.
+    pub rekey: bool,
+    /// TLS_RX_EXPECT_NO_PAD is known (Linux 6.0).
+    pub no_pad: bool,
+}
+
+/// Why the kernel does not do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The kernel has no tls module and could load none.
+    NoModule,
+    /// The loopback interface carried no connection, so nothing could be tried.
+    NoLoopback,
+    /// A system call failed.
+    Call {
+        /// The call, or the socket option it was to set.
+        name: &'static str,
+        /// Its error number.
+        errno: i32,
+    },
+    /// What the kernel sealed could not be opened, or what it opened was not what was sealed.
+    WrongBytes,
+}
+
+/// Tries everything once: about a millisecond, or as long as the kernel takes to load its modules.
+/// A kernel that neither works nor fails costs half a second per suite and direction. The outcome
+/// does not change while the process runs, unless an administrator loads the module: ask once.
+#[must_use]
+pub fn kernel_tls() -> KernelTls {
+    let pair = match Pair::connected() {
+        Ok(pair) => pair,
+        Err(refusal) => return KernelTls::refused(refusal),
+    };
+    if let Err(error) = ktls::enable_ulp(pair.kernel.as_fd()) {
+        return KernelTls::refused(match error.raw_os_error() {
+            Some(libc::ENOENT) => Refusal::NoModule,
+            _ => Refusal::call("TCP_ULP", &error),
+        });
+    }
+    KernelTls {
+        ulp: Ok(()),
+        suites: Suite::ALL.map(|suite| SuiteSupport {
+            suite,
+            send: try_send(suite),
+            receive: try_receive(suite),
+        }),
+        rekey: try_rekey().is_ok(),
+        no_pad: try_no_pad().is_ok(),
+    }
+}
+
+impl KernelTls {
+    /// Nothing works, all for the same reason.
+    #[must_use]
+    pub fn refused(refusal: Refusal) -> Self {
+        Self {
+            ulp: Err(refusal),
+            suites: Suite::ALL.map(|suite| SuiteSupport {
+                suite,
+                send: Err(refusal),
+                receive: Err(refusal),
+            }),
+            rekey: false,
+            no_pad: false,
+        }
+    }
+
+    /// Whether the kernel can take over one direction of a connection with this suite.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn supports(&self, suite: Suite, direction: Direction) -> Result<(), Refusal> {
+        self.ulp?;
+        for support in &self.suites {
+            if support.suite == suite {
+                return match direction {
+                    Direction::Send => support.send,
+                    Direction::Receive => support.receive,
+                };
+            }
+        }
+        Err(Refusal::NoModule)
+    }
+}
+
+impl Suite {
+    /// All that are tried.
+    pub const ALL: [Self; 6] = [
+        Self::with(Version::Tls12, Cipher::Aes128Gcm),
+        Self::with(Version::Tls12, Cipher::Aes256Gcm),
+        Self::with(Version::Tls12, Cipher::Chacha20Poly1305),
+        Self::with(Version::Tls13, Cipher::Aes128Gcm),
+        Self::with(Version::Tls13, Cipher::Aes256Gcm),
+        Self::with(Version::Tls13, Cipher::Chacha20Poly1305),
+    ];
+
+    const fn with(version: Version, cipher: Cipher) -> Self {
+        Self { version, cipher }
+    }
+
+    /// How the records of a negotiated cipher suite are protected; `None` for those that kernel TLS
+    /// is not used for.
+    #[must_use]
+    pub fn of(negotiated: CipherSuite) -> Option<Self> {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the registry is open; only these six suites are offloaded"
+        )]
+        let (version, cipher) = match negotiated {
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => (Version::Tls13, Cipher::Aes128Gcm),
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => (Version::Tls13, Cipher::Aes256Gcm),
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => {
+                (Version::Tls13, Cipher::Chacha20Poly1305)
+            }
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => {
+                (Version::Tls12, Cipher::Aes128Gcm)
+            }
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => {
+                (Version::Tls12, Cipher::Aes256Gcm)
+            }
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => {
+                (Version::Tls12, Cipher::Chacha20Poly1305)
+            }
+            _ => return None,
+        };
+        Some(Self { version, cipher })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tls12 => "TLS 1.2",
+            Self::Tls13 => "TLS 1.3",
+        })
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Aes128Gcm => "AES-128-GCM",
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::Chacha20Poly1305 => "ChaCha20-Poly1305",
+        })
+    }
+}
+
+impl Refusal {
+    fn call(name: &'static str, error: &io::Error) -> Self {
+        Self::Call {
+            name,
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoModule => f.write_str("the kernel has no tls module"),
+            Self::NoLoopback => f.write_str("no connection over the loopback interface"),
+            Self::Call { name, errno } => {
+                write!(f, "{name}: {}", io::Error::from_raw_os_error(*errno))
+            }
+            Self::WrongBytes => f.write_str("the kernel's records are wrong"),
+        }
+    }
+}
+
+fn try_send(suite: Suite) -> Result<(), Refusal> {
+    let mut pair = Pair::with_ulp()?;
+    pair.set_key(suite, Direction::Send, &TestKey::FIRST)?;
+    pair.kernel_seals(suite, &TestKey::FIRST)
+}
+
+fn try_receive(suite: Suite) -> Result<(), Refusal> {
+    let mut pair = Pair::with_ulp()?;
+    pair.set_key(suite, Direction::Receive, &TestKey::FIRST)?;
+    pair.kernel_opens(suite, &TestKey::FIRST)
+}
+
+/// Both directions, each used under the first key before it gets the second.
+fn try_rekey() -> Result<(), Refusal> {
+    let mut pair = Pair::with_ulp()?;
+    for key in [TestKey::FIRST, TestKey::SECOND] {
+        pair.set_key(REKEY_SUITE, Direction::Send, &key)?;
+        pair.kernel_seals(REKEY_SUITE, &key)?;
+        pair.set_key(REKEY_SUITE, Direction::Receive, &key)?;
+        pair.kernel_opens(REKEY_SUITE, &key)?;
+    }
+    Ok(())
+}
+
+fn try_no_pad() -> Result<(), Refusal> {
+    let mut pair = Pair::with_ulp()?;
+    pair.set_key(REKEY_SUITE, Direction::Receive, &TestKey::FIRST)?;
+    ktls::set_receive_no_pad(pair.kernel.as_fd())
+        .map_err(|error| Refusal::call("TLS_RX_EXPECT_NO_PAD", &error))?;
+    pair.kernel_opens(REKEY_SUITE, &TestKey::FIRST)
+}
+
+/// A loopback connection with the kernel's TLS at one end and none at the other.
+struct Pair {
+    kernel: TcpStream,
+    library: TcpStream,
+}
+
+impl Pair {
+    fn with_ulp() -> Result<Self, Refusal> {
+        let pair = Self::connected()?;
+        ktls::enable_ulp(pair.kernel.as_fd()).map_err(|error| Refusal::call("TCP_ULP", &error))?;
+        Ok(pair)
+    }
+
+    fn connected() -> Result<Self, Refusal> {
+        Self::connected_over(Ipv4Addr::LOCALHOST.into())
+            .or_else(|_| Self::connected_over(Ipv6Addr::LOCALHOST.into()))
+            .map_err(|_| Refusal::NoLoopback)
+    }
+
+    fn connected_over(address: std::net::IpAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(SocketAddr::new(address, 0))?;
+        let kernel = TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE)?;
+        let (library, peer) = listener.accept()?;
+        // Another process may have been faster.
+        if peer != kernel.local_addr()? {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        for end in [&kernel, &library] {
+            end.set_nodelay(true)?;
+            end.set_read_timeout(Some(PATIENCE))?;
+            end.set_write_timeout(Some(PATIENCE))?;
+        }
+        Ok(Self { kernel, library })
+    }
+
+    fn set_key(&self, suite: Suite, direction: Direction, key: &TestKey) -> Result<(), Refusal> {
+        let (name, option) = match direction {
+            Direction::Send => ("TLS_TX", libc::TLS_TX),
+            Direction::Receive => ("TLS_RX", libc::TLS_RX),
+        };
+        let info = |cipher_type| libc::tls_crypto_info {
+            version: match suite.version {
+                Version::Tls12 => libc::TLS_1_2_VERSION,
+                Version::Tls13 => libc::TLS_1_3_VERSION,
+            },
+            cipher_type,
+        };
+        let [s0, s1, s2, s3, explicit @ ..] = key.iv;
+        let (salt, rec_seq, socket) = ([s0, s1, s2, s3], [0; 8], self.kernel.as_fd());
+        match suite.cipher {
+            Cipher::Aes128Gcm => {
+                let value = libc::tls12_crypto_info_aes_gcm_128 {
+                    info: info(libc::TLS_CIPHER_AES_GCM_128),
+                    iv: explicit,
+                    key: key.short,
+                    salt,
+                    rec_seq,
+                };
+                ktls::set_option(socket, libc::SOL_TLS, option, &value)
+            }
+            Cipher::Aes256Gcm => {
+                let value = libc::tls12_crypto_info_aes_gcm_256 {
+                    info: info(libc::TLS_CIPHER_AES_GCM_256),
+                    iv: explicit,
+                    key: key.long,
+                    salt,
+                    rec_seq,
+                };
+                ktls::set_option(socket, libc::SOL_TLS, option, &value)
+            }
+            Cipher::Chacha20Poly1305 => {
+                let value = libc::tls12_crypto_info_chacha20_poly1305 {
+                    info: info(libc::TLS_CIPHER_CHACHA20_POLY1305),
+                    iv: key.iv,
+                    key: key.long,
+                    salt: [],
+                    rec_seq,
+                };
+                ktls::set_option(socket, libc::SOL_TLS, option, &value)
+            }
+        }
+        .map_err(|error| Refusal::call(name, &error))
+    }
+
+    fn kernel_seals(&mut self, suite: Suite, key: &TestKey) -> Result<(), Refusal> {
+        self.kernel
+            .write_all(MESSAGE)
+            .map_err(|error| Refusal::call("send", &error))?;
+        let mut record = vec![0; suite.record_bytes(MESSAGE.len())];
+        self.library
+            .read_exact(&mut record)
+            .map_err(|error| Refusal::call("recv", &error))?;
+        match open(suite, key, &record) {
+            Some(message) if message == MESSAGE => Ok(()),
+            _ => Err(Refusal::WrongBytes),
+        }
+    }
+
+    fn kernel_opens(&mut self, suite: Suite, key: &TestKey) -> Result<(), Refusal> {
+        let record = seal(suite, key, MESSAGE).ok_or(Refusal::WrongBytes)?;
+        self.library
+            .write_all(&record)
+            .map_err(|error| Refusal::call("send", &error))?;
+        let mut message = vec![0; MESSAGE.len()];
+        self.kernel
+            .read_exact(&mut message)
+            .map_err(|error| Refusal::call("recv", &error))?;
+        if message == MESSAGE {
+            Ok(())
+        } else {
+            Err(Refusal::WrongBytes)
+        }
+    }
+}
+
+/// A key for the probe's own bytes.
+struct TestKey {
+    short: [u8; 16],
+    long: [u8; 32],
+    iv: [u8; 12],
+}
+
+impl TestKey {
+    const FIRST: Self = Self::filled(0x11);
+    const SECOND: Self = Self::filled(0x22);
+
+    const fn filled(byte: u8) -> Self {
+        Self {
+            short: [byte; 16],
+            long: [byte; 32],
+            iv: [byte ^ 0xff; 12],
+        }
+    }
+
+    fn aead(&self, cipher: Cipher) -> Option<LessSafeKey> {
+        let key = match cipher {
+            Cipher::Aes128Gcm => UnboundKey::new(&aead::AES_128_GCM, &self.short),
+            Cipher::Aes256Gcm => UnboundKey::new(&aead::AES_256_GCM, &self.long),
+            Cipher::Chacha20Poly1305 => UnboundKey::new(&aead::CHACHA20_POLY1305, &self.long),
+        };
+        key.ok().map(LessSafeKey::new)
+    }
+}
+
+impl Suite {
+    /// The bytes of nonce that each record carries (RFC 5288 3; later designs derive it all).
+    fn explicit_nonce_bytes(self) -> usize {
+        match (self.version, self.cipher) {
+            (Version::Tls12, Cipher::Aes128Gcm | Cipher::Aes256Gcm) => EXPLICIT_NONCE_BYTES,
+            (Version::Tls12, Cipher::Chacha20Poly1305) | (Version::Tls13, _) => 0,
+        }
+    }
+
+    /// The length on the wire of a record with this much plaintext.
+    fn record_bytes(self, plaintext_bytes: usize) -> usize {
+        let content_type_bytes = match self.version {
+            Version::Tls12 => 0,
+            Version::Tls13 => 1,
+        };
+        HEADER_BYTES
+            + self.explicit_nonce_bytes()
+            + plaintext_bytes
+            + content_type_bytes
+            + TAG_BYTES
+    }
+
+    /// RFC 8446 5.2: the record's header. RFC 5246 6.2.3.3: the sequence number, and a header with
+    /// the length of the plaintext.
+    fn additional_data(self, header: [u8; HEADER_BYTES], plaintext_bytes: u16) -> Vec<u8> {
+        match self.version {
+            Version::Tls13 => header.to_vec(),
+            Version::Tls12 => {
+                let [kind, major, minor, ..] = header;
+                let [high, low] = plaintext_bytes.to_be_bytes();
+                [[0; 8].as_slice(), &[kind, major, minor, high, low]].concat()
+            }
+        }
+    }
+}
+
+/// The first record under `key`: sequence number 0, with which a derived nonce is the bare IV.
+fn seal(suite: Suite, key: &TestKey, plaintext: &[u8]) -> Option<Vec<u8>> {
+    let body_bytes = u16::try_from(suite.record_bytes(plaintext.len()) - HEADER_BYTES).ok()?;
+    let [high, low] = body_bytes.to_be_bytes();
+    let header = [CONTENT_TYPE_DATA, 3, 3, high, low];
+    let mut body = plaintext.to_vec();
+    if suite.version == Version::Tls13 {
+        body.push(CONTENT_TYPE_DATA);
+    }
+    let additional = suite.additional_data(header, u16::try_from(plaintext.len()).ok()?);
+    key.aead(suite.cipher)?
+        .seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(key.iv),
+            Aad::from(additional),
+            &mut body,
+        )
+        .ok()?;
+    let explicit_nonce = key.iv.get(key.iv.len() - suite.explicit_nonce_bytes()..)?;
+    Some([&header, explicit_nonce, &body].concat())
+}
+
+/// The plaintext of the first record under `key`, or `None` when it is not one of application data.
+fn open(suite: Suite, key: &TestKey, record: &[u8]) -> Option<Vec<u8>> {
+    let (header, body) = record.split_first_chunk::<HEADER_BYTES>()?;
+    let (explicit_nonce, body) = body.split_at_checked(suite.explicit_nonce_bytes())?;
+    let plaintext_bytes = u16::try_from(body.len().checked_sub(TAG_BYTES)?).ok()?;
+    let mut nonce = key.iv;
+    let implicit_bytes = nonce.len() - explicit_nonce.len();
+    nonce
+        .get_mut(implicit_bytes..)?
+        .copy_from_slice(explicit_nonce);
+    let additional = suite.additional_data(*header, plaintext_bytes);
+    let mut body = body.to_vec();
+    let opened = key
+        .aead(suite.cipher)?
+        .open_in_place(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(additional),
+            &mut body,
+        )
+        .ok()?;
+    match suite.version {
+        Version::Tls12 => (header.first() == Some(&CONTENT_TYPE_DATA)).then(|| opened.to_vec()),
+        Version::Tls13 => opened
+            .strip_suffix(&[CONTENT_TYPE_DATA])
+            .map(<[u8]>::to_vec),
+    }
+}
+
+const REKEY_SUITE: Suite = Suite::with(Version::Tls13, Cipher::Aes128Gcm);
+
+const MESSAGE: &[u8] = b"portcullis probe";
+
+/// How long one transfer over loopback may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+const HEADER_BYTES: usize = crate::limits::RECORD_HEADER_BYTES;
+const EXPLICIT_NONCE_BYTES: usize = 8;
+const TAG_BYTES: usize = 16;
+const CONTENT_TYPE_DATA: u8 = crate::sys::socket::APPLICATION_DATA;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
+
+    use super::*;
+
+    #[test]
+    fn every_suite_of_the_library_maps_to_a_probed_one_and_all_are_covered() {
+        let mut mapped: Vec<Suite> = Vec::new();
+        for suite in ALL_CIPHER_SUITES {
+            mapped.push(Suite::of(suite.suite()).unwrap());
+        }
+        for suite in Suite::ALL {
+            assert!(mapped.contains(&suite), "{suite:?}");
+        }
+        let cbc = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA;
+        assert_eq!(Suite::of(cbc), None);
+    }
+
+    #[test]
+    fn records_of_every_suite_open_again_and_only_whole() {
+        for suite in Suite::ALL {
+            let record = seal(suite, &TestKey::FIRST, MESSAGE).unwrap();
+            assert_eq!(record.len(), suite.record_bytes(MESSAGE.len()));
+            assert_eq!(open(suite, &TestKey::FIRST, &record).unwrap(), MESSAGE);
+            assert_eq!(open(suite, &TestKey::SECOND, &record), None);
+            for length in 0..record.len() {
+                assert_eq!(open(suite, &TestKey::FIRST, &record[..length]), None);
+            }
+            let mut altered = record.clone();
+            *altered.last_mut().unwrap() ^= 1;
+            assert_eq!(open(suite, &TestKey::FIRST, &altered), None);
+        }
+    }
+
+    #[test]
+    fn the_probe_agrees_with_what_the_kernel_lists() {
+        let found = kernel_tls();
+        let loaded = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap();
+        if loaded.split_whitespace().any(|name| name == "tls") {
+            assert_eq!(found.ulp, Ok(()));
+            for suite in Suite::ALL {
+                for direction in [Direction::Send, Direction::Receive] {
+                    assert_eq!(found.supports(suite, direction), Ok(()), "{suite:?}");
+                }
+            }
+            let (rekey, no_pad) = (kernel_version() >= (6, 14), kernel_version() >= (6, 0));
+            assert_eq!((found.rekey, found.no_pad), (rekey, no_pad));
+        } else {
+            assert_eq!(found, KernelTls::refused(Refusal::NoModule));
+            let refused = found.supports(Suite::ALL[0], Direction::Send);
+            assert_eq!(refused, Err(Refusal::NoModule));
+        }
+    }
+
+    fn kernel_version() -> (u32, u32) {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release
+            .split(['.', '-'])
+            .map(|part| part.parse().unwrap_or(0));
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    }
+}
