@@ -5,3 +5,5 @@ pub mod error;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod record;
+pub mod tls;
