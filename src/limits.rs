@@ -18,6 +18,20 @@ pub const RECORD_WIRE_BYTES_MAX: usize =
 /// Records that may be protected with one AES-GCM key (RFC 8446 5.5 allows 2^24.5 full records).
 pub const AES_GCM_RECORDS_MAX: u64 = 1 << 24;
 
+/// Records beyond a key's limit that alerts and KeyUpdates may still use: a key that data has used up
+/// must be able to protect the message that replaces it.
+pub const CONTROL_RECORDS_RESERVE: u64 = 64;
+
+/// Records in a row without content that a peer may send. They are legal (RFC 8446 5.1 allows them
+/// against traffic analysis), cost a decryption each and bring nothing.
+pub const EMPTY_RECORDS_MAX: u32 = 32;
+
+/// Warning alerts that a peer may send without application data between them.
+pub const WARNING_ALERTS_MAX: u32 = 4;
+
+/// Renegotiations that a TLS 1.2 client is refused before the next one ends the connection.
+pub const RENEGOTIATIONS_REFUSED_MAX: u32 = 1;
+
 /// KeyUpdates a peer may send in one window of [`KEY_UPDATE_WINDOW_MS`]. Each costs key derivation
 /// and, under kTLS, a setsockopt; a peer has no reason for more than one per 2^24 records.
 pub const KEY_UPDATES_PER_WINDOW_MAX: u32 = 8;
@@ -48,4 +62,4 @@ pub const HEADER_FIELDS_MAX: usize = 128;
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);
-const _: () = assert!(AES_GCM_RECORDS_MAX < (1 << 24) + (1 << 23));
+const _: () = assert!(AES_GCM_RECORDS_MAX + CONTROL_RECORDS_RESERVE < (1 << 24) + (1 << 22));

@@ -1,0 +1,3 @@
+//! TLS up to an established session.
+
+pub mod client_hello;
