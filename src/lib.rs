@@ -5,4 +5,5 @@ pub mod error;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod serve;
 pub mod sys;
