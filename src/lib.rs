@@ -1,11 +1,11 @@
 //! Portcullis: TLS termination for Linux edge servers.
 
 pub mod config;
-pub mod control;
 pub mod error;
 pub mod limits;
 pub mod message;
 pub mod metrics;
 pub mod record;
+pub mod serve;
 pub mod sys;
 pub mod tls;
