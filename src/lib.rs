@@ -1,10 +1,12 @@
 //! Portcullis: TLS termination for Linux edge servers.
 
+pub mod buf;
 pub mod config;
 pub mod error;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod net;
 pub mod record;
 pub mod serve;
 pub mod sys;

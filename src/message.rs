@@ -5,6 +5,7 @@
 //! [`Body`] is empty, bytes, a range of a file, or a stream that a room above implements.
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -308,7 +309,7 @@ impl fmt::Debug for Body {
 #[derive(Clone, Debug)]
 pub struct FileRange {
     /// The open file.
-    pub file: Arc<std::os::fd::OwnedFd>,
+    pub file: Arc<File>,
     /// The first byte.
     pub offset: u64,
     /// How many bytes.

@@ -14,7 +14,11 @@ pub fn page_with(status: Status, sentence: &str) -> Response {
     let mut text = String::with_capacity(256 + sentence.len());
     let code = status.0.to_string();
     let title = [&*code, status.reason()].join(" ");
-    for part in ["<!doctype html>\n<title>", title.trim_end(), "</title>\n<h1>"] {
+    for part in [
+        "<!doctype html>\n<title>",
+        title.trim_end(),
+        "</title>\n<h1>",
+    ] {
         text.push_str(part);
     }
     for part in [title.trim_end(), "</h1>\n"] {
@@ -67,7 +71,11 @@ mod tests {
         let response = page(Status(404));
         assert!(text(&response).contains("<h1>404 Not Found</h1>"));
         assert!(response.fields.contains(&("content-type", CONTENT_TYPE)));
-        assert!(response.fields.contains(&("x-content-type-options", NOSNIFF)));
+        assert!(
+            response
+                .fields
+                .contains(&("x-content-type-options", NOSNIFF))
+        );
         assert!(text(&page(Status(499))).contains("<title>499</title>"));
     }
 

@@ -240,7 +240,10 @@ mod tests {
         assert_eq!(parse("/a%20b+c"), file("a b+c"));
         assert_eq!(parse("/%C3%A9"), file("é"));
         assert_eq!(
-            RelativePath::parse("/%ff", false).unwrap().beneath.as_bytes(),
+            RelativePath::parse("/%ff", false)
+                .unwrap()
+                .beneath
+                .as_bytes(),
             b"\xff"
         );
     }
@@ -248,7 +251,17 @@ mod tests {
     #[test]
     fn what_no_file_can_be_named_is_refused() {
         for path in [
-            "", "a", "*", "/%", "/%4", "/%4g", "/%%41", "/a%00b", "/a\0b", "/a%2Fb", "/a%2fb",
+            "",
+            "a",
+            "*",
+            "/%",
+            "/%4",
+            "/%4g",
+            "/%%41",
+            "/a%00b",
+            "/a\0b",
+            "/a%2Fb",
+            "/a%2fb",
             "/..%2f..%2fetc/passwd",
         ] {
             assert_eq!(parse(path), Err(400), "{path}");
@@ -273,7 +286,13 @@ mod tests {
 
     #[test]
     fn dotfiles_are_hidden_but_for_well_known() {
-        for path in ["/.git/config", "/a/.env", "/...", "/.well-knownx", "/a/.well-known/x"] {
+        for path in [
+            "/.git/config",
+            "/a/.env",
+            "/...",
+            "/.well-knownx",
+            "/a/.well-known/x",
+        ] {
             assert_eq!(parse(path), Err(404), "{path}");
         }
         assert_eq!(parse("/.well-known/x"), file(".well-known/x"));

@@ -43,7 +43,11 @@ impl Tree {
             assert!(stepwise.is_err(), "{path:?} {symlinks:?}");
         }
         if symlinks != Symlinks::Beneath {
-            assert_eq!(by_openat2.is_ok(), stepwise.is_ok(), "{path:?} {symlinks:?}");
+            assert_eq!(
+                by_openat2.is_ok(),
+                stepwise.is_ok(),
+                "{path:?} {symlinks:?}"
+            );
         }
         by_openat2
     }
@@ -82,7 +86,11 @@ fn links_are_followed_as_the_policy_says() {
         ("loop", false, false, false),
     ] {
         assert_eq!(tree.read(path, Symlinks::Deny).is_ok(), deny, "{path}");
-        assert_eq!(tree.read(path, Symlinks::Beneath).is_ok(), beneath, "{path}");
+        assert_eq!(
+            tree.read(path, Symlinks::Beneath).is_ok(),
+            beneath,
+            "{path}"
+        );
         assert_eq!(tree.read(path, Symlinks::Follow).is_ok(), follow, "{path}");
     }
 }
@@ -140,7 +148,11 @@ fn fifos_and_devices_open_at_once_and_are_told_apart() {
     tree.link("/dev/zero", "device");
     for (name, symlinks) in [(c"fifo", Symlinks::Deny), (c"device", Symlinks::Follow)] {
         let file = open_beneath(tree.root.as_fd(), name, symlinks, Reach::Disk).unwrap();
-        assert_eq!(stat(file.as_fd()).unwrap().kind, FileKind::Other, "{name:?}");
+        assert_eq!(
+            stat(file.as_fd()).unwrap().kind,
+            FileKind::Other,
+            "{name:?}"
+        );
     }
 }
 
@@ -192,9 +204,8 @@ fn what_left_the_page_cache_is_not_promised() {
     file.write_all_at(&vec![1; 256 * 1024], 0).unwrap();
     file.sync_all().unwrap();
     // SAFETY: posix_fadvise takes no pointer; the descriptor is open.
-    let advised = unsafe {
-        libc::posix_fadvise(file.as_raw_fd(), 64 * 1024, 0, libc::POSIX_FADV_DONTNEED)
-    };
+    let advised =
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 64 * 1024, 0, libc::POSIX_FADV_DONTNEED) };
     assert_eq!(advised, 0);
     // Filesystems in memory keep their pages whatever they are advised.
     let kept = cached_prefix(file.as_fd(), 0, 256 * 1024);

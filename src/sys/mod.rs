@@ -5,9 +5,12 @@
 //! block returns [`std::io::ErrorKind::WouldBlock`], and interrupted calls are repeated.
 
 pub mod cpu;
+mod descriptor;
 pub mod file;
 pub mod ktls;
 pub mod probe;
 pub mod socket;
 #[cfg(test)]
 pub(crate) mod test_support;
+
+pub use self::descriptor::descriptor_of;

@@ -1,0 +1,206 @@
+//! From user space to the kernel: when a direction's record layer moves, and how.
+//!
+//! A direction moves only at a record boundary and never comes back. Each step that can fail leaves
+//! the direction where it was with its keys, so a refusal in the middle costs no byte.
+
+use std::io;
+
+use super::stream::{KernelReceive, KernelSend, ReceivePath};
+use super::stream::{SendPath, Transport};
+use crate::config::OffloadPolicy;
+use crate::metrics::{self, Counter};
+use crate::record::{Aead, TrafficKeys, Version};
+use crate::sys;
+use crate::sys::ktls::Direction;
+
+/// What this kernel can take over. Found once per process by trying it on a loopback connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct KernelSupport {
+    /// The kernel has a tls module.
+    pub ulp: bool,
+    /// The suites it takes for sending.
+    pub send: Suites,
+    /// The suites it takes for receiving.
+    pub receive: Suites,
+    /// TLS 1.3 keys can be changed (Linux 6.14).
+    pub rekey: bool,
+}
+
+/// A set of suites: one bit for each version and cipher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Suites(u8);
+
+impl Suites {
+    /// Adds one.
+    pub fn insert(&mut self, version: Version, aead: Aead) {
+        self.0 |= Self::bit(version, aead);
+    }
+
+    /// Whether it is in the set.
+    pub fn contains(self, version: Version, aead: Aead) -> bool {
+        self.0 & Self::bit(version, aead) != 0
+    }
+
+    fn bit(version: Version, aead: Aead) -> u8 {
+        let cipher = match aead {
+            Aead::Aes128Gcm => 0,
+            Aead::Aes256Gcm => 1,
+            Aead::Chacha20Poly1305 => 2,
+        };
+        match version {
+            Version::Tls12 => 1 << cipher,
+            Version::Tls13 => 8 << cipher,
+        }
+    }
+}
+
+/// Why a connection stayed in user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOffloaded {
+    /// The kernel has no tls module.
+    NoUlp,
+    /// The kernel does not take the suite.
+    Suite,
+    /// A setsockopt failed.
+    Failed,
+    /// The policy says never.
+    Policy,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OffloadState {
+    has_ulp: bool,
+    /// It stays in user space, and has been counted with its reason.
+    is_refused: bool,
+}
+
+impl Transport {
+    /// Moves the sending direction to the kernel if the policy is [`OffloadPolicy::Auto`] and a
+    /// body of `body_bytes` from a file makes it pay; see [`crate::config::Offload`].
+    pub(super) fn offload_for_file(&self, body_bytes: u64) {
+        let offload = &self.context.offload;
+        let sent = self.sending.borrow().sent_bytes;
+        if offload.policy == OffloadPolicy::Auto
+            && (body_bytes >= offload.file_bytes_min
+                || sent.saturating_add(body_bytes) >= offload.sent_bytes_min)
+        {
+            self.offload_sending();
+        }
+    }
+
+    /// Moves the sending direction to the kernel if that can be done now.
+    pub(super) fn offload_sending(&self) {
+        let mut sending = self.sending.borrow_mut();
+        if self.offload_state.get().is_refused || !sending.is_at_record_boundary() {
+            return;
+        }
+        let SendPath::UserTls(sealer) = &sending.path else {
+            return;
+        };
+        let keys = sealer.keys();
+        if self.move_to_kernel(Direction::Send, keys) {
+            let kernel = KernelSend::new(keys, self.context.records_per_key_max);
+            sending.path = SendPath::KernelTls(kernel);
+            metrics::count(Counter::OffloadedSend);
+        }
+    }
+
+    /// Moves the receiving direction to the kernel, now or at the next record boundary.
+    pub(super) fn offload_receiving(&self) {
+        self.try_offload_receiving(&mut self.receiving.borrow_mut().path);
+    }
+
+    /// Goes on with a move of the receiving direction that waits for a record boundary.
+    pub(super) fn continue_offload(&self, path: &mut ReceivePath) {
+        if matches!(path, ReceivePath::UserTls(user) if user.wants_kernel) {
+            self.try_offload_receiving(path);
+        }
+    }
+
+    fn try_offload_receiving(&self, path: &mut ReceivePath) {
+        let ReceivePath::UserTls(user) = path else {
+            return;
+        };
+        user.wants_kernel = !self.offload_state.get().is_refused;
+        if !user.wants_kernel || !user.is_at_record_boundary() {
+            return;
+        }
+        // What the socket holds already, the kernel will parse; what was read here is opened.
+        if self.move_to_kernel(Direction::Receive, user.keys()) {
+            *path = ReceivePath::KernelTls(Box::new(KernelReceive::new(user.take_machine())));
+            metrics::count(Counter::OffloadedReceive);
+        } else {
+            user.wants_kernel = false;
+        }
+    }
+
+    fn move_to_kernel(&self, direction: Direction, keys: &TrafficKeys) -> bool {
+        let kernel = &self.context.kernel;
+        let suites = match direction {
+            Direction::Send => kernel.send,
+            Direction::Receive => kernel.receive,
+        };
+        if !kernel.ulp {
+            self.not_offloaded(NotOffloaded::NoUlp);
+            return false;
+        }
+        if !suites.contains(keys.version(), keys.aead()) {
+            self.not_offloaded(NotOffloaded::Suite);
+            return false;
+        }
+        let moved = self
+            .attach_ulp()
+            .and_then(|()| self.set_kernel_keys(direction, keys));
+        if let Err(error) = &moved {
+            tracing::debug!(?direction, %error, "the kernel refuses a connection's record layer");
+            self.not_offloaded(NotOffloaded::Failed);
+        }
+        moved.is_ok()
+    }
+
+    fn attach_ulp(&self) -> io::Result<()> {
+        let mut state = self.offload_state.get();
+        if !state.has_ulp {
+            sys::ktls::enable_ulp(self.socket.descriptor())?;
+            state.has_ulp = true;
+            self.offload_state.set(state);
+        }
+        Ok(())
+    }
+
+    /// Gives the kernel `keys` for `direction`: the first ones, or the next after a KeyUpdate.
+    pub(super) fn set_kernel_keys(
+        &self,
+        direction: Direction,
+        keys: &TrafficKeys,
+    ) -> io::Result<()> {
+        let keys = keys
+            .to_kernel()
+            .map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
+        sys::ktls::set_keys(self.socket.descriptor(), direction, keys)
+    }
+
+    /// Counts, once per connection, why it stays in user space.
+    pub(super) fn not_offloaded(&self, reason: NotOffloaded) {
+        let mut state = self.offload_state.get();
+        if state.is_refused {
+            return;
+        }
+        state.is_refused = true;
+        self.offload_state.set(state);
+        metrics::count(match reason {
+            NotOffloaded::NoUlp => Counter::NotOffloadedNoUlp,
+            NotOffloaded::Suite => Counter::NotOffloadedSuite,
+            NotOffloaded::Failed => Counter::NotOffloadedFailed,
+            NotOffloaded::Policy => Counter::NotOffloadedPolicy,
+        });
+    }
+
+    /// See [`super::stream::WriteHalf::is_nearly_exhausted`].
+    pub(super) fn is_nearly_exhausted(&self) -> bool {
+        let sending = self.sending.borrow();
+        sending.records_left() < self.context.records_per_key_max / 8
+            && !sending.can_change_key(self)
+    }
+}

@@ -1,0 +1,166 @@
+//! The runtime, wrapped: drivers, tasks, timers, yielding.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use super::socket::Socket;
+
+/// What drives a worker's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// io_uring, with the setup flags that the kernel accepts.
+    Ring(RingFlags),
+    /// epoll: the kernel forbids or lacks io_uring.
+    Epoll,
+}
+
+/// Setup flags of a worker's ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RingFlags {
+    /// IORING_SETUP_SINGLE_ISSUER (Linux 6.0).
+    pub single_issuer: bool,
+    /// IORING_SETUP_COOP_TASKRUN (Linux 5.19).
+    pub coop_taskrun: bool,
+    /// IORING_SETUP_DEFER_TASKRUN (Linux 6.1): completions are reaped when the worker asks.
+    pub defer_taskrun: bool,
+}
+
+/// Runs `future` to its end on this thread, with a runtime built here: SINGLE_ISSUER binds a ring
+/// to the thread that made it.
+///
+/// # Errors
+/// Whatever building the driver reports.
+pub fn block_on<F: Future>(driver: Driver, future: F) -> io::Result<F::Output> {
+    match driver {
+        Driver::Ring(flags) => {
+            let mut ring = io_uring::IoUring::builder();
+            if flags.single_issuer {
+                ring.setup_single_issuer();
+            }
+            if flags.coop_taskrun {
+                ring.setup_coop_taskrun();
+            }
+            if flags.defer_taskrun {
+                ring.setup_defer_taskrun();
+            }
+            // Readiness waits of idle connections complete rarely, but all at once in a drain.
+            ring.setup_cqsize(COMPLETION_ENTRIES).setup_clamp();
+            let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+                .with_entries(SUBMISSION_ENTRIES)
+                .uring_builder(ring)
+                .enable_timer()
+                .build()?;
+            runtime.block_on(async move {
+                YIELD.set(Some(Rc::new(always_readable()?)));
+                let output = future.await;
+                // Within the runtime: a socket's descriptor is closed through its ring.
+                drop(YIELD.take());
+                Ok(output)
+            })
+        }
+        Driver::Epoll => {
+            let mut runtime = RuntimeBuilder::<LegacyDriver>::new()
+                .enable_timer()
+                .build()?;
+            Ok(runtime.block_on(future))
+        }
+    }
+}
+
+/// Starts a task on this worker. It runs until it ends; nothing waits for it.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    drop(monoio::spawn(task));
+}
+
+/// Waits for `duration`.
+pub async fn sleep(duration: Duration) {
+    monoio::time::sleep(duration).await;
+}
+
+/// Lets every other ready task and completion run before this one goes on.
+///
+/// A task that merely wakes itself is run again first, and with DEFER_TASKRUN no completion is seen
+/// before the queue of tasks is empty. So on a ring this waits for a descriptor that is always
+/// ready: the wait completes within the next io_uring_enter, beside whatever else has completed.
+/// The epoll driver looks for events after each round of its queue, so there waking is enough.
+pub async fn yield_turn() {
+    let ready = YIELD.with_borrow(Clone::clone);
+    match ready {
+        // An error here would mean the descriptor is gone; going on without a pause is all that
+        // is left then.
+        Some(ready) => drop(ready.readable().await),
+        None => WakeOnce(false).await,
+    }
+}
+
+/// A future whose panic is a value, so that one connection's panic ends that connection only.
+pub struct CatchPanic<F>(Pin<Box<F>>);
+
+/// The task panicked; the message went through the panic hook.
+#[derive(Debug)]
+pub struct Panicked;
+
+impl<F: Future> CatchPanic<F> {
+    /// Wraps `future`.
+    pub fn new(future: F) -> Self {
+        Self(Box::pin(future))
+    }
+}
+
+impl<F: Future> Future for CatchPanic<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // After a panic the future is dropped, never polled again: what it borrowed may be in any
+        // state, and what it shares with others (counters, the admission table, the deadline wheel)
+        // is changed by single steps that do not panic half-way.
+        let poll = std::panic::AssertUnwindSafe(|| self.0.as_mut().poll(context));
+        match std::panic::catch_unwind(poll) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    }
+}
+
+thread_local! {
+    /// On a ring: a descriptor that is always readable. See [`yield_turn`].
+    static YIELD: RefCell<Option<Rc<Socket>>> = const { RefCell::new(None) };
+}
+
+/// One end of a closed pair: end of file is always there to be read.
+fn always_readable() -> io::Result<Socket> {
+    let (ready, _closed) = UnixStream::pair()?;
+    ready.set_nonblocking(true)?;
+    Socket::adopt(ready.into())
+}
+
+/// Pending once, having woken itself.
+struct WakeOnce(bool);
+
+impl Future for WakeOnce {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.0 {
+            return Poll::Ready(());
+        }
+        self.0 = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Submission entries per worker: what one turn may queue before it is flushed early.
+const SUBMISSION_ENTRIES: u32 = 1024;
+
+/// Completion entries per worker.
+const COMPLETION_ENTRIES: u32 = 16_384;

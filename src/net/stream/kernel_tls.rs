@@ -1,0 +1,237 @@
+//! Steps of TLS in the kernel. Application data moves as on a plain socket; control records are
+//! sent and received with their type in a control message.
+
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+
+use bytes::BytesMut;
+
+use super::Transport;
+use super::parts::{Parts, SLICES_MAX};
+use super::receiving::{Took, would_block};
+use super::sending::{RECORDS_PER_STEP_MAX, Step};
+use crate::buf;
+use crate::error::Cause;
+use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::record::{
+    Aead, AlertDescription, ContentType, Event, PostHandshake, ProtocolError, TrafficKeys,
+};
+use crate::sys;
+use crate::sys::ktls::Direction;
+
+/// The sending side of a connection that the kernel encrypts.
+pub(crate) struct KernelSend {
+    /// Records that the present key may still protect, counted so that it is never too many: the
+    /// kernel enforces no limit of its own.
+    records_left: u64,
+    records_max: u64,
+    /// Bytes were sent with MSG_MORE: the kernel keeps a record open for what follows.
+    has_open_record: bool,
+}
+
+impl KernelSend {
+    /// Begins with a key that has protected `records_used` records.
+    pub(crate) fn new(keys: &TrafficKeys, records_max: u64) -> Self {
+        let records_max = Self::bound(keys.aead(), records_max);
+        let records_left = records_max.saturating_sub(keys.sequence());
+        Self {
+            records_left,
+            records_max,
+            has_open_record: false,
+        }
+    }
+
+    pub(crate) fn records_left(&self) -> u64 {
+        self.records_left
+    }
+
+    pub(crate) fn has_open_record(&self) -> bool {
+        self.has_open_record
+    }
+
+    /// Sends the next slices of `parts`.
+    pub(crate) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        parts: &mut Parts<'_>,
+    ) -> Result<Step, Cause> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = parts.slices(&mut slices, KERNEL_STEP_BYTES_MAX);
+        let slices = slices.get(..count).unwrap_or_default();
+        let sent = sys::socket::send_vectored(socket, slices, false);
+        let step = self.count_sent(sent)?;
+        if let Step::Moved(sent) = step {
+            parts.advance(sent);
+            self.has_open_record = false;
+        }
+        Ok(step)
+    }
+
+    /// Sends bytes that the kernel shall join with what follows in one record.
+    pub(crate) fn send_more(&mut self, socket: BorrowedFd<'_>, data: &[u8]) -> Result<Step, Cause> {
+        let step = self.count_sent(sys::socket::send(socket, data, true))?;
+        if matches!(step, Step::Moved(_)) {
+            self.has_open_record = true;
+        }
+        Ok(step)
+    }
+
+    /// Sends a part of a file. `Step::Moved(0)` says that the file ends before `offset`.
+    pub(crate) fn send_file(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: usize,
+    ) -> Result<Step, Cause> {
+        let length = length.min(KERNEL_STEP_BYTES_MAX);
+        let step = self.count_sent(sys::socket::send_file(socket, file, offset, length))?;
+        if matches!(step, Step::Moved(1..)) {
+            self.has_open_record = false;
+        }
+        Ok(step)
+    }
+
+    /// Gives the kernel the key that a KeyUpdate just announced.
+    pub(super) fn change_key(
+        &mut self,
+        transport: &Transport,
+        keys: TrafficKeys,
+    ) -> Result<(), Cause> {
+        // After the KeyUpdate is on its way there is only this way forward: a failure ends the
+        // connection.
+        transport
+            .set_kernel_keys(Direction::Send, &keys)
+            .map_err(Cause::Io)?;
+        self.records_left = self.records_max;
+        Ok(())
+    }
+
+    fn count_sent(&mut self, sent: io::Result<usize>) -> Result<Step, Cause> {
+        match sent {
+            Ok(sent) => {
+                // One more than full records need: the first bytes may complete an open record, and
+                // a call that the socket cut short ends one early.
+                let records = sent / RECORD_PLAINTEXT_BYTES_MAX + 1;
+                self.records_left = self.records_left.saturating_sub(records as u64);
+                Ok(Step::Moved(sent))
+            }
+            Err(error) if would_block(&error) => Ok(Step::Blocked),
+            Err(error) => Err(Cause::Io(error)),
+        }
+    }
+
+    /// ChaCha20-Poly1305 has no limit that a connection could reach (RFC 8446 5.5).
+    fn bound(aead: Aead, records_max: u64) -> u64 {
+        match aead {
+            Aead::Aes128Gcm | Aead::Aes256Gcm => records_max,
+            Aead::Chacha20Poly1305 => u64::MAX,
+        }
+    }
+}
+
+/// The receiving side of a connection that the kernel decrypts.
+pub(crate) struct KernelReceive {
+    machine: PostHandshake,
+}
+
+impl KernelReceive {
+    /// Goes on with the messages above the records where user space stopped.
+    pub(crate) fn new(machine: PostHandshake) -> Self {
+        Self { machine }
+    }
+
+    /// Receives once: application data of one or more records, or one control record.
+    pub(super) fn receive(
+        &mut self,
+        transport: &Transport,
+        into: &mut BytesMut,
+    ) -> Result<Took, Cause> {
+        buf::with_receive_scratch(|scratch| {
+            let received = sys::socket::receive_record(transport.socket.descriptor(), scratch);
+            let (content_type, count) = match received {
+                Ok((content_type, 0))
+                    if ContentType::from(content_type) == ContentType::ApplicationData =>
+                {
+                    return Ok(Took::End);
+                }
+                Ok(received) => received,
+                Err(error) if would_block(&error) => return Ok(Took::Nothing),
+                Err(error) => return Err(receive_failure(transport, error)),
+            };
+            let payload = scratch.get(..count).unwrap_or_default();
+            let now_ms = transport.deadline.now_ms();
+            match self.machine.on_record(content_type, payload, now_ms) {
+                Ok(Event::Data) => {
+                    into.extend_from_slice(payload);
+                    // A call ends at a control record; the socket stays readable for it.
+                    Ok(Took::Bytes {
+                        data: count,
+                        filled: count == scratch.len(),
+                    })
+                }
+                Ok(Event::Nothing) => Ok(Took::Bytes {
+                    data: 0,
+                    filled: true,
+                }),
+                Ok(Event::KeyUpdate { reply }) => {
+                    let keys = transport.on_key_update(reply)?;
+                    change_key(transport, &keys)?;
+                    Ok(Took::Bytes {
+                        data: 0,
+                        filled: true,
+                    })
+                }
+                Ok(Event::RefuseRenegotiation) => {
+                    transport.send_alert(AlertDescription::NoRenegotiation);
+                    Ok(Took::Bytes {
+                        data: 0,
+                        filled: true,
+                    })
+                }
+                Ok(Event::CloseNotify) => Ok(Took::CloseNotify { data: 0 }),
+                Ok(Event::FatalAlert(description)) => Err(Cause::AlertReceived(description.into())),
+                Err(error) => Err(transport.refuse(&error)),
+            }
+        })
+    }
+}
+
+/// Until the new key is set the kernel gives EKEYEXPIRED and reports no readiness, so this happens
+/// before anything waits. A kernel older than 6.14 cannot change keys: the peer is told.
+fn change_key(transport: &Transport, keys: &TrafficKeys) -> Result<(), Cause> {
+    transport
+        .set_kernel_keys(Direction::Receive, keys)
+        .map_err(|error| {
+            transport.refuse(&ProtocolError {
+                alert: AlertDescription::InternalError,
+                reason: "this kernel cannot change keys",
+            });
+            Cause::Io(error)
+        })
+}
+
+/// The errors by which the kernel's record layer reports a broken record, with the alert that
+/// RFC 8446 5.2 and 5.4 name for each.
+fn receive_failure(transport: &Transport, error: io::Error) -> Cause {
+    let (alert, reason) = match error.raw_os_error() {
+        Some(libc::EBADMSG) => (
+            AlertDescription::BadRecordMac,
+            "a record does not authenticate",
+        ),
+        Some(libc::EMSGSIZE) => (AlertDescription::RecordOverflow, "a record is too long"),
+        Some(libc::EINVAL) => (
+            AlertDescription::UnexpectedMessage,
+            "a record header is malformed",
+        ),
+        _ => return Cause::Io(error),
+    };
+    transport.refuse(&ProtocolError { alert, reason })
+}
+
+/// Bytes of one call to the kernel: bounds how long one call encrypts, and how many records it may
+/// make.
+const KERNEL_STEP_BYTES_MAX: usize = 256 * 1024;
+
+const _: () =
+    assert!((KERNEL_STEP_BYTES_MAX / RECORD_PLAINTEXT_BYTES_MAX) as u64 + 1 < RECORDS_PER_STEP_MAX);

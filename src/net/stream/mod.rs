@@ -1,0 +1,348 @@
+//! One established connection: plain, TLS in user space, or TLS in the kernel, by the same calls.
+//!
+//! A stream has two independent halves over one shared [`Transport`]. Each direction has a path of
+//! its own, because the kernel takes each direction over by itself: a file server gains from kernel
+//! TLS when it sends and has little to gain when it receives. The paths' single steps are in
+//! `plain`, `user_tls` and `kernel_tls`; they never wait. Waiting, deadlines and turns are here.
+
+mod kernel_tls;
+mod parts;
+mod plain;
+mod receiving;
+mod sending;
+mod user_tls;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+pub(super) use self::kernel_tls::{KernelReceive, KernelSend};
+pub(super) use self::parts::Parts;
+pub(super) use self::receiving::ReceivePath;
+pub(super) use self::sending::{SendPath, Sending, Step};
+pub(super) use self::user_tls::RecordWriter;
+
+use self::receiving::Receiving;
+use super::deadline::{Deadline, Phase};
+use super::file_threads::FileThreadsHandle;
+use super::offload::{KernelSupport, NotOffloaded, OffloadState};
+use super::rt;
+use super::socket::Socket;
+use crate::config::{Offload, OffloadPolicy};
+use crate::error::Cause;
+use crate::limits::TURN_BYTES_MAX;
+use crate::metrics::{self, Counter};
+use crate::record::TrafficKeys;
+
+/// What every stream of a worker shares.
+pub struct StreamContext {
+    /// When to hand a direction to the kernel.
+    pub offload: Offload,
+    /// What this kernel can take over.
+    pub kernel: KernelSupport,
+    /// How long a send may wait for room in the socket without any.
+    pub send_progress: Duration,
+    /// Records protected with one AES-GCM key.
+    pub records_per_key_max: u64,
+    /// Where cold file chunks are read.
+    pub file_threads: FileThreadsHandle,
+}
+
+/// What a finished handshake leaves behind: everything the record layer needs.
+pub struct TlsParts {
+    /// Keys for what we send, with the next sequence number.
+    pub send: TrafficKeys,
+    /// Keys for what we receive, with the next sequence number.
+    pub receive: TrafficKeys,
+    /// Derives the next keys; `None` for TLS 1.2, which cannot change them.
+    pub schedule: Option<Box<dyn KeySchedule>>,
+    /// Bytes received after the handshake's last record: the beginning of what follows.
+    pub received: Vec<u8>,
+}
+
+/// Derives the traffic keys that a KeyUpdate moves on to (RFC 8446 7.2).
+pub trait KeySchedule {
+    /// The next keys for what we send.
+    ///
+    /// # Errors
+    /// When the TLS library refuses; the connection cannot go on.
+    fn next_send(&mut self) -> Result<TrafficKeys, Cause>;
+
+    /// The next keys for what we receive.
+    ///
+    /// # Errors
+    /// When the TLS library refuses; the connection cannot go on.
+    fn next_receive(&mut self) -> Result<TrafficKeys, Cause>;
+}
+
+/// What a receive brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes were appended, at least one.
+    Data(usize),
+    /// Nothing more will come.
+    Closed(Closure),
+}
+
+/// How the peer ended its direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closure {
+    /// By close_notify under TLS, by FIN without TLS.
+    Orderly,
+    /// By FIN alone under TLS: what came may be cut short (RFC 8446 6.1).
+    WithoutNotify,
+}
+
+/// An established connection.
+pub struct Stream {
+    transport: Rc<Transport>,
+}
+
+/// The receiving half of a stream.
+pub struct ReadHalf {
+    pub(super) transport: Rc<Transport>,
+}
+
+/// The sending half of a stream.
+pub struct WriteHalf {
+    pub(super) transport: Rc<Transport>,
+}
+
+impl Stream {
+    /// A stream without TLS.
+    pub fn plain(socket: Rc<Socket>, deadline: Rc<Deadline>, context: Rc<StreamContext>) -> Self {
+        let (receiving, sending) = (Receiving::plain(), Sending::plain());
+        Self::new(Transport::new(
+            socket, deadline, context, receiving, sending, None,
+        ))
+    }
+
+    /// A TLS stream after its handshake. It starts in user space and, when the policy is
+    /// [`OffloadPolicy::Always`], moves to the kernel as far as it will go at once.
+    ///
+    /// # Errors
+    /// When the keys cannot be used: a key of the wrong length.
+    pub fn tls(
+        socket: Rc<Socket>,
+        deadline: Rc<Deadline>,
+        context: Rc<StreamContext>,
+        parts: TlsParts,
+    ) -> Result<Self, Cause> {
+        let records_max = context.records_per_key_max;
+        let receiving = Receiving::user_tls(parts.receive, parts.received)?;
+        let sending = Sending::user_tls(parts.send, records_max)?;
+        let transport = Transport::new(
+            socket,
+            deadline,
+            context,
+            receiving,
+            sending,
+            parts.schedule,
+        );
+        transport.offload_at_start();
+        Ok(Self::new(transport))
+    }
+
+    /// The two halves. The connection is closed when both are gone.
+    pub fn into_halves(self) -> (ReadHalf, WriteHalf) {
+        (
+            ReadHalf {
+                transport: self.transport.clone(),
+            },
+            WriteHalf {
+                transport: self.transport,
+            },
+        )
+    }
+
+    fn new(transport: Transport) -> Self {
+        Self {
+            transport: Rc::new(transport),
+        }
+    }
+}
+
+impl ReadHalf {
+    /// Receives what is there, waiting for the first byte, and appends it to `into`: at most one
+    /// scratch buffer's worth ([`crate::limits::RECEIVE_CHUNK_BYTES`]). Control records are served
+    /// on the way. After [`Received::Closed`] it gives the same again.
+    ///
+    /// The caller arms the deadline; when one passes, this ends with [`Received::Closed`] and
+    /// [`Deadline::expired`] names the phase.
+    ///
+    /// # Errors
+    /// A failed call, a fatal alert, or a record that breaks the protocol (the peer has been sent
+    /// the alert that RFC 8446 6.2 names for it).
+    pub async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
+        let transport = &self.transport;
+        loop {
+            if let Some(received) = transport.receive_step(into)? {
+                return Ok(received);
+            }
+            if transport.turn_is_over() {
+                rt::yield_turn().await;
+            }
+            if transport.receiving.borrow().must_wait() {
+                transport.socket.readable().await.map_err(Cause::Io)?;
+                transport.receiving.borrow_mut().ready();
+            }
+        }
+    }
+
+    /// Whether received bytes are kept that no call has returned yet.
+    pub fn has_buffered(&self) -> bool {
+        self.transport.receiving.borrow().has_buffered()
+    }
+
+    /// The connection's deadline.
+    pub fn deadline(&self) -> &Deadline {
+        &self.transport.deadline
+    }
+}
+
+impl WriteHalf {
+    /// Sends all of `parts`, coalesced into full records, and waits until the socket has taken
+    /// them.
+    ///
+    /// # Errors
+    /// A failed call, a deadline ([`Phase::SendProgress`]), or a key that is used up and cannot be
+    /// changed. The stream cannot send after an error.
+    pub async fn send(&mut self, parts: &[io::IoSlice<'_>]) -> Result<(), Cause> {
+        let transport = &self.transport;
+        let mut parts = Parts::new(parts);
+        metrics::add(Counter::BytesSent, parts.left() as u64);
+        while parts.left() > 0 {
+            transport.settle().await?;
+            let step = transport.sending.borrow_mut().step(transport, &mut parts)?;
+            transport.after(step).await?;
+        }
+        transport.settle().await
+    }
+
+    /// Ends the sending direction: close_notify under TLS, then FIN.
+    ///
+    /// # Errors
+    /// As [`WriteHalf::send`].
+    pub async fn finish(&mut self) -> Result<(), Cause> {
+        let transport = &self.transport;
+        transport.settle().await?;
+        transport.sending.borrow_mut().queue_close_notify();
+        transport.settle().await?;
+        transport.socket.shutdown(Shutdown::Write);
+        Ok(())
+    }
+
+    /// Whether the sending key is nearly used up and cannot be changed (TLS 1.2, or a kernel
+    /// without rekey), so that the connection should end at the next message boundary.
+    pub fn is_nearly_exhausted(&self) -> bool {
+        self.transport.is_nearly_exhausted()
+    }
+
+    /// The connection's deadline.
+    pub fn deadline(&self) -> &Deadline {
+        &self.transport.deadline
+    }
+}
+
+/// What the two halves share. No borrow of a cell is held while a task waits.
+pub(super) struct Transport {
+    pub(super) socket: Rc<Socket>,
+    pub(super) deadline: Rc<Deadline>,
+    pub(super) context: Rc<StreamContext>,
+    pub(super) receiving: RefCell<Receiving>,
+    pub(super) sending: RefCell<Sending>,
+    pub(super) schedule: RefCell<Option<Box<dyn KeySchedule>>>,
+    pub(super) offload_state: Cell<OffloadState>,
+    /// Bytes moved by direct calls since the last yield.
+    turn_bytes: Cell<usize>,
+}
+
+impl Transport {
+    fn new(
+        socket: Rc<Socket>,
+        deadline: Rc<Deadline>,
+        context: Rc<StreamContext>,
+        receiving: Receiving,
+        sending: Sending,
+        schedule: Option<Box<dyn KeySchedule>>,
+    ) -> Self {
+        Self {
+            socket,
+            deadline,
+            context,
+            receiving: RefCell::new(receiving),
+            sending: RefCell::new(sending),
+            schedule: RefCell::new(schedule),
+            offload_state: Cell::new(OffloadState::default()),
+            turn_bytes: Cell::new(0),
+        }
+    }
+
+    fn offload_at_start(&self) {
+        match self.context.offload.policy {
+            OffloadPolicy::Always => {
+                self.offload_sending();
+                self.offload_receiving();
+            }
+            OffloadPolicy::Never => self.not_offloaded(NotOffloaded::Policy),
+            OffloadPolicy::Auto => {}
+        }
+    }
+
+    /// What has to be done after a step of sending, before the next.
+    pub(super) async fn after(&self, step: Step) -> Result<(), Cause> {
+        match step {
+            Step::Moved(bytes) => {
+                self.count_turn(bytes);
+                if self.turn_is_over() {
+                    rt::yield_turn().await;
+                }
+                Ok(())
+            }
+            Step::Blocked => self.wait_writable().await,
+        }
+    }
+
+    /// Sends what is queued and owed (sealed bytes, alerts, a KeyUpdate), waiting for room.
+    pub(super) async fn settle(&self) -> Result<(), Cause> {
+        loop {
+            // Nearly always there is nothing to settle: two loads.
+            if self.sending.borrow().is_settled() {
+                return Ok(());
+            }
+            let step = self.sending.borrow_mut().settle_step(self)?;
+            self.after(step).await?;
+        }
+    }
+
+    async fn wait_writable(&self) -> Result<(), Cause> {
+        self.deadline
+            .arm(Phase::SendProgress, self.context.send_progress);
+        let result = self.socket.writable().await;
+        self.deadline.disarm_sending();
+        if self.deadline.expired() == Some(Phase::SendProgress) {
+            return Err(Cause::Timeout("send_progress_timeout_ms"));
+        }
+        result.map_err(Cause::Io)
+    }
+
+    /// Counts a direct call that moved `bytes`. A call costs as much as a page of bytes however
+    /// little it moved.
+    pub(super) fn count_turn(&self, bytes: usize) {
+        self.turn_bytes
+            .set(self.turn_bytes.get().saturating_add(bytes.max(4096)));
+    }
+
+    /// Whether this task has used its turn up; asking starts the next.
+    pub(super) fn turn_is_over(&self) -> bool {
+        let over = self.turn_bytes.get() >= TURN_BYTES_MAX;
+        if over {
+            self.turn_bytes.set(0);
+        }
+        over
+    }
+}

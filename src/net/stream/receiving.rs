@@ -1,0 +1,189 @@
+//! The receiving direction: its path and single steps that never wait.
+
+use std::io;
+
+use bytes::BytesMut;
+
+use super::kernel_tls::KernelReceive;
+use super::user_tls::UserReceive;
+use super::{Closure, Received, Transport, plain};
+use crate::error::Cause;
+use crate::metrics::{self, Counter};
+use crate::record::{AlertDescription, ProtocolError, TrafficKeys};
+
+/// Where received bytes are opened.
+pub(crate) enum ReceivePath {
+    /// Nowhere: plain TCP.
+    Plain,
+    /// Here.
+    UserTls(Box<UserReceive>),
+    /// In the kernel.
+    KernelTls(Box<KernelReceive>),
+}
+
+/// The receiving direction of a transport.
+pub(crate) struct Receiving {
+    pub(crate) path: ReceivePath,
+    closed: Option<Closure>,
+    /// A receive is worth trying: the socket was readable, or the last receive filled its buffer.
+    likely_more: bool,
+}
+
+/// What one receive took from the socket.
+pub(super) enum Took {
+    /// `data` bytes for the reader (none when only control records came); `filled` when the call
+    /// may have left more.
+    Bytes { data: usize, filled: bool },
+    /// close_notify, after `data` bytes for the reader.
+    CloseNotify { data: usize },
+    /// End of stream.
+    End,
+    /// Nothing is there.
+    Nothing,
+}
+
+impl Receiving {
+    pub(super) fn plain() -> Self {
+        Self {
+            path: ReceivePath::Plain,
+            closed: None,
+            likely_more: false,
+        }
+    }
+
+    pub(super) fn user_tls(keys: TrafficKeys, received: Vec<u8>) -> Result<Self, Cause> {
+        let user = UserReceive::new(keys, received)?;
+        Ok(Self {
+            path: ReceivePath::UserTls(Box::new(user)),
+            closed: None,
+            likely_more: false,
+        })
+    }
+
+    /// Whether the socket must become readable before the next step.
+    pub(super) fn must_wait(&self) -> bool {
+        !self.likely_more && !self.has_buffered()
+    }
+
+    /// The socket has become readable.
+    pub(super) fn ready(&mut self) {
+        self.likely_more = true;
+    }
+
+    pub(super) fn has_buffered(&self) -> bool {
+        match &self.path {
+            ReceivePath::UserTls(user) => user.has_unopened(),
+            ReceivePath::Plain | ReceivePath::KernelTls(_) => false,
+        }
+    }
+}
+
+impl Transport {
+    /// Receives once; `None` when nothing for the reader came.
+    pub(super) fn receive_step(&self, into: &mut BytesMut) -> Result<Option<Received>, Cause> {
+        let mut receiving = self.receiving.borrow_mut();
+        if let Some(closure) = receiving.closed {
+            return Ok(Some(Received::Closed(closure)));
+        }
+        if receiving.must_wait() {
+            return Ok(None);
+        }
+        let took = match &mut receiving.path {
+            ReceivePath::Plain => plain::receive(self.socket.descriptor(), into),
+            ReceivePath::UserTls(user) => user.receive(self, into),
+            ReceivePath::KernelTls(kernel) => kernel.receive(self, into),
+        }?;
+        let data = match took {
+            Took::Bytes { data, filled } => {
+                receiving.likely_more = filled;
+                data
+            }
+            Took::CloseNotify { data } => {
+                receiving.closed = Some(Closure::Orderly);
+                data
+            }
+            Took::End => {
+                receiving.closed = Some(self.end_of_stream(&receiving.path));
+                0
+            }
+            Took::Nothing => {
+                receiving.likely_more = false;
+                return Ok(None);
+            }
+        };
+        self.count_turn(data);
+        metrics::add(Counter::BytesReceived, data as u64);
+        self.continue_offload(&mut receiving.path);
+        Ok(match (data, receiving.closed) {
+            (0, None) => None,
+            (0, Some(closure)) => Some(Received::Closed(closure)),
+            (data, _) => Some(Received::Data(data)),
+        })
+    }
+
+    /// The keys after a KeyUpdate of the peer, and the reply if it asked for one: owed, and sent at
+    /// once if the sending side has room and is at a record boundary.
+    pub(super) fn on_key_update(&self, reply: bool) -> Result<TrafficKeys, Cause> {
+        metrics::count(Counter::KeyUpdatesReceived);
+        let keys = self.next_receive_keys()?;
+        if reply {
+            self.sending.borrow_mut().owe_key_update();
+            self.send_owed();
+        }
+        Ok(keys)
+    }
+
+    /// Tells the peer why the connection ends, and makes the error of it.
+    pub(super) fn refuse(&self, error: &ProtocolError) -> Cause {
+        self.send_alert(error.alert);
+        Cause::Record(error.reason)
+    }
+
+    /// Sends an alert as far as the socket has room; the rest goes before the next data.
+    pub(super) fn send_alert(&self, description: AlertDescription) {
+        self.sending.borrow_mut().queue_alert(description);
+        self.send_owed();
+    }
+
+    pub(super) fn next_send_keys(&self) -> Result<TrafficKeys, Cause> {
+        match &mut *self.schedule.borrow_mut() {
+            Some(schedule) => schedule.next_send(),
+            None => Err(Cause::Record("TLS 1.2 cannot change keys")),
+        }
+    }
+
+    fn next_receive_keys(&self) -> Result<TrafficKeys, Cause> {
+        match &mut *self.schedule.borrow_mut() {
+            Some(schedule) => schedule.next_receive(),
+            None => Err(Cause::Record("TLS 1.2 cannot change keys")),
+        }
+    }
+
+    /// Sends owed records as far as the socket has room now. What remains, and any error, meets the
+    /// sender in its next step.
+    fn send_owed(&self) {
+        let mut sending = self.sending.borrow_mut();
+        while !sending.is_settled() {
+            if !matches!(sending.settle_step(self), Ok(super::Step::Moved(_))) {
+                break;
+            }
+        }
+    }
+
+    /// FIN. Under TLS it may be an attacker's: RFC 8446 6.1 wants close_notify first. A deadline of
+    /// ours looks the same to a receive and is not the peer's doing.
+    fn end_of_stream(&self, path: &ReceivePath) -> Closure {
+        if matches!(path, ReceivePath::Plain) {
+            return Closure::Orderly;
+        }
+        if self.deadline.expired().is_none() {
+            metrics::count(Counter::ClosedWithoutNotify);
+        }
+        Closure::WithoutNotify
+    }
+}
+
+/// Whether `error` says that nothing is there yet.
+pub(super) fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}

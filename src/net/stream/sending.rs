@@ -1,0 +1,295 @@
+//! The sending direction: its path, what is queued before it, and single steps that never wait.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::parts::Parts;
+use super::{Transport, kernel_tls, plain, user_tls};
+use crate::error::Cause;
+use crate::metrics::{self, Counter};
+use crate::record::{AlertDescription, ContentType, Sealer, TrafficKeys, Version, encode};
+use crate::sys;
+
+/// Where sent bytes are protected.
+pub(crate) enum SendPath {
+    /// Nowhere: plain TCP.
+    Plain,
+    /// Here.
+    UserTls(Box<Sealer>),
+    /// In the kernel.
+    KernelTls(kernel_tls::KernelSend),
+}
+
+/// What one step of sending did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The socket took so many bytes.
+    Moved(usize),
+    /// The socket has no room: wait until it is writable.
+    Blocked,
+}
+
+/// The sending direction of a transport.
+///
+/// Order on the wire: `queue`, then `control`, then an owed KeyUpdate, then application data. So a
+/// step of application data must find the first three settled.
+pub(crate) struct Sending {
+    pub(crate) path: SendPath,
+    /// Sealed records (or the rest of one) that the socket had no room for.
+    queue: Queue,
+    /// Under kernel TLS: records that are not application data, to be sent.
+    control: VecDeque<Control>,
+    /// A KeyUpdate is to be sent and the key changed, because the peer asked or a key is used up.
+    key_update_owed: bool,
+    /// Application bytes sent so far; the offload policy looks at it.
+    pub(crate) sent_bytes: u64,
+}
+
+impl Sending {
+    pub(super) fn plain() -> Self {
+        Self::new(SendPath::Plain)
+    }
+
+    pub(super) fn user_tls(keys: TrafficKeys, records_max: u64) -> Result<Self, Cause> {
+        let sealer = Sealer::new(keys, records_max).map_err(user_tls::key_cause)?;
+        Ok(Self::new(SendPath::UserTls(Box::new(sealer))))
+    }
+
+    fn new(path: SendPath) -> Self {
+        Self {
+            path,
+            queue: Queue::default(),
+            control: VecDeque::new(),
+            key_update_owed: false,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Whether application data may be sent now.
+    pub(super) fn is_settled(&self) -> bool {
+        self.queue.is_empty()
+            && self.control.is_empty()
+            && (!self.key_update_owed || self.has_open_record())
+    }
+
+    /// Whether the path may move to the kernel now: everything sealed here is sent, and no
+    /// KeyUpdate is owed under the present key.
+    pub(crate) fn is_at_record_boundary(&self) -> bool {
+        self.queue.is_empty() && !self.key_update_owed
+    }
+
+    /// Sends the next chunk of `parts`.
+    pub(super) fn step(
+        &mut self,
+        transport: &Transport,
+        parts: &mut Parts<'_>,
+    ) -> Result<Step, Cause> {
+        if self.must_change_key(transport)? {
+            return Ok(Step::Moved(0));
+        }
+        let left = parts.left();
+        let socket = transport.socket.descriptor();
+        let step = match &mut self.path {
+            SendPath::Plain => plain::send(socket, parts),
+            SendPath::UserTls(sealer) => {
+                user_tls::seal_and_send(socket, sealer, parts, &mut self.queue)
+            }
+            SendPath::KernelTls(kernel) => kernel.send(socket, parts),
+        }?;
+        self.sent_bytes += (left - parts.left()) as u64;
+        Ok(step)
+    }
+
+    /// Sends what comes before application data, one call's worth.
+    pub(super) fn settle_step(&mut self, transport: &Transport) -> Result<Step, Cause> {
+        let socket = transport.socket.descriptor();
+        if !self.queue.is_empty() {
+            return self.queue.send(socket);
+        }
+        if let Some(control) = self.control.front() {
+            let (content_type, payload) = control.record();
+            match sys::socket::send_record(socket, content_type.into(), &payload) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Step::Blocked);
+                }
+                Err(error) => return Err(Cause::Io(error)),
+            }
+            let sent = self.control.pop_front();
+            if let (Some(Control::KeyUpdate), SendPath::KernelTls(kernel)) = (sent, &mut self.path)
+            {
+                kernel.change_key(transport, transport.next_send_keys()?)?;
+            }
+            return Ok(Step::Moved(0));
+        }
+        if self.key_update_owed && !self.has_open_record() {
+            self.begin_key_update(transport)?;
+        }
+        Ok(Step::Moved(0))
+    }
+
+    /// A KeyUpdate will be sent before the next application data.
+    pub(super) fn owe_key_update(&mut self) {
+        self.key_update_owed = true;
+    }
+
+    pub(super) fn queue_close_notify(&mut self) {
+        self.queue_alert(AlertDescription::CloseNotify);
+    }
+
+    /// The path and the queue behind it, for the steps of `net::send`.
+    pub(crate) fn queue_mut(&mut self) -> (&mut SendPath, &mut Queue) {
+        (&mut self.path, &mut self.queue)
+    }
+
+    /// Whether the key will have to be changed (or the stream ended) before the next chunk; begins
+    /// the change when it can be made.
+    pub(crate) fn must_change_key(&mut self, transport: &Transport) -> Result<bool, Cause> {
+        if self.records_left() > RECORDS_PER_STEP_MAX {
+            return Ok(false);
+        }
+        if self.has_open_record() {
+            // The step that goes on with the record is bounded; the next one asks again.
+            return Ok(false);
+        }
+        if !self.can_change_key(transport) {
+            metrics::count(Counter::KeyExhausted);
+            self.queue_close_notify();
+            // One attempt: the stream is over, and a peer that reads nothing is not waited for.
+            drop(self.settle_step(transport));
+            return Err(Cause::Limit("records_per_key_max"));
+        }
+        self.key_update_owed = true;
+        Ok(true)
+    }
+
+    pub(crate) fn records_left(&self) -> u64 {
+        match &self.path {
+            SendPath::Plain => u64::MAX,
+            SendPath::UserTls(sealer) => sealer.records_left(),
+            SendPath::KernelTls(kernel) => kernel.records_left(),
+        }
+    }
+
+    pub(crate) fn can_change_key(&self, transport: &Transport) -> bool {
+        match &self.path {
+            SendPath::Plain => true,
+            SendPath::UserTls(sealer) => sealer.keys().version() == Version::Tls13,
+            SendPath::KernelTls(_) => {
+                transport.context.kernel.rekey && transport.schedule.borrow().is_some()
+            }
+        }
+    }
+
+    fn has_open_record(&self) -> bool {
+        matches!(&self.path, SendPath::KernelTls(kernel) if kernel.has_open_record())
+    }
+
+    fn begin_key_update(&mut self, transport: &Transport) -> Result<(), Cause> {
+        self.key_update_owed = false;
+        metrics::count(Counter::KeyUpdatesSent);
+        match &mut self.path {
+            SendPath::Plain => Ok(()),
+            SendPath::UserTls(sealer) => {
+                // RFC 8446 4.6.3: the KeyUpdate itself goes out under the old key, and all that
+                // follows under the new one.
+                let message = encode::key_update(false);
+                sealer
+                    .seal_copy(&mut self.queue.bytes, ContentType::Handshake, &message)
+                    .map_err(user_tls::seal_cause)?;
+                sealer
+                    .replace(transport.next_send_keys()?)
+                    .map_err(user_tls::key_cause)
+            }
+            SendPath::KernelTls(_) => {
+                self.control.push_back(Control::KeyUpdate);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn queue_alert(&mut self, description: AlertDescription) {
+        let alert = encode::alert(description);
+        match &mut self.path {
+            SendPath::Plain => {}
+            SendPath::UserTls(sealer) => {
+                // Fails only when the key is used up beyond its reserve: then there is no key left
+                // to tell the peer anything with, and the connection ends without an alert.
+                let _ = sealer.seal_copy(&mut self.queue.bytes, ContentType::Alert, &alert);
+            }
+            SendPath::KernelTls(_) => self.control.push_back(Control::Alert(alert)),
+        }
+    }
+}
+
+/// Bytes that wait for room in the socket. The memory is given back when they are gone.
+#[derive(Default)]
+pub(crate) struct Queue {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Queue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Hands `bytes` to the socket and keeps what it does not take. The queue must be empty.
+    pub(crate) fn send_or_keep(
+        &mut self,
+        socket: std::os::fd::BorrowedFd<'_>,
+        bytes: &[u8],
+    ) -> Result<Step, Cause> {
+        debug_assert!(self.is_empty(), "bytes would overtake those that wait");
+        let sent = match sys::socket::send(socket, bytes, false) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(Cause::Io(error)),
+        };
+        match bytes.get(sent..) {
+            None | Some([]) => Ok(Step::Moved(sent)),
+            Some(rest) => {
+                self.push(rest);
+                Ok(Step::Blocked)
+            }
+        }
+    }
+
+    fn send(&mut self, socket: std::os::fd::BorrowedFd<'_>) -> Result<Step, Cause> {
+        let rest = self.bytes.get(self.sent..).unwrap_or_default();
+        match sys::socket::send(socket, rest, false) {
+            Ok(sent) => {
+                self.sent += sent;
+                if self.sent == self.bytes.len() {
+                    *self = Self::default();
+                    return Ok(Step::Moved(sent));
+                }
+                // A part was taken, so there is no room for the rest: asking again would say so.
+                Ok(Step::Blocked)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Step::Blocked),
+            Err(error) => Err(Cause::Io(error)),
+        }
+    }
+}
+
+enum Control {
+    Alert([u8; 2]),
+    KeyUpdate,
+}
+
+impl Control {
+    fn record(&self) -> (ContentType, Vec<u8>) {
+        match self {
+            Self::Alert(alert) => (ContentType::Alert, alert.to_vec()),
+            Self::KeyUpdate => (ContentType::Handshake, encode::key_update(false).to_vec()),
+        }
+    }
+}
+
+/// The most records that one step of application data makes.
+pub(super) const RECORDS_PER_STEP_MAX: u64 = 24;
