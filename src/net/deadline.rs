@@ -2,7 +2,7 @@
 //!
 //! Arming costs a few stores. Nothing is cancelled when a deadline passes: the socket is shut down,
 //! the operation that waits on it completes by itself, and its owner asks [`Deadline::expired`] why.
-//! A phase of receiving shuts only the receiving side, so that an answer (408) can still be sent.
+//! Waiting for a request shuts only the receiving side, so that an answer (408) can still be sent.
 
 use std::cell::{Cell, RefCell};
 use std::net::Shutdown;

@@ -1,3 +1,4 @@
 //! TLS up to an established session.
 
 pub mod client_hello;
+pub mod handshake;
