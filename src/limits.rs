@@ -56,6 +56,10 @@ pub const TURN_BYTES_MAX: usize = 1024 * 1024;
 /// Connections that one turn accepts before the worker serves those it has.
 pub const ACCEPTS_PER_TURN_MAX: usize = 64;
 
+/// Submissions that a worker's ring holds before it must enter the kernel; the completion queue is
+/// twice as long.
+pub const RING_ENTRIES: u32 = 1024;
+
 /// Header fields in one request head: httparse needs a table of that size.
 pub const HEADER_FIELDS_MAX: usize = 128;
 
