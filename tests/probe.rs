@@ -17,7 +17,7 @@ use portcullis::sys::probe::{KernelTls, Process, Refusal, Ring, RingRefusal, rin
 
 #[test]
 fn a_ring_forbidden_by_seccomp_is_refused_for_that_reason() {
-    let found = on_a_thread_without_io_uring(|| ring(64));
+    let found = on_a_thread_without_io_uring(ring);
     let refusal = expected_refusal();
     assert_eq!(found, Ring::Refused(refusal.clone()));
     assert_eq!(found.to_string(), format!("epoll: {refusal}"));

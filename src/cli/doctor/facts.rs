@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs;
 
-use crate::limits::RING_ENTRIES;
 use crate::sys::cpu;
 use crate::sys::probe::{self, KernelTls, Process, Ring};
 
@@ -63,7 +62,7 @@ impl Facts {
             kernel_release: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .ok()
                 .map(|release| release.trim().to_owned()),
-            ring: probe::ring(RING_ENTRIES),
+            ring: probe::ring(),
             kernel_tls: probe::kernel_tls(),
             descriptors: parse_limit(&limits, "Max open files"),
             locked_memory_bytes: parse_limit(&limits, "Max locked memory"),

@@ -2,7 +2,7 @@
 
 use crate::cli::doctor::facts::{Facts, Instructions, Limit, parse_release};
 use crate::cli::doctor::{Finding, Level};
-use crate::limits::RING_ENTRIES;
+use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 use crate::sys::probe::{self, KernelTls, Ring, RingRefusal};
 
 /// Judges the facts, most basic first.
@@ -311,9 +311,9 @@ const KERNEL_MIN: (u32, u32) = (5, 6);
 /// Since then a ring's memory counts against the control group, not RLIMIT_MEMLOCK.
 const RINGS_UNCOUNTED_SINCE: (u32, u32) = (5, 12);
 
-/// A worker's ring: 64 bytes per submission, 16 per each of twice as many completions, 4 per index,
-/// and the queue heads.
-const RING_LOCKED_BYTES: u64 = RING_ENTRIES as u64 * (64 + 2 * 16 + 4) + 4096;
+/// A worker's ring: 64 bytes and a 4-byte index per submission, 16 bytes per completion, and the
+/// queue heads.
+const RING_LOCKED_BYTES: u64 = RING_SUBMISSIONS as u64 * 68 + RING_COMPLETIONS as u64 * 16 + 4096;
 
 /// A worker takes about eight descriptors before its first connection.
 const DESCRIPTORS_MIN: u64 = 64;

@@ -1,6 +1,6 @@
 //! `portcullis doctor`: what this machine gives, what that means, and how to mend it.
 //!
-//! Three steps that know nothing of each other: [`Facts::gather`] asks the machine, [`findings`]
+//! Three steps that know nothing of each other: [`Facts::gather`] asks the machine, [`findings()`]
 //! judges the facts, [`render`] writes the judgement down.
 
 mod facts;
