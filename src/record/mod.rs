@@ -15,6 +15,9 @@ pub mod machine;
 pub mod open;
 pub mod seal;
 
+#[cfg(test)]
+mod tests;
+
 pub use keys::{Aead, TrafficKeys, Unsupported, Version};
 pub use machine::{Event, PostHandshake};
 pub use open::{Opened, Opener};
