@@ -16,6 +16,10 @@ pub mod open;
 pub mod seal;
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "tests write length fields of lengths they chose"
+)]
 mod tests;
 
 pub use keys::{Aead, TrafficKeys, Unsupported, Version};

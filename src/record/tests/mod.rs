@@ -1,6 +1,7 @@
 //! What the record layer's tests share: secrets of every suite, without a handshake.
 
 mod kernel;
+mod machine;
 mod protection;
 mod session;
 

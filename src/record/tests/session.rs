@@ -137,7 +137,11 @@ fn step(
             }
             ConnectionState::BlockedHandshake => Some(false),
             ConnectionState::WriteTraffic(_) => Some(true),
-            other => panic!("{other:?}"),
+            state @ (ConnectionState::ReadTraffic(_)
+            | ConnectionState::PeerClosed
+            | ConnectionState::Closed
+            | ConnectionState::ReadEarlyData(_)
+            | _) => panic!("{state:?}"),
         };
         input.drain(..discard);
         if let Some(outcome) = outcome {
