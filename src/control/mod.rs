@@ -22,6 +22,7 @@ use crate::config::{Config, Listener, Service};
 use crate::metrics::{self, Counter};
 use crate::net::file_threads::FileThreads;
 use crate::net::rt::Driver;
+use crate::serve::Routes;
 use crate::sys;
 use crate::sys::probe::{self, KernelTls, Ring};
 use crate::tls::server_config::TlsSetup;
@@ -56,8 +57,7 @@ impl From<ListenError> for StartError {
 
 /// A configuration with its listening sockets open and its machine looked at, ready to serve.
 pub struct Control {
-    config: Arc<Config>,
-    tls: Arc<TlsSetup>,
+    generation: Generation,
     workers: usize,
     cpus: Vec<usize>,
     ring: Ring,
@@ -74,14 +74,16 @@ impl Control {
     pub fn prepare(config: Config, tls: TlsSetup) -> Result<Self, StartError> {
         let cpus = sys::cpu::allowed().map_err(|e| StartError::Io("read the allowed CPUs", e))?;
         let workers = config.workers.unwrap_or_else(|| workers_for(cpus.len(), sys::cpu::quota()));
+        let config = Arc::new(config);
+        let routes = Routes::new(config.clone(), tls.site_policies())
+            .map_err(|e| StartError::Io("use the roots", e))?;
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             let (address, sockets) = listen::open(listener, &config.tcp, workers)?;
             listeners.push((listener.clone(), address, sockets));
         }
         Ok(Self {
-            config: Arc::new(config),
-            tls: Arc::new(tls),
+            generation: Generation { config, tls: Arc::new(tls), routes: Arc::new(routes) },
             workers,
             cpus,
             ring: probe::ring(),
@@ -113,7 +115,7 @@ impl Control {
     /// # Errors
     /// See [`StartError`].
     pub fn run(self) -> Result<ExitCode, StartError> {
-        let drain = self.config.timeouts.drain;
+        let drain = self.generation.config.timeouts.drain;
         let (sender, events) = channel();
         forward_signals(sender.clone()).map_err(|e| StartError::Io("handle signals", e))?;
         let workers = self.start_workers(&sender)?;
@@ -124,7 +126,7 @@ impl Control {
         let file_threads =
             FileThreads::start().map_err(|e| StartError::Io("start the file threads", e))?;
         let shared = Arc::new(Shared {
-            generation: ArcSwap::from_pointee(Generation { config: self.config, tls: self.tls }),
+            generation: ArcSwap::from_pointee(self.generation),
             admission: Arc::new(Admission::new()),
             file_threads,
             kernel: self.kernel,

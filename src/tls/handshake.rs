@@ -21,7 +21,7 @@ use crate::metrics::{self, Counter};
 use crate::net::deadline::Deadline;
 use crate::net::socket::Socket;
 use crate::net::stream::{KeySchedule, TlsParts};
-use crate::record::{TrafficKeys, encode};
+use crate::record::{AlertDescription, TrafficKeys, encode};
 use crate::sys;
 
 /// An established session.
@@ -54,7 +54,7 @@ pub enum NoSession {
 pub async fn accept(
     socket: &Socket,
     deadline: &Deadline,
-    choose: impl FnOnce(&ClientHello) -> Arc<ServerConfig>,
+    choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
 ) -> Result<Handshaken, NoSession> {
     let mut wire = Wire {
         socket,
@@ -62,7 +62,11 @@ pub async fn accept(
         received: Vec::new(),
     };
     let hello = read_client_hello(&mut wire).await?;
-    let config = choose(&hello);
+    let Some(config) = choose(&hello) else {
+        let alert = encode::plaintext_alert_record(AlertDescription::UnrecognizedName);
+        wire.send(&alert).await?;
+        return Err(failed(Cause::Protocol("no configuration for the server name")));
+    };
     let established = Driver::new(config)?.drive(&mut wire).await?;
     let Established {
         connection,

@@ -90,9 +90,9 @@ impl TlsSetup {
         &self.names
     }
 
-    /// The policy of a site, by the site's index.
-    pub fn site_policy(&self, site: usize) -> Option<usize> {
-        self.site_policies.get(site).copied()
+    /// By site, the index of its policy.
+    pub fn site_policies(&self) -> &[usize] {
+        &self.site_policies
     }
 }
 

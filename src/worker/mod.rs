@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
-use crate::serve::Serve;
+use crate::http;
+use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 use crate::tls::server_config::TlsSetup;
@@ -44,8 +45,10 @@ pub struct Shared {
 pub struct Generation {
     /// The checked configuration.
     pub config: Arc<Config>,
-    /// Certificates, session settings and routes by name.
+    /// Certificates and session settings.
     pub tls: Arc<TlsSetup>,
+    /// What is served under which name.
+    pub routes: Arc<Routes>,
 }
 
 /// What one worker is started with.
@@ -91,8 +94,10 @@ struct Worker {
     deadlines: Deadlines,
     file_threads: FileThreadsHandle,
     current: RefCell<Rc<Local>>,
+    /// Those whose connections live on, under whatever configuration.
+    locals: RefCell<Vec<Weak<Local>>>,
     connections: Cell<usize>,
-    is_draining: Rc<Cell<bool>>,
+    is_draining: Cell<bool>,
     /// Kept open for the moment no other descriptor is left; see [`accept`].
     reserve: RefCell<Option<OwnedFd>>,
 }
@@ -101,21 +106,23 @@ struct Worker {
 struct Local {
     generation: Arc<Generation>,
     stream: Rc<StreamContext>,
-    serve: Rc<Serve>,
+    http: http::Context,
+    serve: Serve,
 }
 
 async fn serve(setup: WorkerSetup) -> io::Result<()> {
     let WorkerSetup { index, listeners, shared, commands, wake, .. } = setup;
     let file_threads = shared.file_threads.attach()?;
-    let current = Local::new(&shared, &file_threads, shared.generation.load_full())?;
+    let current = Rc::new(Local::new(&shared, &file_threads, shared.generation.load_full()));
     let worker = Rc::new(Worker {
         index,
         shared,
         deadlines: Deadlines::new(),
         file_threads,
-        current: RefCell::new(Rc::new(current)),
+        locals: RefCell::new(vec![Rc::downgrade(&current)]),
+        current: RefCell::new(current),
         connections: Cell::new(0),
-        is_draining: Rc::default(),
+        is_draining: Cell::new(false),
         reserve: RefCell::new(accept::reserve_descriptor()),
     });
     let mut sockets = Vec::new();
@@ -162,17 +169,12 @@ impl Worker {
         if Arc::ptr_eq(&generation, &current.generation) {
             return current;
         }
-        match Local::new(&self.shared, &self.file_threads, generation.clone()) {
-            Ok(local) => {
-                let local = Rc::new(local);
-                *self.current.borrow_mut() = local.clone();
-                local
-            }
-            Err(error) => {
-                tracing::error!(worker = self.index, %error, "the old configuration stays");
-                current
-            }
-        }
+        let local = Rc::new(Local::new(&self.shared, &self.file_threads, generation.clone()));
+        let mut locals = self.locals.borrow_mut();
+        locals.retain(|local| local.strong_count() > 0);
+        locals.push(Rc::downgrade(&local));
+        *self.current.borrow_mut() = local.clone();
+        local
     }
 
     fn drain(self: &Rc<Self>, listeners: Vec<(Rc<Socket>, Service)>) {
@@ -185,6 +187,9 @@ impl Worker {
             // Wakes the accepting task, which then ends.
             socket.shutdown(std::net::Shutdown::Both);
         }
+        for local in self.locals.borrow().iter().filter_map(Weak::upgrade) {
+            local.http.drain();
+        }
         self.deadlines.drain_idle();
     }
 }
@@ -194,7 +199,7 @@ impl Local {
         shared: &Shared,
         file_threads: &FileThreadsHandle,
         generation: Arc<Generation>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let config = &generation.config;
         let stream = StreamContext {
             offload: config.offload,
@@ -203,8 +208,12 @@ impl Local {
             records_per_key_max: config.limits.records_per_key_max,
             file_threads: file_threads.clone(),
         };
-        let serve = Serve::new(config.clone(), generation.tls.clone(), file_threads.clone())?;
-        Ok(Self { stream: Rc::new(stream), serve: Rc::new(serve), generation })
+        Self {
+            stream: Rc::new(stream),
+            http: http::Context::new(config.timeouts, config.limits),
+            serve: Serve::new(generation.routes.clone(), file_threads.clone()),
+            generation,
+        }
     }
 }
 

@@ -1,0 +1,164 @@
+//! One connection's whole story: accepted, handshaken, served, closed.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::{Local, Worker};
+use crate::config::Service;
+use crate::error::{Cause, Error, Stage};
+use crate::http::{self, Handler, Outcome, h1};
+use crate::message::{BodyStream, Request, Response};
+use crate::metrics::{self, Counter};
+use crate::net::deadline::{Deadline, Phase};
+use crate::net::socket::Socket;
+use crate::net::stream::Stream;
+use crate::serve::redirect::Redirect;
+use crate::serve::{Now, Serve, Session};
+use crate::tls::handshake::{self, Handshaken, NoSession};
+
+/// Serves `descriptor` to its end. Each stage is boxed by itself and gone when the next begins, so
+/// that an idle connection is not as large as a handshake.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    local: Rc<Local>,
+    descriptor: OwnedFd,
+    peer: SocketAddr,
+    service: Service,
+) -> Result<(), Error> {
+    let accepted = Accepted::new(&worker, local, descriptor, peer)?;
+    // From here on the connection is kept by its parts alone.
+    drop(worker);
+    match service {
+        Service::Https => match Box::pin(accepted.handshake()).await? {
+            Some(established) => established.serve().await,
+            None => Ok(()),
+        },
+        Service::RedirectToHttps { port } => accepted.redirect(port).await,
+    }
+}
+
+/// A connection of which nothing is known but its peer.
+struct Accepted {
+    local: Rc<Local>,
+    socket: Rc<Socket>,
+    deadline: Rc<Deadline>,
+    peer: SocketAddr,
+}
+
+/// A connection with a TLS session.
+struct Established {
+    local: Rc<Local>,
+    stream: Stream,
+    session: Session,
+}
+
+impl Accepted {
+    fn new(
+        worker: &Worker,
+        local: Rc<Local>,
+        descriptor: OwnedFd,
+        peer: SocketAddr,
+    ) -> Result<Self, Error> {
+        let io = |error| Error::us(Stage::Accept, Cause::Io(error));
+        let socket = Rc::new(Socket::adopt(descriptor).map_err(io)?);
+        let deadline = Rc::new(worker.deadlines.register(socket.clone()));
+        Ok(Self { local, socket, deadline, peer })
+    }
+
+    /// The TLS handshake; `None` when there is nothing left to do.
+    async fn handshake(self) -> Result<Option<Established>, Error> {
+        let Self { local, socket, deadline, peer } = self;
+        deadline.arm(Phase::Handshake, local.generation.config.timeouts.handshake);
+        let tls = &local.generation.tls;
+        let accepted = handshake::accept(&socket, &deadline, |hello| {
+            tls.server_config(tls.policy_for(hello.server_name.as_deref())).cloned()
+        });
+        let handshaken = match accepted.await {
+            Ok(handshaken) => handshaken,
+            Err(NoSession::NeverBegan) => return Ok(None),
+            Err(NoSession::PlainHttp) => {
+                metrics::count(Counter::PlainHttpOnTlsPort);
+                let stream = Stream::plain(socket, deadline, local.stream.clone());
+                return tell_plain_http(stream, &local.http).await.map(|()| None);
+            }
+            Err(NoSession::Failed(error)) => {
+                metrics::count(Counter::HandshakesFailed);
+                return Err(error);
+            }
+        };
+        deadline.disarm_receiving();
+        let Handshaken { parts, server_name, version, .. } = handshaken;
+        tracing::trace!(%peer, ?server_name, ?version, "handshake done");
+        let session = Session {
+            secure: true,
+            server_name_policy: server_name.map(|name| tls.policy_for(Some(&name))),
+            peer: peer.ip(),
+        };
+        let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
+            .map_err(|cause| Error::us(Stage::Handshake, cause))?;
+        Ok(Some(Established { local, stream, session }))
+    }
+
+    /// Plain HTTP that leads to HTTPS.
+    async fn redirect(self, port: u16) -> Result<(), Error> {
+        let Self { local, socket, deadline, .. } = self;
+        let stream = Stream::plain(socket, deadline, local.stream.clone());
+        let redirect = Redirect::new(&local.generation.config, port);
+        let handler = RedirectHandler { redirect };
+        let (read, write) = stream.into_halves();
+        h1::serve(read, write, &handler, &local.http).await.map(ended)
+    }
+}
+
+impl Established {
+    async fn serve(self) -> Result<(), Error> {
+        let Self { local, stream, session } = self;
+        let handler = SiteHandler { serve: &local.serve, session };
+        let (read, write) = stream.into_halves();
+        h1::serve(read, write, &handler, &local.http).await.map(ended)
+    }
+}
+
+fn ended(outcome: Outcome) {
+    tracing::trace!(?outcome, "connection ended");
+}
+
+/// A client that speaks HTTP to the TLS port gets an answer it can read.
+async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), Error> {
+    let (mut read, mut write) = stream.into_halves();
+    let sent = write.send(&[IoSlice::new(PLAIN_HTTP_ANSWER)]).await;
+    sent.map_err(|cause| Error::client(Stage::Handshake, cause))?;
+    http::close(&mut read, &mut write, context).await;
+    Ok(())
+}
+
+/// The sites, for one session.
+struct SiteHandler<'a> {
+    serve: &'a Serve,
+    session: Session,
+}
+
+impl Handler for SiteHandler<'_> {
+    async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
+        self.serve.respond(&self.session, request, body, Now::read()).await
+    }
+}
+
+struct RedirectHandler {
+    redirect: Redirect,
+}
+
+impl Handler for RedirectHandler {
+    async fn respond(&self, request: &Request, _body: &mut dyn BodyStream) -> Response {
+        self.redirect.respond(request)
+    }
+}
+
+const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 51\r\n\
+    connection: close\r\n\
+    \r\n\
+    This port speaks HTTPS: use https:// in the address";
