@@ -3,6 +3,7 @@
 //! Nothing here knows a socket, a file or a task, so all of it can be fuzzed, property-tested and
 //! measured by itself.
 
+pub mod authority;
 pub mod conditional;
 pub mod h1;
 pub mod range;
