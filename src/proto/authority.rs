@@ -2,6 +2,9 @@
 
 use std::net::Ipv6Addr;
 
+use crate::limits::HOST_BYTES_MAX;
+use crate::proto::syntax::decimal;
+
 /// The host of `authority` (`uri-host [ ":" port ]`, RFC 9110 7.2) in lower case, without port and
 /// without the final dot of a fully qualified name; an IPv6 literal keeps its brackets.
 ///
@@ -29,9 +32,6 @@ pub fn is_connect_target(target: &[u8]) -> bool {
     has_port && host_of(target).is_some()
 }
 
-/// The longest DNS name in text, and far more than any literal.
-const HOST_BYTES_MAX: usize = 255;
-
 /// The host and, after a colon, the port. A colon within brackets belongs to the host.
 fn split_port(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let host_end = match authority {
@@ -50,7 +50,7 @@ fn split_port(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
 
 /// Whether `port` is `*DIGIT` (RFC 3986 3.2.3: it may be empty) and a TCP port.
 fn is_port(port: &[u8]) -> bool {
-    port.is_empty() || crate::proto::syntax::decimal(port).is_some_and(|n| n <= 65_535)
+    port.is_empty() || decimal(port).is_some_and(|n| n <= 65_535)
 }
 
 /// Whether `name` is a reg-name (RFC 3986 3.2.2).

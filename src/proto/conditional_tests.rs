@@ -194,6 +194,17 @@ fn rfc9110_13_2_1_ignored_with_methods_without_representation() {
 
 proptest! {
     #[test]
+    fn any_text_is_a_date_or_not(
+        text in "(Sun|Mon|Sunday)[, ]{1,2}[0-9A-Za-z: -]{0,28}( GMT)?",
+        day in 0_u32..40, month in 0_usize..12, year in 0_u32..10_000, hour in 0_u32..30,
+    ) {
+        let _ = parse_date(text.as_bytes());
+        let month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov",
+            "Dec"][month];
+        let _ = parse_date(format!("Mon, {day:02} {month} {year:04} {hour:02}:00:00 GMT").as_bytes());
+    }
+
+    #[test]
     fn tag_lists_never_panic_and_end(text in "[\\x20-\\x7e]{0,64}") {
         let count = Tags(text.as_bytes()).count();
         prop_assert!(count <= text.len() / 2);

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use crate::limits::RANGES_MAX;
 use crate::message::{Fields, Method, Request};
 use crate::proto::conditional::{EntityTag, Validators, parse_date, seconds};
 use crate::proto::syntax::{list_members, push_decimal};
@@ -126,10 +127,6 @@ pub fn content_range_unsatisfied(total: u64) -> Vec<u8> {
     push_decimal(&mut value, total);
     value
 }
-
-/// Ranges in one request beyond which the field is ignored (RFC 9110 17.15: many small ranges are
-/// an attack on the server's memory and disks).
-pub const RANGES_MAX: usize = 16;
 
 fn parse_spec(member: &[u8]) -> Option<RangeSpec> {
     let dash = member.iter().position(|&byte| byte == b'-')?;

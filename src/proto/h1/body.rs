@@ -2,6 +2,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::limits::{
+    BODY_OVERHEAD_BYTES_MAX, CHUNK_LINE_BYTES_MAX, CHUNK_SIZE_DIGITS_MAX, TRAILER_BYTES_MAX,
+    TRAILER_FIELDS_MAX,
+};
 use crate::proto::h1::Refusal;
 use crate::proto::syntax::{is_field_value_byte, is_tchar, is_token};
 
@@ -122,7 +126,7 @@ impl BodyDecoder {
         Self {
             state,
             budget,
-            overhead: OVERHEAD_BYTES_MAX,
+            overhead: BODY_OVERHEAD_BYTES_MAX,
             scanned: 0,
         }
     }
@@ -286,20 +290,6 @@ fn skip_quoted(mut text: &[u8]) -> Option<&[u8]> {
         };
     }
 }
-
-/// Hexadecimal digits of a chunk's size: those of 64 bits, leading zeros included.
-const CHUNK_SIZE_DIGITS_MAX: usize = 16;
-/// A chunk's size line with its extensions and CRLF.
-const CHUNK_LINE_BYTES_MAX: usize = 1024;
-/// One trailer field with its CRLF.
-const TRAILER_BYTES_MAX: usize = 8 * 1024;
-/// Trailer fields of one body.
-const TRAILER_FIELDS_MAX: usize = 32;
-/// Extensions and trailers of one body together.
-const OVERHEAD_BYTES_MAX: usize = 16 * 1024;
-
-const _: () = assert!(CHUNK_LINE_BYTES_MAX > CHUNK_SIZE_DIGITS_MAX);
-const _: () = assert!(OVERHEAD_BYTES_MAX > TRAILER_BYTES_MAX);
 
 const MALFORMED_TRAILER: Refusal = Refusal::bad("malformed trailer field");
 const TRAILERS_TOO_LARGE: Refusal = Refusal::new(431, "too many or too large trailer fields");

@@ -161,7 +161,7 @@ fn rfc9112_7_1_1_chunk_extensions_are_bounded() {
     // Each line is short, all of them together are not.
     let chunk = format!("1;{}\r\nx\r\n", "a".repeat(CHUNK_LINE_BYTES_MAX / 2));
     assert_eq!(
-        refused(chunk.repeat(OVERHEAD_BYTES_MAX / (CHUNK_LINE_BYTES_MAX / 2) + 1)),
+        refused(chunk.repeat(BODY_OVERHEAD_BYTES_MAX / (CHUNK_LINE_BYTES_MAX / 2) + 1)),
         400
     );
 }

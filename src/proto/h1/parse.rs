@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use httparse::{EMPTY_HEADER, Header};
 
-use crate::limits::HEADER_FIELDS_MAX;
+use crate::limits::{EMPTY_LINES_MAX, HEADER_FIELDS_MAX, METHOD_BYTES_MAX};
 use crate::message::{BodyLength, Fields, Method, Request, Span, Version};
 use crate::proto::authority::{host_of, is_connect_target};
 use crate::proto::h1::Refusal;
@@ -43,6 +43,8 @@ pub struct HeadParser {
     lines: usize,
     /// Empty lines skipped before the request line.
     empty_lines: usize,
+    /// The last request line was one of HEAD.
+    is_head: bool,
 }
 
 impl HeadParser {
@@ -63,8 +65,10 @@ impl HeadParser {
         let Self {
             request_line_bytes,
             lines,
+            is_head,
             ..
         } = std::mem::take(self);
+        self.is_head = is_head;
         let block = input.split_to(end).freeze();
         // The small table covers what browsers send; an entry costs 32 bytes to clear.
         if lines <= FIELDS_USUAL_MAX {
@@ -72,6 +76,12 @@ impl HeadParser {
         } else {
             parse_block::<HEADER_FIELDS_MAX>(block, request_line_bytes, bounds).map(Some)
         }
+    }
+
+    /// Whether the last request line said HEAD, so that a refusal too is sent without content (RFC
+    /// 9110 9.3.2).
+    pub fn is_head(&self) -> bool {
+        self.is_head
     }
 
     /// Where the head ends, after its empty line. Each line must end in CRLF: RFC 9112 2.2 lets a
@@ -108,6 +118,7 @@ impl HeadParser {
                 (0, _) if end > bounds.header_bytes_max => return Err(HEAD_TOO_LARGE),
                 (0, _) => return Ok(Some(end)),
                 (bytes, 0) => {
+                    self.is_head = line.starts_with(b"HEAD ");
                     check_request_line_start(line, bounds)?;
                     self.request_line_bytes = bytes;
                 }
@@ -460,14 +471,12 @@ fn refuse_fields(error: httparse::Error) -> Refusal {
     }
 }
 
-/// Empty lines tolerated before a request line: some clients send one after a body.
-const EMPTY_LINES_MAX: usize = 4;
-/// The longest method that is looked at.
-const METHOD_BYTES_MAX: usize = 32;
 /// What a request line has beyond its target: the method, two spaces, the version, CRLF.
 const REQUEST_LINE_REST_BYTES_MAX: usize = METHOD_BYTES_MAX + 2 + 8 + 2;
 /// Lines up to which the small table of fields is used.
 const FIELDS_USUAL_MAX: usize = 32;
+
+const _: () = assert!(FIELDS_USUAL_MAX < HEADER_FIELDS_MAX);
 
 const HEAD_TOO_LARGE: Refusal = Refusal::new(431, "the head is larger than header_bytes_max");
 const TOO_MANY_FIELDS: Refusal = Refusal::new(431, "too many fields");

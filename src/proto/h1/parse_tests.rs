@@ -539,6 +539,20 @@ fn rfc9112_6_1_transfer_encoding_in_http_1_0_is_refused() {
 }
 
 #[test]
+fn rfc9110_9_3_2_a_refused_head_request_is_known_as_one() {
+    for (text, is_head) in [
+        ("HEAD / HTTP/1.1\r\n\r\n", true),
+        ("HEAD / HTTP/2.0\r\n", true),
+        ("HEADER / HTTP/1.1\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\n\r\n", false),
+    ] {
+        let mut parser = HeadParser::default();
+        let _ = parser.parse(&mut BytesMut::from(text), &BOUNDS);
+        assert_eq!(parser.is_head(), is_head, "{text:?}");
+    }
+}
+
+#[test]
 fn rfc9112_9_3_persistence() {
     for (version, connection, kept) in [
         ("1.1", "", true),
