@@ -3,6 +3,7 @@
 pub mod buf;
 pub mod config;
 pub mod error;
+pub mod http;
 pub mod limits;
 pub mod message;
 pub mod metrics;

@@ -64,13 +64,12 @@ impl BodyDecoder {
         matches!(self.state, State::Done | State::Known(0))
     }
 
-    /// The bytes that are still to come at most: exactly so many where the length is known.
-    pub fn remaining_max(&self) -> u64 {
+    /// The bytes still to come, where the length is known.
+    pub fn remaining_exact(&self) -> Option<u64> {
         match self.state {
-            State::Known(left) => left,
-            State::ChunkData(left) => left.saturating_add(self.budget),
-            State::ChunkSize | State::ChunkEnd => self.budget,
-            State::Trailers(_) | State::Done => 0,
+            State::Known(left) => Some(left),
+            State::Done => Some(0),
+            State::ChunkSize | State::ChunkData(_) | State::ChunkEnd | State::Trailers(_) => None,
         }
     }
 

@@ -109,6 +109,7 @@ impl HeadParser {
                 // received prior to the request-line."
                 (0, 0) => {
                     input.advance(end);
+                    self.scanned = 0;
                     self.empty_lines += 1;
                     if self.empty_lines > EMPTY_LINES_MAX {
                         return Err(Refusal::bad("empty lines instead of a request"));
