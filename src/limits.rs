@@ -66,9 +66,47 @@ pub const RING_COMPLETIONS: u32 = 16_384;
 /// Header fields in one request head: httparse needs a table of that size.
 pub const HEADER_FIELDS_MAX: usize = 128;
 
+/// Empty lines tolerated before a request line (RFC 9112 2.2): some clients send one after a body.
+pub const EMPTY_LINES_MAX: usize = 4;
+
+/// The longest method that is looked at; longer ones are answered with 501 (RFC 9112 3).
+pub const METHOD_BYTES_MAX: usize = 32;
+
+/// The longest host: a DNS name in text, and far more than any address.
+pub const HOST_BYTES_MAX: usize = 255;
+
+/// Ranges in one request beyond which the field is ignored (RFC 9110 17.15: many small ranges are
+/// an attack on the server's memory and disks).
+pub const RANGES_MAX: usize = 16;
+
+/// Hexadecimal digits of a chunk's size: those of 64 bits, leading zeros included.
+pub const CHUNK_SIZE_DIGITS_MAX: usize = 16;
+
+/// A chunk's size line with its extensions and CRLF.
+pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
+
+/// One trailer field with its CRLF.
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+/// Trailer fields of one request body.
+pub const TRAILER_FIELDS_MAX: usize = 32;
+
+/// Chunk extensions and trailers of one request body together: they cost work and are thrown away.
+pub const BODY_OVERHEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a request body nobody asked for that are read and thrown away to keep the connection;
+/// over it, opening a new connection is cheaper than receiving them.
+pub const BODY_DISCARD_BYTES_MAX: u64 = 256 * 1024;
+
+/// Bytes read and thrown away in a lingering close, so that what the client has in flight does not
+/// turn into a reset that overtakes the answer.
+pub const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);
 const _: () = assert!(RING_SUBMISSIONS.is_power_of_two() && RING_COMPLETIONS.is_power_of_two());
 const _: () = assert!(RING_COMPLETIONS >= 2 * RING_SUBMISSIONS);
 const _: () = assert!(AES_GCM_RECORDS_MAX + CONTROL_RECORDS_RESERVE < (1 << 24) + (1 << 22));
+const _: () = assert!(CHUNK_LINE_BYTES_MAX > CHUNK_SIZE_DIGITS_MAX + 2);
+const _: () = assert!(BODY_OVERHEAD_BYTES_MAX > TRAILER_BYTES_MAX);

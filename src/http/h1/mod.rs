@@ -1,0 +1,252 @@
+//! The HTTP/1.1 driver (RFC 9112): one request after the other, responses in their order.
+
+mod request_body;
+mod response;
+
+use bytes::BytesMut;
+
+use self::request_body::{Failure, RequestBody};
+use self::response::Delivery;
+use super::transport::{Receive, Transmit};
+use super::{Context, Handler, Outcome, blame};
+use crate::error::{Cause, Error, Side, Stage};
+use crate::limits::LINGER_BYTES_MAX;
+use crate::message::{BodyLength, Method, Version};
+use crate::metrics::{self, Counter};
+use crate::net::deadline::Phase;
+use crate::net::stream::Received;
+use crate::proto::h1::Refusal;
+use crate::proto::h1::parse::{Bounds, Head, HeadParser};
+use crate::serve::error_page;
+
+/// Serves a connection to its end, the lingering close included.
+///
+/// # Errors
+/// When it ends otherwise than by an [`Outcome`]: a failed send or receive, a peer that breaks off
+/// within a request, a body of ours that does not keep what its head promised.
+pub async fn serve<R: Receive, W: Transmit, H: Handler>(
+    read: R,
+    write: W,
+    handler: &H,
+    context: &Context,
+) -> Result<Outcome, Error> {
+    let mut connection = Connection {
+        read,
+        write,
+        handler,
+        context,
+        input: BytesMut::new(),
+        parser: HeadParser::default(),
+        served: 0,
+    };
+    connection.run().await
+}
+
+struct Connection<'a, R, W, H> {
+    read: R,
+    write: W,
+    handler: &'a H,
+    context: &'a Context,
+    /// Received and not yet parsed. Holds no memory while the connection is idle.
+    input: BytesMut,
+    parser: HeadParser,
+    /// Requests begun.
+    served: u64,
+}
+
+/// What waiting for a request brought.
+enum Next {
+    Request(Head),
+    Refused(Refusal),
+    Ended(Outcome),
+}
+
+/// What follows a response.
+enum After {
+    NextRequest,
+    Close(Outcome),
+}
+
+impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
+    async fn run(&mut self) -> Result<Outcome, Error> {
+        loop {
+            // The exchange is boxed: its state is many times that of waiting for a request, which
+            // is what most connections do most of the time.
+            let after = match self.next_head().await? {
+                Next::Request(head) => Box::pin(self.exchange(head)).await?,
+                Next::Refused(refusal) => Box::pin(self.refuse(refusal)).await?,
+                Next::Ended(outcome) => {
+                    // Nothing is in flight; whether the goodbye arrives changes nothing.
+                    drop(self.write.finish().await);
+                    return Ok(outcome);
+                }
+            };
+            if let After::Close(outcome) = after {
+                self.close().await;
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// The next request's head: from what is buffered (RFC 9112 9.3.2, pipelining), or received.
+    async fn next_head(&mut self) -> Result<Next, Error> {
+        let bounds = Bounds {
+            header_bytes_max: self.context.limits.header_bytes_max,
+            target_bytes_max: self.context.limits.target_bytes_max,
+        };
+        let mut begun = false;
+        loop {
+            let parsed = self.parser.parse(&mut self.input, &bounds);
+            match parsed {
+                Ok(None) => {}
+                Ok(Some(head)) => {
+                    self.read.disarm();
+                    return Ok(Next::Request(head));
+                }
+                Err(refusal) => {
+                    self.read.disarm();
+                    return Ok(Next::Refused(refusal));
+                }
+            }
+            if self.input.is_empty() {
+                // A new connection may still have its first request answered.
+                if self.served > 0 && self.context.is_draining() {
+                    return Ok(Next::Ended(Outcome::Drained));
+                }
+                self.input = BytesMut::new();
+                self.read.arm(Phase::Idle, self.context.timeouts.idle);
+            } else if !begun {
+                begun = true;
+                self.read.arm(Phase::Header, self.context.timeouts.header);
+            }
+            match self.read.receive(&mut self.input).await {
+                Ok(Received::Data(_)) => {}
+                Ok(Received::Closed(_)) => return self.closed_before_head(),
+                Err(cause) => return self.failed_before_head(cause),
+            }
+        }
+    }
+
+    /// What it means that nothing more comes while a head is awaited.
+    fn closed_before_head(&self) -> Result<Next, Error> {
+        let begun = !self.input.is_empty();
+        match self.read.expired() {
+            Some(Phase::Drain) => Ok(Next::Ended(Outcome::Drained)),
+            Some(_) if begun => {
+                metrics::count(Counter::TimeoutsHeader);
+                Ok(Next::Refused(Refusal::new(
+                    408,
+                    "header_timeout_ms passed before the head was complete",
+                )))
+            }
+            Some(_) => {
+                metrics::count(Counter::TimeoutsIdle);
+                Ok(Next::Ended(Outcome::IdleTimeout))
+            }
+            None if begun => Err(Error::client(Stage::RequestHead, Cause::Truncated)),
+            None => Ok(Next::Ended(Outcome::PeerClosed)),
+        }
+    }
+
+    /// A client that resets an idle connection has ended it, no more.
+    fn failed_before_head(&self, cause: Cause) -> Result<Next, Error> {
+        let error = blame(Stage::RequestHead, cause);
+        let reset = error.side == Side::Client && matches!(error.cause, Cause::Io(_));
+        if reset && self.input.is_empty() {
+            return Ok(Next::Ended(Outcome::PeerClosed));
+        }
+        Err(error)
+    }
+
+    /// One request and its response.
+    async fn exchange(&mut self, head: Head) -> Result<After, Error> {
+        self.served += 1;
+        metrics::count(Counter::Requests);
+        let Head {
+            request,
+            keep_alive,
+        } = head;
+        let limits = &self.context.limits;
+        if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
+            return self.refuse(BODY_TOO_LARGE).await;
+        }
+        let mut body = RequestBody::new(
+            &request,
+            &mut self.read,
+            &mut self.write,
+            &mut self.input,
+            self.context,
+        );
+        let response = self.handler.respond(&request, &mut body).await;
+        let at_end = if keep_alive {
+            body.discard_rest().await
+        } else {
+            body.is_done()
+        };
+        match body.into_failure() {
+            None => {}
+            Some(Failure::Refused(refusal)) => return self.refuse(refusal).await,
+            Some(Failure::Broken(error)) => return Err(error),
+        }
+        let delivery = Delivery {
+            method: &request.method,
+            version: request.version,
+            keep_alive: keep_alive
+                && at_end
+                && !self.context.is_draining()
+                && self.served < limits.requests_per_connection_max
+                && !self.write.is_nearly_exhausted(),
+        };
+        let kept = delivery
+            .send(&mut self.write, self.context, response)
+            .await?;
+        Ok(match kept {
+            true => After::NextRequest,
+            false => After::Close(Outcome::Closed),
+        })
+    }
+
+    /// Answers a request that is not served, and ends the connection: what follows in the input
+    /// cannot be told apart from what was refused.
+    async fn refuse(&mut self, refusal: Refusal) -> Result<After, Error> {
+        tracing::debug!(%refusal, "request refused");
+        let method = match self.parser.is_head() {
+            true => Method::Head,
+            false => Method::Get,
+        };
+        let delivery = Delivery {
+            method: &method,
+            version: Version::Http11,
+            keep_alive: false,
+        };
+        let page = error_page::page(refusal.status);
+        delivery.send(&mut self.write, self.context, page).await?;
+        Ok(After::Close(Outcome::Refused(refusal.status)))
+    }
+
+    /// The lingering close (RFC 9112 9.6): says that nothing more comes, then reads what the client
+    /// still sends until it ends too. Closing with bytes unread would reset the connection, and the
+    /// reset could destroy the response before the client reads it.
+    ///
+    /// Errors end it: the response is delivered, and nothing else was promised.
+    async fn close(&mut self) {
+        if self.write.finish().await.is_err() {
+            return;
+        }
+        self.read.arm(Phase::Linger, self.context.timeouts.linger);
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES_MAX {
+            self.input.clear();
+            match self.read.receive(&mut self.input).await {
+                Ok(Received::Data(bytes)) => discarded += bytes,
+                Ok(Received::Closed(_)) | Err(_) => break,
+            }
+        }
+        self.read.disarm();
+    }
+}
+
+const BODY_TOO_LARGE: Refusal = Refusal::new(413, "content-length is over body_bytes_max");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Sending one response.
+
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::error::{Cause, Error, Stage};
+use crate::http::transport::Transmit;
+use crate::http::{Context, blame_send, count_response};
+use crate::message::{Body, BodyStream, Method, Response, Version};
+use crate::proto::h1::encode::{
+    CHUNK_END, Framing, LAST_CHUNK, Plan, ResponseHead, push_chunk_line,
+};
+
+/// How a response is delivered: what of its request decides about that.
+pub(super) struct Delivery<'a> {
+    /// The request's method.
+    pub(super) method: &'a Method,
+    /// The request's version.
+    pub(super) version: Version,
+    /// Whether the connection is to be kept after it.
+    pub(super) keep_alive: bool,
+}
+
+impl Delivery<'_> {
+    /// Sends `response`. Whether the connection is kept.
+    ///
+    /// # Errors
+    /// When the response could not be sent completely. The connection must then be closed without
+    /// close_notify, so that the client sees that its end is missing.
+    pub(super) async fn send<W: Transmit>(
+        &self,
+        write: &mut W,
+        context: &Context,
+        response: Response,
+    ) -> Result<bool, Error> {
+        count_response(response.status);
+        let length = response.body.length();
+        let plan = Plan::new(self.method, self.version, response.status, length);
+        let keep_alive = self.keep_alive && !plan.closes();
+        let date = context.date.text(SystemTime::now());
+        let mut head = context.take_head_buffer();
+        let head_fields = ResponseHead {
+            status: response.status,
+            version: self.version,
+            date: &date,
+            fields: &response.fields,
+            framing: plan.framing,
+            keep_alive,
+        };
+        head_fields.write(&mut head);
+        let body = match plan.sends_body {
+            true => response.body,
+            false => Body::Empty,
+        };
+        match body {
+            Body::Empty => write.send(&[IoSlice::new(&head)]).await,
+            Body::Bytes(bytes) => {
+                write
+                    .send(&[IoSlice::new(&head), IoSlice::new(&bytes)])
+                    .await
+            }
+            Body::File(range) => write.send_file(&head, &range).await,
+            Body::Stream(stream, _) => {
+                let sender = StreamSender::new(write, plan.framing);
+                sender.send(&mut head, stream).await?;
+                Ok(())
+            }
+        }
+        .map_err(blame_send)?;
+        context.return_head_buffer(head);
+        Ok(keep_alive)
+    }
+}
+
+/// Sends a body as it is made.
+struct StreamSender<'a, W> {
+    write: &'a mut W,
+    chunked: bool,
+    /// Bytes that the head still promises, where it does.
+    promised: Option<u64>,
+}
+
+impl<'a, W: Transmit> StreamSender<'a, W> {
+    fn new(write: &'a mut W, framing: Framing) -> Self {
+        Self {
+            write,
+            chunked: framing == Framing::Chunked,
+            promised: match framing {
+                Framing::Length(length) => Some(length),
+                Framing::None | Framing::Chunked | Framing::Close => None,
+            },
+        }
+    }
+
+    /// Sends what is in `out`, together with the first bytes where they are there already, and
+    /// all of `stream`.
+    async fn send(
+        mut self,
+        out: &mut Vec<u8>,
+        mut stream: Box<dyn BodyStream>,
+    ) -> Result<(), Error> {
+        loop {
+            let mut next = stream.next();
+            let data = match poll_once(&mut next).await {
+                Poll::Ready(data) => data?,
+                Poll::Pending => {
+                    // The client does not wait for our source with what is already known.
+                    self.flush(out, b"").await?;
+                    next.await?
+                }
+            };
+            match data {
+                None => break,
+                Some(data) => self.send_data(out, &data).await?,
+            }
+        }
+        if self.promised.is_some_and(|left| left > 0) {
+            // What is left out must not look like a complete body.
+            return Err(Error::us(
+                Stage::Response,
+                Cause::Protocol("a body ended before its declared length"),
+            ));
+        }
+        if self.chunked {
+            out.extend_from_slice(LAST_CHUNK);
+        }
+        self.flush(out, b"").await
+    }
+
+    /// Sends `data` after `out`, which is empty then. Never more than the head promises: the rest
+    /// would be read as the next response.
+    async fn send_data(&mut self, out: &mut Vec<u8>, data: &Bytes) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if self.chunked {
+            push_chunk_line(out, data.len());
+            let parts = [
+                IoSlice::new(out),
+                IoSlice::new(data),
+                IoSlice::new(CHUNK_END),
+            ];
+            self.write.send(&parts).await.map_err(blame_send)?;
+            out.clear();
+            return Ok(());
+        }
+        let Some(promised) = &mut self.promised else {
+            return self.flush(out, data).await;
+        };
+        match promised.checked_sub(data.len() as u64) {
+            Some(left) => {
+                *promised = left;
+                self.flush(out, data).await
+            }
+            None => {
+                let kept = usize::try_from(std::mem::take(promised)).unwrap_or(data.len());
+                self.flush(out, data.get(..kept).unwrap_or_default())
+                    .await?;
+                Err(Error::us(
+                    Stage::Response,
+                    Cause::Protocol("a body is longer than its declared length"),
+                ))
+            }
+        }
+    }
+
+    async fn flush(&mut self, out: &mut Vec<u8>, data: &[u8]) -> Result<(), Error> {
+        if out.is_empty() && data.is_empty() {
+            return Ok(());
+        }
+        let parts = [IoSlice::new(out), IoSlice::new(data)];
+        self.write.send(&parts).await.map_err(blame_send)?;
+        out.clear();
+        Ok(())
+    }
+}
+
+/// What `future` has to say now, without waiting for it.
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
+}

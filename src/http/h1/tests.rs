@@ -1,0 +1,851 @@
+//! The driver over a scripted connection in memory: every receive is the next event of a script,
+//! everything sent is kept.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::FileExt;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Limits, Timeouts};
+use crate::limits::BODY_DISCARD_BYTES_MAX;
+use crate::message::{Body, BodyStream, FileRange, LocalFuture, Request, Response, Status};
+use crate::net::stream::Closure;
+
+/// What the client does next.
+#[derive(Clone, Debug)]
+enum Event {
+    /// It sends these bytes.
+    Data(Vec<u8>),
+    /// It has received these bytes last, or the test fails.
+    Received(&'static str),
+    /// It is silent until the deadline of this phase passes.
+    Silence(Phase),
+    /// It is idle when the worker begins to drain.
+    Drained,
+    /// It ends its direction.
+    Close(Closure),
+    /// It vanishes.
+    Reset,
+}
+
+use Event::{Close, Drained, Received as Saw, Reset, Silence};
+
+#[derive(Default)]
+struct Script {
+    events: VecDeque<Event>,
+    sent: Vec<u8>,
+    /// The bytes of each send.
+    sends: Vec<usize>,
+    finished: bool,
+    phase: Option<Phase>,
+    expired: Option<Phase>,
+    /// Data received after our side was finished.
+    lingered: usize,
+    send_fails: bool,
+    exhausted: bool,
+    /// The capacity of the input buffer whenever the connection became idle.
+    idle_capacity_max: usize,
+}
+
+#[derive(Clone)]
+struct Wire(Rc<RefCell<Script>>);
+
+impl Receive for Wire {
+    async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
+        let mut script = self.0.borrow_mut();
+        if script.phase == Some(Phase::Idle) {
+            script.idle_capacity_max = script.idle_capacity_max.max(into.capacity());
+        }
+        if script.expired.is_some() {
+            return Ok(Received::Closed(Closure::WithoutNotify));
+        }
+        assert!(script.phase.is_some(), "a receive without a deadline");
+        loop {
+            match script.events.pop_front() {
+                None => return Ok(Received::Closed(Closure::Orderly)),
+                Some(Event::Data(bytes)) => {
+                    if script.finished {
+                        script.lingered += bytes.len();
+                    }
+                    into.extend_from_slice(&bytes);
+                    return Ok(Received::Data(bytes.len()));
+                }
+                Some(Event::Received(text)) => {
+                    let sent = String::from_utf8_lossy(&script.sent).into_owned();
+                    assert!(sent.ends_with(text), "{sent:?} does not end with {text:?}");
+                }
+                Some(Event::Silence(phase)) => {
+                    assert_eq!(script.phase, Some(phase));
+                    script.expired = Some(phase);
+                    return Ok(Received::Closed(Closure::WithoutNotify));
+                }
+                Some(Event::Drained) => {
+                    assert_eq!(script.phase, Some(Phase::Idle));
+                    script.expired = Some(Phase::Drain);
+                    return Ok(Received::Closed(Closure::WithoutNotify));
+                }
+                Some(Event::Close(closure)) => {
+                    script.events.push_front(Event::Close(closure));
+                    return Ok(Received::Closed(closure));
+                }
+                Some(Event::Reset) => return Err(Cause::Io(io::ErrorKind::ConnectionReset.into())),
+            }
+        }
+    }
+
+    fn arm(&self, phase: Phase, _after: Duration) {
+        self.0.borrow_mut().phase = Some(phase);
+    }
+
+    fn disarm(&self) {
+        self.0.borrow_mut().phase = None;
+    }
+
+    fn expired(&self) -> Option<Phase> {
+        self.0.borrow().expired
+    }
+}
+
+impl Transmit for Wire {
+    async fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<(), Cause> {
+        let mut script = self.0.borrow_mut();
+        assert!(!script.finished, "a send after the end");
+        if script.send_fails {
+            return Err(Cause::Timeout("send_progress_timeout_ms"));
+        }
+        let before = script.sent.len();
+        for part in parts {
+            script.sent.extend_from_slice(part);
+        }
+        let sent = script.sent.len() - before;
+        assert!(sent > 0, "an empty send");
+        script.sends.push(sent);
+        Ok(())
+    }
+
+    async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
+        let length = usize::try_from(range.length).unwrap();
+        let mut body = vec![0; length];
+        range
+            .file
+            .read_exact_at(&mut body, range.offset)
+            .map_err(|_| Cause::FileTruncated)?;
+        self.send(&[IoSlice::new(head), IoSlice::new(&body)]).await
+    }
+
+    async fn finish(&mut self) -> Result<(), Cause> {
+        self.0.borrow_mut().finished = true;
+        Ok(())
+    }
+
+    fn is_nearly_exhausted(&self) -> bool {
+        self.0.borrow().exhausted
+    }
+}
+
+/// A body of these parts; an empty one stands for a moment in which nothing is ready.
+struct Parts(VecDeque<Bytes>);
+
+impl BodyStream for Parts {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
+        Box::pin(async move {
+            while self.0.front().is_some_and(Bytes::is_empty) {
+                self.0.pop_front();
+                let mut woken = false;
+                std::future::poll_fn(|_| match std::mem::replace(&mut woken, true) {
+                    false => Poll::Pending,
+                    true => Poll::Ready(()),
+                })
+                .await;
+            }
+            Ok(self.0.pop_front())
+        })
+    }
+}
+
+fn parts(parts: &[&'static str]) -> Box<dyn BodyStream> {
+    Box::new(Parts(
+        parts
+            .iter()
+            .map(|part| Bytes::from_static(part.as_bytes()))
+            .collect(),
+    ))
+}
+
+/// Answers by the request's path.
+#[derive(Default)]
+struct Site {
+    file: Option<Arc<File>>,
+    /// The targets it was asked for.
+    seen: RefCell<Vec<String>>,
+}
+
+impl Handler for Site {
+    async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
+        self.seen.borrow_mut().push(request.target.to_string());
+        let ok = |body| Response::new(Status(200)).with_body(body);
+        match request.path() {
+            "/echo" => match read_all(body).await {
+                Ok(bytes) => ok(Body::Bytes(bytes.into())),
+                Err(_) => Response::new(Status(500)),
+            },
+            "/file" => ok(Body::File(FileRange {
+                file: self.file.clone().unwrap(),
+                offset: 2,
+                length: 5,
+            })),
+            "/stream" => ok(Body::Stream(parts(&["ab", "", "cde"]), None)),
+            "/stream/5" => ok(Body::Stream(parts(&["ab", "cde"]), Some(5))),
+            "/stream/short" => ok(Body::Stream(parts(&["ab"]), Some(5))),
+            "/stream/long" => ok(Body::Stream(parts(&["abcd", "efg"]), Some(5))),
+            "/none" => Response::new(Status(204)),
+            "/unchanged" => Response::new(Status(304)).with("etag", "\"a\""),
+            _ => ok(Body::Bytes(Bytes::copy_from_slice(
+                request.target.as_bytes(),
+            ))),
+        }
+    }
+}
+
+async fn read_all(body: &mut dyn BodyStream) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    while let Some(data) = body.next().await? {
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut context = std::task::Context::from_waker(Waker::noop());
+    for _ in 0..100_000 {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+    }
+    panic!("the driver makes no progress");
+}
+
+/// A connection that has ended.
+struct Ended {
+    result: Result<Outcome, Error>,
+    script: Script,
+    seen: Vec<String>,
+}
+
+impl Ended {
+    /// Everything sent, with the date left out of each head.
+    fn sent(&self) -> String {
+        let text = String::from_utf8(self.script.sent.clone()).unwrap();
+        let lines = text.split_inclusive("\r\n");
+        lines.filter(|line| !line.starts_with("date: ")).collect()
+    }
+
+    fn statuses(&self) -> Vec<u16> {
+        let text = self.sent();
+        text.match_indices("HTTP/1.1 ")
+            .map(|(at, name)| text[at + name.len()..][..3].parse().unwrap())
+            .collect()
+    }
+
+    fn outcome(&self) -> Outcome {
+        *self.result.as_ref().unwrap()
+    }
+}
+
+/// A connection in the making.
+struct Test {
+    script: Script,
+    context: Context,
+    site: Site,
+}
+
+impl Test {
+    fn new(events: impl IntoIterator<Item = Event>) -> Self {
+        let limits = Limits {
+            header_bytes_max: 4096,
+            target_bytes_max: 1024,
+            body_bytes_max: 1 << 20,
+            ..Limits::default()
+        };
+        Self {
+            script: Script {
+                events: events.into_iter().collect(),
+                ..Script::default()
+            },
+            context: Context::new(Timeouts::default(), limits),
+            site: Site::default(),
+        }
+    }
+
+    fn limited(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.context.limits);
+        self
+    }
+
+    fn run(self) -> Ended {
+        let wire = Wire(Rc::new(RefCell::new(self.script)));
+        let result = run(serve(wire.clone(), wire.clone(), &self.site, &self.context));
+        let script = std::mem::take(&mut *wire.0.borrow_mut());
+        Ended {
+            result,
+            script,
+            seen: self.site.seen.into_inner(),
+        }
+    }
+}
+
+fn data(text: impl AsRef<[u8]>) -> Event {
+    Event::Data(text.as_ref().to_vec())
+}
+
+fn get(target: &str) -> Event {
+    data(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+}
+
+fn post(target: &str, fields: &str, body: &str) -> Event {
+    data(format!(
+        "POST {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{body}"
+    ))
+}
+
+fn ended(events: impl IntoIterator<Item = Event>) -> Ended {
+    Test::new(events).run()
+}
+
+#[test]
+fn a_request_is_answered_and_the_connection_kept() {
+    let ended = ended([get("/a"), Saw("\r\n\r\n/a"), get("/b"), Saw("\r\n\r\n/b")]);
+    assert_eq!(ended.outcome(), Outcome::PeerClosed);
+    assert_eq!(
+        ended.sent(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n/aHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n/b"
+    );
+    assert_eq!(ended.script.sends.len(), 2, "head and body travel together");
+    assert!(ended.script.finished);
+}
+
+#[test]
+fn rfc9110_6_6_1_every_response_has_a_date() {
+    let ended = ended([get("/"), data("x y\r\n\r\n")]);
+    let text = String::from_utf8(ended.script.sent).unwrap();
+    assert_eq!(text.matches("HTTP/1.1 ").count(), 2);
+    assert_eq!(text.matches("\r\ndate: ").count(), 2);
+}
+
+#[test]
+fn rfc9112_9_3_2_pipelined_requests_are_answered_in_order() {
+    let requests: String = (0..20)
+        .map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .collect();
+    let ended = ended([data(&requests[..333]), data(&requests[333..])]);
+    let expected: Vec<String> = (0..20).map(|n| format!("/{n}")).collect();
+    assert_eq!(ended.seen, expected);
+    let bodies: Vec<String> = ended
+        .sent()
+        .split("HTTP/1.1 200 OK\r\n")
+        .skip(1)
+        .map(|response| response.split_once("\r\n\r\n").unwrap().1.to_owned())
+        .collect();
+    assert_eq!(bodies, expected);
+}
+
+#[test]
+fn no_buffer_is_held_while_idle() {
+    let big = format!(
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(3000)
+    );
+    let ended = ended([data(&big), get("/b"), data(&big)]);
+    assert_eq!(ended.statuses(), [200, 200, 200]);
+    assert_eq!(ended.script.idle_capacity_max, 0);
+}
+
+#[test]
+fn rfc9112_9_3_a_client_that_says_close_is_closed_after_the_response() {
+    let ended = ended([
+        data("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        get("/b"),
+    ]);
+    assert_eq!(ended.outcome(), Outcome::Closed);
+    assert_eq!(ended.seen, ["/a"]);
+    assert!(ended.sent().contains("\r\nconnection: close\r\n"));
+    assert!(
+        ended.script.finished && ended.script.lingered > 0,
+        "read after the end, not reset"
+    );
+}
+
+#[test]
+fn rfc9112_9_3_http_1_0_closes_unless_asked_to_keep() {
+    let closed = ended([data("GET /a HTTP/1.0\r\n\r\n")]);
+    assert_eq!(closed.outcome(), Outcome::Closed);
+    assert!(closed.sent().contains("\r\nconnection: close\r\n"));
+    let kept = ended([
+        data("GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"),
+        get("/b"),
+    ]);
+    assert_eq!(kept.seen, ["/a", "/b"]);
+    assert!(kept.sent().contains("\r\nconnection: keep-alive\r\n"));
+}
+
+#[test]
+fn rfc9110_9_3_2_head_gets_the_head_only() {
+    let ended = ended([
+        data("HEAD /abc HTTP/1.1\r\nHost: a\r\n\r\nHEAD /stream HTTP/1.1\r\nHost: a\r\n\r\n"),
+        data("HEAD /stream/5 HTTP/1.1\r\nHost: a\r\n\r\n"),
+    ]);
+    assert_eq!(
+        ended.sent(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nHTTP/1.1 200 OK\r\n\r\n\
+         HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
+    );
+}
+
+#[test]
+fn rfc9110_9_3_2_a_refused_head_request_gets_no_content() {
+    let ended = ended([data("HEAD / HTTP/1.1\r\n\r\n")]);
+    assert_eq!(ended.statuses(), [400]);
+    assert!(ended.sent().ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn rfc9110_15_statuses_without_content() {
+    let ended = ended([get("/none"), get("/unchanged")]);
+    assert_eq!(
+        ended.sent(),
+        "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 304 Not Modified\r\netag: \"a\"\r\n\r\n"
+    );
+}
+
+#[test]
+fn files_are_sent_with_their_head() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"0123456789").unwrap();
+    let mut test = Test::new([get("/file"), get("/a")]);
+    test.site.file = Some(Arc::new(file));
+    let ended = test.run();
+    assert!(
+        ended
+            .sent()
+            .starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n23456HTTP")
+    );
+    assert_eq!(ended.script.sends.len(), 2);
+}
+
+#[test]
+fn a_file_that_shrank_ends_the_connection_without_a_goodbye() {
+    let mut test = Test::new([get("/file"), get("/a")]);
+    test.site.file = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let ended = test.run();
+    let error = ended.result.unwrap_err();
+    assert!(matches!(error.cause, Cause::FileTruncated), "{error}");
+    assert_eq!(error.side, Side::Us);
+    assert!(
+        !ended.script.finished,
+        "the client must see that the end is missing"
+    );
+}
+
+#[test]
+fn rfc9112_7_1_streams_are_chunked_for_1_1() {
+    let ended = ended([get("/stream"), get("/a")]);
+    assert!(ended.sent().starts_with(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n\
+         HTTP/1.1 200 OK\r\n"
+    ));
+    assert_eq!(ended.seen, ["/stream", "/a"]);
+}
+
+#[test]
+fn rfc9112_6_3_streams_end_with_the_connection_for_1_0() {
+    let ended = ended([
+        data("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"),
+        get("/a"),
+    ]);
+    assert_eq!(
+        ended.sent(),
+        "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabcde"
+    );
+    assert_eq!(ended.outcome(), Outcome::Closed);
+}
+
+#[test]
+fn streams_of_declared_length_are_sent_as_they_are() {
+    let ended = ended([get("/stream/5"), get("/a")]);
+    assert!(
+        ended
+            .sent()
+            .starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabcdeHTTP")
+    );
+    assert_eq!(ended.statuses(), [200, 200]);
+}
+
+#[test]
+fn a_stream_that_is_too_short_ends_the_connection_without_a_goodbye() {
+    let ended = ended([get("/stream/short"), get("/a")]);
+    assert_eq!(ended.result.as_ref().unwrap_err().side, Side::Us);
+    assert!(ended.sent().ends_with("\r\n\r\nab"));
+    assert!(!ended.script.finished);
+}
+
+#[test]
+fn a_stream_that_is_too_long_is_cut_at_its_declared_length() {
+    let ended = ended([get("/stream/long"), get("/a")]);
+    assert_eq!(ended.result.as_ref().unwrap_err().side, Side::Us);
+    assert!(ended.sent().ends_with("\r\n\r\nabcde"), "{}", ended.sent());
+    assert_eq!(ended.seen, ["/stream/long"]);
+}
+
+#[test]
+fn request_bodies_reach_the_handler() {
+    let ended = ended([
+        post("/echo", "Content-Length: 5", "he"),
+        data("llo"),
+        post("/echo", "Transfer-Encoding: chunked", "3\r\nfoo\r\n"),
+        data("3\r\nb"),
+        data("ar\r\n0\r\nX: y\r\n\r\n"),
+        get("/a"),
+    ]);
+    assert_eq!(ended.statuses(), [200, 200, 200]);
+    assert!(ended.sent().contains("\r\n\r\nhelloHTTP/1.1"));
+    assert!(ended.sent().contains("\r\n\r\nfoobarHTTP/1.1"));
+}
+
+#[test]
+fn a_body_nobody_read_is_dropped_and_the_next_request_served() {
+    let ended = ended([
+        post("/a", "Content-Length: 5", "GET /"),
+        post("/b", "Transfer-Encoding: chunked", "3\r\nfoo\r\n"),
+        data("0\r\n\r\n"),
+        get("/c"),
+    ]);
+    assert_eq!(ended.seen, ["/a", "/b", "/c"]);
+    assert_eq!(ended.statuses(), [200, 200, 200]);
+}
+
+#[test]
+fn a_large_body_nobody_read_ends_the_connection_instead() {
+    let length = BODY_DISCARD_BYTES_MAX + 1;
+    let ended = ended([
+        post("/a", &format!("Content-Length: {length}"), "x"),
+        Saw("\r\n\r\n/a"),
+        data("y".repeat(1000)),
+    ]);
+    assert_eq!(ended.outcome(), Outcome::Closed);
+    assert!(ended.sent().contains("\r\nconnection: close\r\n"));
+    assert_eq!(ended.script.lingered, 1000);
+
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let chunks = std::iter::repeat_n(data(&chunk), 8);
+    let ended = Test::new(
+        [post("/a", "Transfer-Encoding: chunked", "")]
+            .into_iter()
+            .chain(chunks),
+    )
+    .run();
+    assert_eq!(ended.outcome(), Outcome::Closed);
+    assert_eq!(ended.statuses(), [200]);
+}
+
+#[test]
+fn rfc9110_15_5_14_a_declared_body_over_its_bound_is_413_and_never_asked_for() {
+    let ended = Test::new([
+        post("/echo", "Expect: 100-continue\r\nContent-Length: 11", ""),
+        data("y".repeat(11)),
+    ])
+    .limited(|limits| limits.body_bytes_max = 10)
+    .run();
+    assert_eq!(ended.outcome(), Outcome::Refused(Status(413)));
+    assert_eq!(ended.statuses(), [413]);
+    assert!(ended.seen.is_empty());
+    assert_eq!(ended.script.lingered, 11);
+}
+
+#[test]
+fn rfc9110_15_5_14_a_chunked_body_over_its_bound_is_413() {
+    for target in ["/echo", "/ignored"] {
+        let ended = Test::new([post(
+            target,
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+        )])
+        .limited(|limits| limits.body_bytes_max = 10)
+        .run();
+        assert_eq!(ended.statuses(), [413], "{target}");
+        assert_eq!(ended.outcome(), Outcome::Refused(Status(413)));
+    }
+}
+
+#[test]
+fn a_malformed_body_is_400_whoever_finds_it() {
+    for target in ["/echo", "/ignored"] {
+        let ended = ended([
+            post(target, "Transfer-Encoding: chunked", "x\r\n"),
+            get("/b"),
+        ]);
+        assert_eq!(ended.outcome(), Outcome::Refused(Status(400)), "{target}");
+        assert_eq!(ended.statuses(), [400]);
+        assert_eq!(ended.seen, [target]);
+    }
+}
+
+#[test]
+fn rfc9110_10_1_1_continue_is_sent_when_the_body_is_asked_for() {
+    let ended = ended([
+        post("/echo", "Expect: 100-continue\r\nContent-Length: 5", ""),
+        Saw("HTTP/1.1 100 Continue\r\n\r\n"),
+        data("hello"),
+        Saw("\r\n\r\nhello"),
+        get("/a"),
+    ]);
+    assert_eq!(ended.statuses(), [100, 200, 200]);
+}
+
+#[test]
+fn rfc9110_10_1_1_continue_is_not_sent_for_a_body_that_comes_unasked() {
+    let ended = ended([
+        post("/echo", "Expect: 100-continue\r\nContent-Length: 5", "he"),
+        Saw(""),
+        data("llo"),
+    ]);
+    assert_eq!(ended.statuses(), [200]);
+}
+
+#[test]
+fn rfc9110_10_1_1_a_final_status_instead_of_continue_closes() {
+    let ended = ended([
+        post("/a", "Expect: 100-continue\r\nContent-Length: 5", ""),
+        Saw("/a"),
+        data("hello"),
+    ]);
+    assert_eq!(ended.statuses(), [200]);
+    assert_eq!(ended.outcome(), Outcome::Closed);
+    assert!(ended.sent().contains("\r\nconnection: close\r\n"));
+}
+
+#[test]
+fn rfc9110_10_1_1_http_1_0_is_never_sent_continue() {
+    let ended = ended([
+        data("POST /echo HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"),
+        Saw(""),
+        data("hello"),
+    ]);
+    assert_eq!(ended.statuses(), [200]);
+}
+
+#[test]
+fn refusals_close_with_a_linger() {
+    for (text, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\nHost: a\n\n", 400),
+        ("\x16\x03\x01", 400),
+        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        ("POST / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            501,
+        ),
+    ] {
+        let ended = ended([get("/a"), data(text), data("more")]);
+        assert_eq!(ended.statuses(), [200, status], "{text:?}");
+        assert_eq!(ended.outcome(), Outcome::Refused(Status(status)));
+        assert!(ended.sent().contains("\r\nconnection: close\r\n"));
+        assert!(ended.script.finished);
+        assert_eq!(ended.script.lingered, 4);
+    }
+}
+
+#[test]
+fn rfc9110_15_5_9_a_head_that_never_ends_is_408() {
+    let ended = ended([get("/a"), data("GET / HT"), Silence(Phase::Header)]);
+    assert_eq!(ended.statuses(), [200, 408]);
+    assert_eq!(ended.outcome(), Outcome::Refused(Status(408)));
+}
+
+#[test]
+fn an_idle_connection_ends_without_an_answer() {
+    for (before, statuses) in [
+        (vec![], &[][..]),
+        (vec![get("/a")], &[200]),
+        (vec![data("\r\n")], &[]),
+    ] {
+        let ended = ended(before.into_iter().chain([Silence(Phase::Idle)]));
+        assert_eq!(ended.outcome(), Outcome::IdleTimeout);
+        assert_eq!(ended.statuses(), statuses);
+        assert!(ended.script.finished);
+    }
+}
+
+#[test]
+fn rfc9110_15_5_9_a_body_that_stalls_is_408_whoever_waits_for_it() {
+    for target in ["/echo", "/ignored"] {
+        let ended = ended([
+            post(target, "Content-Length: 5", "he"),
+            Silence(Phase::BodyProgress),
+        ]);
+        assert_eq!(ended.outcome(), Outcome::Refused(Status(408)), "{target}");
+        assert_eq!(ended.statuses(), [408]);
+    }
+}
+
+#[test]
+fn rfc9112_8_a_client_that_breaks_off_is_an_error_of_its_own() {
+    for events in [
+        vec![data("GET / HTTP/1.1\r\nHo"), Close(Closure::Orderly)],
+        vec![data("GET / HTTP/1.1\r\nHo"), Close(Closure::WithoutNotify)],
+        vec![
+            post("/echo", "Content-Length: 5", "he"),
+            Close(Closure::Orderly),
+        ],
+        vec![
+            post("/a", "Transfer-Encoding: chunked", "5\r\nhe"),
+            Close(Closure::WithoutNotify),
+        ],
+        vec![post("/echo", "Content-Length: 5", "he"), Reset],
+        vec![data("GET / HTTP/1.1\r\nHo"), Reset],
+    ] {
+        let text = format!("{events:?}");
+        let ended = ended(events);
+        let error = ended.result.unwrap_err();
+        assert_eq!(error.side, Side::Client, "{text}");
+        assert!(ended.script.sent.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_reset_between_requests_is_a_normal_end() {
+    assert_eq!(ended([get("/a"), Reset]).outcome(), Outcome::PeerClosed);
+    assert_eq!(ended([Reset]).outcome(), Outcome::PeerClosed);
+}
+
+#[test]
+fn a_client_that_only_half_closed_still_gets_its_answers() {
+    let ended = ended([get("/a"), get("/b"), Close(Closure::Orderly)]);
+    assert_eq!(ended.statuses(), [200, 200]);
+    assert_eq!(ended.outcome(), Outcome::PeerClosed);
+}
+
+#[test]
+fn the_last_request_a_connection_may_make_is_told_so() {
+    let ended = Test::new([get("/a"), get("/b"), get("/c")])
+        .limited(|limits| limits.requests_per_connection_max = 2)
+        .run();
+    assert_eq!(ended.seen, ["/a", "/b"]);
+    assert_eq!(ended.sent().matches("connection: close").count(), 1);
+    assert_eq!(ended.outcome(), Outcome::Closed);
+}
+
+#[test]
+fn an_exhausted_key_ends_the_connection_at_a_message_boundary() {
+    let mut test = Test::new([get("/a"), get("/b")]);
+    test.script.exhausted = true;
+    let ended = test.run();
+    assert_eq!(ended.seen, ["/a"]);
+    assert!(ended.sent().contains("\r\nconnection: close\r\n"));
+}
+
+#[test]
+fn a_draining_worker_answers_once_more_and_closes() {
+    let test = Test::new([get("/a"), get("/b")]);
+    test.context.drain();
+    let ended = test.run();
+    assert_eq!(ended.seen, ["/a"]);
+    assert!(ended.sent().contains("\r\nconnection: close\r\n"));
+    assert_eq!(ended.outcome(), Outcome::Closed);
+}
+
+#[test]
+fn a_drained_idle_connection_ends_without_an_answer() {
+    // What the wheel's drain does to a connection in its idle phase.
+    let ended = ended([get("/a"), Drained]);
+    assert_eq!(ended.outcome(), Outcome::Drained);
+    assert_eq!(ended.statuses(), [200]);
+    assert!(ended.script.finished);
+}
+
+#[test]
+fn a_send_that_times_out_is_the_clients_error() {
+    let mut test = Test::new([get("/a"), get("/b")]);
+    test.script.send_fails = true;
+    let error = test.run().result.unwrap_err();
+    assert_eq!((error.side, error.stage), (Side::Client, Stage::Response));
+}
+
+#[test]
+fn a_lingering_close_reads_only_so_much() {
+    let flood = std::iter::repeat_n(data("x".repeat(1 << 20)), 10);
+    let ended = Test::new([data("GET / HTTP/1.1\r\n\r\n")].into_iter().chain(flood)).run();
+    assert_eq!(ended.statuses(), [400]);
+    assert_eq!(ended.script.lingered, LINGER_BYTES_MAX);
+    assert_eq!(ended.script.events.len(), 6);
+}
+
+#[test]
+fn a_lingering_close_ends_in_time() {
+    let ended = ended([data("GET / HTTP/1.1\r\n\r\n"), Silence(Phase::Linger)]);
+    assert_eq!(ended.outcome(), Outcome::Refused(Status(400)));
+}
+
+#[test]
+fn waiting_for_a_request_takes_little_memory() {
+    let wire = Wire(Rc::new(RefCell::new(Script::default())));
+    let site = Site::default();
+    let context = Context::new(Timeouts::default(), Limits::default());
+    let future = serve(wire.clone(), wire, &site, &context);
+    let bytes = std::mem::size_of_val(&future);
+    assert!(bytes <= 1024, "{bytes} bytes");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_end_in_an_outcome_or_an_error(
+        pieces in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..40),
+                prop::sample::select(vec![
+                    &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], b"POST /echo HTTP/1.1\r\nHost: a\r\n",
+                    b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n",
+                    b"Expect: 100-continue\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"abc",
+                    b"Connection: close\r\n", b"GET /stream HTTP/1.0\r\n\r\n",
+                ]).prop_map(<[u8]>::to_vec),
+            ],
+            0..12,
+        ),
+    ) {
+        let events = pieces.into_iter().filter(|piece| !piece.is_empty()).map(Event::Data);
+        let ended = Test::new(events).run();
+        prop_assert!(ended.result.is_err() || ended.script.finished);
+    }
+
+    #[test]
+    fn requests_survive_any_cut(cuts in prop::collection::vec(1_usize..60, 1..10)) {
+        let text = "GET /a HTTP/1.1\r\nHost: a\r\n\r\nPOST /echo HTTP/1.1\r\nHost: a\r\n\
+            Transfer-Encoding: chunked\r\n\r\n3\r\nfoo\r\n0\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\n\
+            Content-Length: 4\r\n\r\nGET GET /c HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut rest = text.as_bytes();
+        let mut events = Vec::new();
+        for cut in cuts.iter().cycle() {
+            let (now, later) = rest.split_at(rest.len().min(*cut));
+            events.push(data(now));
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let ended = Test::new(events).run();
+        prop_assert_eq!(&ended.seen, &["/a", "/echo", "/b", "/c"]);
+        prop_assert_eq!(ended.statuses(), [200; 4]);
+    }
+}

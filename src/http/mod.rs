@@ -1,0 +1,129 @@
+//! The connection drivers: requests in, responses out, over an established stream.
+//!
+//! A driver owns a connection from its first byte of HTTP to its lingering close. It frames, bounds
+//! and times what the peer sends, asks a [`Handler`] for each response, and knows nothing of what
+//! is served; the handler knows nothing of HTTP versions.
+
+mod date;
+pub mod h1;
+pub mod transport;
+
+use std::cell::Cell;
+use std::future::Future;
+
+use self::date::DateCache;
+
+use crate::config::{Limits, Timeouts};
+use crate::error::{Cause, Error, Stage};
+use crate::message::{BodyStream, Request, Response, Status};
+use crate::metrics::{self, Counter};
+
+/// Makes responses. One handler serves one connection: what it needs to know of the session, it
+/// holds.
+pub trait Handler {
+    /// The response to `request`. The handler reads as much of `body` as it wants; what it leaves
+    /// is the driver's business.
+    fn respond(
+        &self,
+        request: &Request,
+        body: &mut dyn BodyStream,
+    ) -> impl Future<Output = Response>;
+}
+
+/// What all connections of one worker share.
+pub struct Context {
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Bounds.
+    pub limits: Limits,
+    date: DateCache,
+    draining: Cell<bool>,
+    /// A buffer for heads that the last response left behind.
+    head_buffer: Cell<Vec<u8>>,
+}
+
+impl Context {
+    /// A context with these deadlines and bounds.
+    pub fn new(timeouts: Timeouts, limits: Limits) -> Self {
+        Self {
+            timeouts,
+            limits,
+            date: DateCache::default(),
+            draining: Cell::new(false),
+            head_buffer: Cell::new(Vec::new()),
+        }
+    }
+
+    /// From now on each connection ends with its next response. Connections that wait for a request
+    /// are ended by [`crate::net::deadline::Deadlines::drain_idle`].
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Whether connections are to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// An empty buffer for a head. It goes back with [`Context::return_head_buffer`], so that one
+    /// response after the other needs no allocation and no idle connection holds one.
+    fn take_head_buffer(&self) -> Vec<u8> {
+        self.head_buffer.take()
+    }
+
+    fn return_head_buffer(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= HEAD_BUFFER_KEPT_BYTES_MAX {
+            buffer.clear();
+            self.head_buffer.set(buffer);
+        }
+    }
+}
+
+/// How a connection ended when nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client ended it between requests.
+    PeerClosed,
+    /// No request came in time.
+    IdleTimeout,
+    /// The worker drains, and no request was under way.
+    Drained,
+    /// It ended with a response, as the client or a bound wanted.
+    Closed,
+    /// A request was refused with this status, and the connection with it.
+    Refused(Status),
+}
+
+/// The error of a failed receive or send on a client's connection.
+fn blame(stage: Stage, cause: Cause) -> Error {
+    match cause {
+        Cause::Io(error) => Error::client_io(stage, error),
+        Cause::Tls(_)
+        | Cause::AlertReceived(_)
+        | Cause::Record(_)
+        | Cause::Protocol(_)
+        | Cause::Truncated
+        | Cause::Timeout(_) => Error::client(stage, cause),
+        Cause::Limit(_) | Cause::FileTruncated => Error::us(stage, cause),
+    }
+}
+
+/// As [`blame`], for a failed send of a response.
+fn blame_send(cause: Cause) -> Error {
+    if matches!(cause, Cause::Timeout(_)) {
+        metrics::count(Counter::TimeoutsSend);
+    }
+    blame(Stage::Response, cause)
+}
+
+fn count_response(status: Status) {
+    metrics::count(match status.0 {
+        ..=299 => Counter::Responses2xx,
+        300..=399 => Counter::Responses3xx,
+        400..=499 => Counter::Responses4xx,
+        500.. => Counter::Responses5xx,
+    });
+}
+
+/// A head buffer that grew larger than this is not kept.
+const HEAD_BUFFER_KEPT_BYTES_MAX: usize = 16 * 1024;

@@ -1,0 +1,82 @@
+//! What a driver needs of a stream: [`crate::net`]'s halves, or memory in a test.
+
+use std::future::Future;
+use std::io::IoSlice;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::error::Cause;
+use crate::message::FileRange;
+use crate::net::deadline::Phase;
+use crate::net::stream::{ReadHalf, Received, WriteHalf};
+
+/// The receiving half of a connection, with its deadline.
+pub trait Receive {
+    /// As [`ReadHalf::receive`].
+    fn receive(&mut self, into: &mut BytesMut) -> impl Future<Output = Result<Received, Cause>>;
+
+    /// Begins `phase`, which may last `after`. It replaces the phase before it.
+    fn arm(&self, phase: Phase, after: Duration);
+
+    /// Ends the phase.
+    fn disarm(&self);
+
+    /// The phase that ran out, if one did; receiving has ended then.
+    fn expired(&self) -> Option<Phase>;
+}
+
+/// The sending half of a connection. It times its sends by itself.
+pub trait Transmit {
+    /// As [`WriteHalf::send`].
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> impl Future<Output = Result<(), Cause>>;
+
+    /// As [`WriteHalf::send_file`].
+    fn send_file(
+        &mut self,
+        head: &[u8],
+        range: &FileRange,
+    ) -> impl Future<Output = Result<(), Cause>>;
+
+    /// As [`WriteHalf::finish`].
+    fn finish(&mut self) -> impl Future<Output = Result<(), Cause>>;
+
+    /// As [`WriteHalf::is_nearly_exhausted`].
+    fn is_nearly_exhausted(&self) -> bool;
+}
+
+impl Receive for ReadHalf {
+    async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
+        ReadHalf::receive(self, into).await
+    }
+
+    fn arm(&self, phase: Phase, after: Duration) {
+        self.deadline().arm(phase, after);
+    }
+
+    fn disarm(&self) {
+        self.deadline().disarm_receiving();
+    }
+
+    fn expired(&self) -> Option<Phase> {
+        self.deadline().expired()
+    }
+}
+
+impl Transmit for WriteHalf {
+    async fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<(), Cause> {
+        WriteHalf::send(self, parts).await
+    }
+
+    async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
+        WriteHalf::send_file(self, head, range).await
+    }
+
+    async fn finish(&mut self) -> Result<(), Cause> {
+        WriteHalf::finish(self).await
+    }
+
+    fn is_nearly_exhausted(&self) -> bool {
+        WriteHalf::is_nearly_exhausted(self)
+    }
+}
