@@ -59,7 +59,23 @@ pub const ACCEPTS_PER_TURN_MAX: usize = 64;
 /// Header fields in one request head: httparse needs a table of that size.
 pub const HEADER_FIELDS_MAX: usize = 128;
 
+/// Files up to this size are kept as bytes in the open-file cache: they go out in one record with
+/// their header, and need no descriptor.
+pub const CACHED_CONTENT_BYTES_MAX: u64 = 16 * 1024;
+
+/// Bytes of file content that one worker's cache keeps.
+pub const CACHED_CONTENT_BYTES_PER_WORKER_MAX: usize = 8 * 1024 * 1024;
+
+/// Paths per worker that are remembered as not being a file: those of a crawl or a scan, so that
+/// repeating them costs no file thread.
+pub const NEGATIVE_ENTRIES_PER_WORKER_MAX: usize = 1024;
+
+/// The longest such path, in bytes.
+pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
+
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);
 const _: () = assert!(AES_GCM_RECORDS_MAX + CONTROL_RECORDS_RESERVE < (1 << 24) + (1 << 22));
+const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX as u64 >= CACHED_CONTENT_BYTES_MAX);
+const _: () = assert!(CACHED_CONTENT_BYTES_MAX <= RECORD_PLAINTEXT_BYTES_MAX as u64);
