@@ -7,6 +7,7 @@ pub mod limits;
 pub mod message;
 pub mod metrics;
 pub mod net;
+pub mod proto;
 pub mod record;
 pub mod serve;
 pub mod sys;

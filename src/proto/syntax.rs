@@ -1,0 +1,118 @@
+//! The small grammar that HTTP field values share (RFC 9110 5.6).
+
+/// Whether `byte` may stand in a token (RFC 9110 5.6.2: tchar).
+pub fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether `text` is a token: one or more tchar.
+pub fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().copied().all(is_tchar)
+}
+
+/// Whether `byte` may stand in a field value (RFC 9110 5.5): visible, obs-text, space or tab.
+pub fn is_field_value_byte(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=0x7e | 0x80..)
+}
+
+/// `text` without the optional white space around it (RFC 9110 5.6.3: space and tab only).
+pub fn trim_ows(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// The members of a comma-separated list whose members hold no quoted commas, trimmed, without the
+/// empty ones that a recipient must ignore (RFC 9110 5.6.1.2).
+pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|&byte| byte == b',')
+        .map(trim_ows)
+        .filter(|member| !member.is_empty())
+}
+
+/// A decimal number of ASCII digits only. `None` when there is none, another byte among them (a
+/// sign, a space), or the number does not fit.
+pub fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let value = digit.wrapping_sub(b'0');
+        if value > 9 {
+            return None;
+        }
+        number.checked_mul(10)?.checked_add(u64::from(value))
+    })
+}
+
+/// Appends `number` in decimal. Without the formatting machinery: every response passes here.
+pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0_u8; DECIMAL_DIGITS_MAX];
+    let mut start = digits.len();
+    for slot in digits.iter_mut().rev() {
+        *slot = b'0' + (number % 10) as u8;
+        number /= 10;
+        start -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(start..).unwrap_or_default());
+}
+
+/// The digits of `u64::MAX`.
+const DECIMAL_DIGITS_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rfc9110_5_6_2_token_characters_are_exactly_the_listed_ones() {
+        let expected: Vec<u8> = (0..=u8::MAX)
+            .filter(|&b| b > 0x20 && b < 0x7f && !br#"(),/:;<=>?@[\]{}""#.contains(&b))
+            .collect();
+        let found: Vec<u8> = (0..=u8::MAX).filter(|&b| is_tchar(b)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn rfc9110_5_6_1_2_empty_list_members_are_ignored() {
+        let members: Vec<_> = list_members(b" ,a,, b\t,").collect();
+        assert_eq!(members, [b"a", b"b"]);
+    }
+
+    #[test]
+    fn decimal_refuses_what_is_not_digits_or_does_not_fit() {
+        for bad in [
+            "",
+            "+1",
+            "-1",
+            " 1",
+            "1 ",
+            "0x1",
+            "1_0",
+            "18446744073709551616",
+        ] {
+            assert_eq!(decimal(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(decimal(b"0000000000000000000000007"), Some(7));
+    }
+
+    proptest! {
+        #[test]
+        fn decimal_text_round_trips(number: u64) {
+            let mut text = Vec::new();
+            push_decimal(&mut text, number);
+            prop_assert_eq!(String::from_utf8(text.clone()).unwrap(), number.to_string());
+            prop_assert_eq!(decimal(&text), Some(number));
+        }
+    }
+}
