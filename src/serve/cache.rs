@@ -11,10 +11,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -26,7 +26,7 @@ use bytes::Bytes;
 use super::bounded_map::BoundedMap;
 use super::content_type;
 use super::open::{Lookup, Opened, OpenedContent, OpenedFile};
-use super::{FileThreads, Now};
+use super::{FileThreads, JobError, Now};
 use crate::config::Symlinks;
 use crate::limits::{
     CACHED_CONTENT_BYTES_PER_WORKER_MAX, NEGATIVE_ENTRIES_PER_WORKER_MAX,
@@ -79,7 +79,7 @@ pub enum Content {
     /// All of them. The file itself is closed again.
     Bytes(Bytes),
     /// The open file.
-    File(Arc<OwnedFd>),
+    File(Arc<File>),
 }
 
 /// What a path leads to.
@@ -220,10 +220,11 @@ impl<T: FileThreads> Cache<T> {
         };
         let outcome = match self.threads.run(job).await {
             Ok(outcome) => self.keep(site, path, previous, outcome, now),
-            Err(super::Overloaded) => {
+            Err(JobError::Overloaded) => {
                 metrics::count(Counter::FileThreadsOverloaded);
                 Err(Refusal::Overloaded)
             }
+            Err(JobError::Panicked) => Err(Refusal::Failed),
         };
         takeoff.land(outcome.clone());
         outcome
@@ -296,8 +297,9 @@ impl<T: FileThreads> Cache<T> {
             {
                 let descriptor = Arc::clone(descriptor);
                 drop(file);
-                // Queued by the call; nobody waits for the end.
-                drop(self.threads.run(move || drop(descriptor)));
+                // The first poll queues it; nobody waits for the end.
+                let job = pin!(self.threads.run(move || drop(descriptor)));
+                let _ = job.poll(&mut Context::from_waker(Waker::noop()));
             }
         }
     }
@@ -337,8 +339,7 @@ impl OpenFile {
 
 impl State {
     fn known(&mut self, site: usize, path: &CStr, now: Instant) -> Known {
-        let fresh =
-            |checked_at| now.saturating_duration_since(checked_at) < REVALIDATE_AFTER;
+        let fresh = |checked_at| now.saturating_duration_since(checked_at) < REVALIDATE_AFTER;
         if let Some(entry) = self.files.get_mut(site, path) {
             let file = Rc::clone(&entry.value);
             return if fresh(entry.checked_at) {

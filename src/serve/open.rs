@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use crate::config::Symlinks;
@@ -57,7 +57,7 @@ pub(crate) enum OpenedContent {
     /// All of it: `stat.size` bytes, read while `stat` did not change.
     Bytes(Vec<u8>),
     /// Too much to keep, or changing too fast to read.
-    Descriptor(OwnedFd),
+    Descriptor(File),
 }
 
 impl Lookup<'_> {
@@ -92,7 +92,7 @@ impl Lookup<'_> {
             }
             stat = after;
         }
-        Ok(self.opened(stat, OpenedContent::Descriptor(file.into())))
+        Ok(self.opened(stat, OpenedContent::Descriptor(file)))
     }
 
     fn opened(&self, stat: FileStat, content: OpenedContent) -> OpenedFile {
@@ -190,7 +190,10 @@ mod tests {
             previous: Some(first.stat),
             ..lookup(&root, c"f")
         };
-        assert!(matches!(again.open(Reach::Disk).unwrap(), Opened::Unchanged));
+        assert!(matches!(
+            again.open(Reach::Disk).unwrap(),
+            Opened::Unchanged
+        ));
         fs::write(directory.path().join("g"), "two").unwrap();
         fs::rename(directory.path().join("g"), directory.path().join("f")).unwrap();
         assert!(matches!(again.open(Reach::Disk).unwrap(), Opened::File(_)));
