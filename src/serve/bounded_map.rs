@@ -37,6 +37,7 @@ impl<V> BoundedMap<V> {
     }
 
     /// How many entries there are.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -458,11 +458,7 @@ proptest! {
             let path = fixture.directory.path().join(name);
             let size = if fill & 1 == 0 { 100 } else { 17_000 };
             match action {
-                0 => {
-                    if expected.remove(name).is_some() {
-                        fs::remove_file(&path).unwrap();
-                    }
-                }
+                0 if expected.remove(name).is_some() => fs::remove_file(&path).unwrap(),
                 1 => {
                     fixture.write("new", vec![fill; size]);
                     fs::rename(fixture.directory.path().join("new"), &path).unwrap();

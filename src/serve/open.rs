@@ -156,10 +156,10 @@ mod tests {
     }
 
     fn file(opened: Opened) -> OpenedFile {
-        match opened {
-            Opened::File(file) => file,
-            other => panic!("{other:?}"),
-        }
+        let Opened::File(file) = opened else {
+            panic!("{opened:?}")
+        };
+        file
     }
 
     #[test]

@@ -509,6 +509,35 @@ fn overload_and_failure_have_their_status() {
     }
 }
 
+#[test]
+fn cold_files_come_through_the_file_threads_of_a_worker() {
+    use crate::metrics::{Counter, total};
+    use crate::net::file_threads::FileThreads;
+    use crate::net::rt::{Driver, RingFlags, block_on};
+
+    for driver in [Driver::Epoll, Driver::Ring(RingFlags::default())] {
+        let directory = tempfile::tempdir().unwrap();
+        let config = testing::config(vec![site(directory.path(), &["example.org"])], None);
+        let routes = Arc::new(Routes::new(Arc::new(config), &[0]).unwrap());
+        let threads = FileThreads::start().unwrap();
+        block_on(driver, async {
+            let serve = Serve::new(routes, threads.attach().unwrap());
+            let cold_before = total(Counter::FileOpensCold);
+            // A name the kernel has not looked up yet is not in memory.
+            let request = request(Method::Get, "example.org", "/f", &[]);
+            let mut now = Now::read();
+            let absent = serve.respond(&SESSION, &request, &mut NoBody, now).await;
+            assert_eq!(absent.status.0, 404);
+            assert!(total(Counter::FileOpensCold) > cold_before);
+            fs::write(directory.path().join("f"), "there").unwrap();
+            now.monotonic += cache::REVALIDATE_AFTER;
+            let there = serve.respond(&SESSION, &request, &mut NoBody, now).await;
+            assert_eq!(text(&there), "there");
+        })
+        .unwrap();
+    }
+}
+
 /// Two sites under policy 0 and one under policy 1, each with a file that says its name.
 fn three_sites(default_site: Option<usize>) -> (tempfile::TempDir, Serve<ManualThreads>) {
     let directory = tempfile::tempdir().unwrap();

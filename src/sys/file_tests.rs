@@ -6,6 +6,8 @@ use std::path::Path;
 
 use super::*;
 
+type Open = fn(BorrowedFd<'_>, &CStr, Symlinks) -> io::Result<OwnedFd>;
+
 struct Tree {
     directory: tempfile::TempDir,
     root: OwnedFd,
@@ -29,7 +31,7 @@ impl Tree {
 
     fn read(&self, path: &str, symlinks: Symlinks) -> Result<String, i32> {
         let path = CString::new(path).unwrap();
-        let open: [fn(BorrowedFd<'_>, &CStr, Symlinks) -> io::Result<OwnedFd>; 2] = [
+        let open: [Open; 2] = [
             |root, path, symlinks| open_beneath(root, path, symlinks, Reach::Disk),
             open_beneath_stepwise,
         ];
