@@ -1,6 +1,7 @@
 //! Portcullis: TLS termination for Linux edge servers.
 
 pub mod buf;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod limits;

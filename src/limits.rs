@@ -56,6 +56,13 @@ pub const TURN_BYTES_MAX: usize = 1024 * 1024;
 /// Connections that one turn accepts before the worker serves those it has.
 pub const ACCEPTS_PER_TURN_MAX: usize = 64;
 
+/// Submissions that a worker's ring holds: what one turn may queue before it is flushed early.
+pub const RING_SUBMISSIONS: u32 = 1024;
+
+/// Completions that a worker's ring holds. Readiness waits of idle connections complete rarely, but
+/// all at once in a drain.
+pub const RING_COMPLETIONS: u32 = 16_384;
+
 /// Header fields in one request head: httparse needs a table of that size.
 pub const HEADER_FIELDS_MAX: usize = 128;
 
@@ -76,6 +83,8 @@ pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);
+const _: () = assert!(RING_SUBMISSIONS.is_power_of_two() && RING_COMPLETIONS.is_power_of_two());
+const _: () = assert!(RING_COMPLETIONS >= 2 * RING_SUBMISSIONS);
 const _: () = assert!(AES_GCM_RECORDS_MAX + CONTROL_RECORDS_RESERVE < (1 << 24) + (1 << 22));
 const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX as u64 >= CACHED_CONTENT_BYTES_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_MAX <= RECORD_PLAINTEXT_BYTES_MAX as u64);

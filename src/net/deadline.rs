@@ -106,14 +106,6 @@ impl Deadlines {
         }
     }
 
-    /// Shuts every connection down in both directions: the hard stop.
-    pub fn abort_all(&self) {
-        for entry in self.0.entries.borrow().iter().flatten() {
-            entry.expired.set(Some(Phase::Drain));
-            entry.socket.shutdown(Shutdown::Both);
-        }
-    }
-
     fn turn_slot(&self, tick: u64) {
         let Some(slot) = self.slot(tick) else { return };
         let due = std::mem::take(&mut *slot.borrow_mut());
@@ -144,7 +136,7 @@ impl Deadlines {
         }
     }
 
-    fn slot(&self, tick: u64) -> Option<&RefCell<Vec<(usize, u64)>>> {
+    fn slot(&self, tick: u64) -> Option<&Slot> {
         self.0
             .slots
             .get(usize::try_from(tick % SLOTS as u64).unwrap_or_default())
@@ -211,10 +203,13 @@ impl Drop for Deadline {
 struct Wheel {
     start: Instant,
     tick: Cell<u64>,
-    slots: Box<[RefCell<Vec<(usize, u64)>>]>,
+    slots: Box<[Slot]>,
     entries: RefCell<Vec<Option<Rc<Entry>>>>,
     free: RefCell<Vec<usize>>,
 }
+
+/// Notes of the entries to look at, each with the tick it was written for.
+type Slot = RefCell<Vec<(usize, u64)>>;
 
 struct Entry {
     socket: Rc<Socket>,
@@ -278,10 +273,8 @@ impl Entry {
     fn expire(&self, phase: Phase) {
         self.expired.set(Some(phase));
         self.socket.shutdown(match phase {
-            Phase::SendProgress | Phase::Linger => Shutdown::Both,
-            Phase::Handshake | Phase::Header | Phase::BodyProgress | Phase::Idle | Phase::Drain => {
-                Shutdown::Read
-            }
+            Phase::Handshake | Phase::SendProgress | Phase::Linger => Shutdown::Both,
+            Phase::Header | Phase::BodyProgress | Phase::Idle | Phase::Drain => Shutdown::Read,
         });
     }
 }

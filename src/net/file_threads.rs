@@ -248,10 +248,11 @@ const _: () = assert!(THREADS > 0 && JOBS_WAITING_MAX >= THREADS);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::rt::{Driver, RingFlags, block_on};
+    use crate::net::rt::{Driver, block_on};
+    use crate::sys::probe::RingSetup;
 
     fn on_each_driver(test: impl AsyncFn(FileThreadsHandle)) {
-        for driver in [Driver::Epoll, Driver::Ring(RingFlags::default())] {
+        for driver in [Driver::Epoll, Driver::Ring(RingSetup::default())] {
             let threads = FileThreads::start().unwrap();
             block_on(driver, async { test(threads.attach().unwrap()).await }).unwrap();
         }

@@ -12,47 +12,7 @@ use crate::metrics::{self, Counter};
 use crate::record::{Aead, TrafficKeys, Version};
 use crate::sys;
 use crate::sys::ktls::Direction;
-
-/// What this kernel can take over. Found once per process by trying it on a loopback connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct KernelSupport {
-    /// The kernel has a tls module.
-    pub ulp: bool,
-    /// The suites it takes for sending.
-    pub send: Suites,
-    /// The suites it takes for receiving.
-    pub receive: Suites,
-    /// TLS 1.3 keys can be changed (Linux 6.14).
-    pub rekey: bool,
-}
-
-/// A set of suites: one bit for each version and cipher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Suites(u8);
-
-impl Suites {
-    /// Adds one.
-    pub fn insert(&mut self, version: Version, aead: Aead) {
-        self.0 |= Self::bit(version, aead);
-    }
-
-    /// Whether it is in the set.
-    pub fn contains(self, version: Version, aead: Aead) -> bool {
-        self.0 & Self::bit(version, aead) != 0
-    }
-
-    fn bit(version: Version, aead: Aead) -> u8 {
-        let cipher = match aead {
-            Aead::Aes128Gcm => 0,
-            Aead::Aes256Gcm => 1,
-            Aead::Chacha20Poly1305 => 2,
-        };
-        match version {
-            Version::Tls12 => 1 << cipher,
-            Version::Tls13 => 8 << cipher,
-        }
-    }
-}
+use crate::sys::probe;
 
 /// Why a connection stayed in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,15 +97,11 @@ impl Transport {
 
     fn move_to_kernel(&self, direction: Direction, keys: &TrafficKeys) -> bool {
         let kernel = &self.context.kernel;
-        let suites = match direction {
-            Direction::Send => kernel.send,
-            Direction::Receive => kernel.receive,
-        };
-        if !kernel.ulp {
+        if kernel.ulp.is_err() {
             self.not_offloaded(NotOffloaded::NoUlp);
             return false;
         }
-        if !suites.contains(keys.version(), keys.aead()) {
+        if kernel.supports(suite_of(keys), direction).is_err() {
             self.not_offloaded(NotOffloaded::Suite);
             return false;
         }
@@ -202,5 +158,20 @@ impl Transport {
         let sending = self.sending.borrow();
         sending.records_left() < self.context.records_per_key_max / 8
             && !sending.can_change_key(self)
+    }
+}
+
+/// The suite of `keys` in the words of the probe.
+fn suite_of(keys: &TrafficKeys) -> probe::Suite {
+    probe::Suite {
+        version: match keys.version() {
+            Version::Tls12 => probe::Version::Tls12,
+            Version::Tls13 => probe::Version::Tls13,
+        },
+        cipher: match keys.aead() {
+            Aead::Aes128Gcm => probe::Cipher::Aes128Gcm,
+            Aead::Aes256Gcm => probe::Cipher::Aes256Gcm,
+            Aead::Chacha20Poly1305 => probe::Cipher::Chacha20Poly1305,
+        },
     }
 }

@@ -12,25 +12,25 @@ use std::time::Duration;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use super::socket::Socket;
+use crate::limits::RING_SUBMISSIONS;
+use crate::sys::probe::{Ring, RingSetup};
 
 /// What drives a worker's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// io_uring, with the setup flags that the kernel accepts.
-    Ring(RingFlags),
+    Ring(RingSetup),
     /// epoll: the kernel forbids or lacks io_uring.
     Epoll,
 }
 
-/// Setup flags of a worker's ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct RingFlags {
-    /// IORING_SETUP_SINGLE_ISSUER (Linux 6.0).
-    pub single_issuer: bool,
-    /// IORING_SETUP_COOP_TASKRUN (Linux 5.19).
-    pub coop_taskrun: bool,
-    /// IORING_SETUP_DEFER_TASKRUN (Linux 6.1): completions are reaped when the worker asks.
-    pub defer_taskrun: bool,
+impl From<&Ring> for Driver {
+    fn from(ring: &Ring) -> Self {
+        match ring {
+            Ring::Usable(setup) => Self::Ring(*setup),
+            Ring::Refused(_) => Self::Epoll,
+        }
+    }
 }
 
 /// Runs `future` to its end on this thread, with a runtime built here: SINGLE_ISSUER binds a ring
@@ -40,22 +40,10 @@ pub struct RingFlags {
 /// Whatever building the driver reports.
 pub fn block_on<F: Future>(driver: Driver, future: F) -> io::Result<F::Output> {
     match driver {
-        Driver::Ring(flags) => {
-            let mut ring = io_uring::IoUring::builder();
-            if flags.single_issuer {
-                ring.setup_single_issuer();
-            }
-            if flags.coop_taskrun {
-                ring.setup_coop_taskrun();
-            }
-            if flags.defer_taskrun {
-                ring.setup_defer_taskrun();
-            }
-            // Readiness waits of idle connections complete rarely, but all at once in a drain.
-            ring.setup_cqsize(COMPLETION_ENTRIES).setup_clamp();
+        Driver::Ring(setup) => {
             let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
-                .with_entries(SUBMISSION_ENTRIES)
-                .uring_builder(ring)
+                .with_entries(RING_SUBMISSIONS)
+                .uring_builder(setup.builder())
                 .enable_timer()
                 .build()?;
             runtime.block_on(async move {
@@ -158,9 +146,3 @@ impl Future for WakeOnce {
         Poll::Pending
     }
 }
-
-/// Submission entries per worker: what one turn may queue before it is flushed early.
-const SUBMISSION_ENTRIES: u32 = 1024;
-
-/// Completion entries per worker.
-const COMPLETION_ENTRIES: u32 = 16_384;

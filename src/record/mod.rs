@@ -15,6 +15,13 @@ pub mod machine;
 pub mod open;
 pub mod seal;
 
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "tests write length fields of lengths they chose"
+)]
+mod tests;
+
 pub use keys::{Aead, TrafficKeys, Unsupported, Version};
 pub use machine::{Event, PostHandshake};
 pub use open::{Opened, Opener};

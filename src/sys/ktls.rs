@@ -186,12 +186,23 @@ mod tests {
 
         assert_eq!(socket::send(pair.near.as_fd(), b"data", false).unwrap(), 4);
         assert_eq!(receive_record(&pair.far), (23, b"data".to_vec()));
-        let alert = [1, 0];
-        assert_eq!(
-            socket::send_record(pair.near.as_fd(), 21, &alert).unwrap(),
-            2
-        );
-        assert_eq!(receive_record(&pair.far), (21, alert.to_vec()));
+        // Two types queued at once, and a buffer smaller than the record.
+        let near = pair.near.as_fd();
+        assert_eq!(socket::send(near, b"more", false).unwrap(), 4);
+        assert_eq!(socket::send_record(near, 21, &[1, 0]).unwrap(), 2);
+        assert_eq!(receive_record(&pair.far), (23, b"more".to_vec()));
+        wait_readable(pair.far.as_fd());
+        let plain = socket::receive(pair.far.as_fd(), &mut [0; 8]).unwrap_err();
+        assert_eq!(plain.raw_os_error(), Some(libc::EIO));
+        for expected in [1, 0] {
+            let mut byte = [9];
+            let received = socket::receive_record(pair.far.as_fd(), &mut byte).unwrap();
+            assert_eq!((received, byte), ((21, 1), [expected]));
+        }
+        match set_keys(near, Direction::Send, keys()) {
+            Ok(()) => (),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EBUSY)),
+        }
         drop(pair.near);
         assert_eq!(receive_record(&pair.far), (23, Vec::new()));
     }

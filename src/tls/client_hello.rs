@@ -444,3 +444,10 @@ const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ALPN: u16 = 16;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
 const EXTENSION_ECH: u16 = 0xfe0d;
+
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "tests write length fields of lengths they chose"
+)]
+mod tests;

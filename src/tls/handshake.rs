@@ -68,11 +68,12 @@ pub async fn accept(
         connection,
         version,
     } = established;
+    let alpn = connection.alpn_protocol().map(Box::from);
     let parts = extract(connection, wire.received)?;
     Ok(Handshaken {
+        parts,
         server_name: hello.server_name,
-        alpn: parts.1,
-        parts: parts.0,
+        alpn,
         version,
     })
 }
@@ -264,11 +265,11 @@ impl Driver {
         let discard = discard.min(received.len());
         received.drain(..discard);
         self.fed = self.fed.saturating_sub(discard);
-        let is_done = matches!(need, Need::Done) && !self.connection.is_handshaking();
-        Ok(match need {
-            Need::Done if !is_done => Need::Record,
-            other => other,
-        })
+        // TLS 1.2 may send before it may receive; only both together are the end.
+        if matches!(need, Need::Done) && self.connection.is_handshaking() {
+            return Ok(Need::Record);
+        }
+        Ok(need)
     }
 
     /// Feeds one record more, receiving it if it is not there.
@@ -346,31 +347,26 @@ fn encode_into(
     }
 }
 
-/// Takes the secrets out of a finished handshake, with the protocol it agreed on.
+/// Takes the secrets out of a finished handshake.
 fn extract(
     connection: UnbufferedServerConnection,
     received: Vec<u8>,
-) -> Result<(TlsParts, Option<Box<[u8]>>), NoSession> {
+) -> Result<TlsParts, NoSession> {
     let us = |error| NoSession::Failed(Error::us(STAGE, Cause::Tls(error)));
     let unsupported = |_| failed(Cause::Protocol("a suite without an AEAD of ours"));
-    let alpn = connection.alpn_protocol().map(Box::from);
     let (secrets, connection) = connection.dangerous_into_kernel_connection().map_err(us)?;
     let suite = connection.negotiated_cipher_suite();
     let send = TrafficKeys::from_rustls(suite, secrets.tx).map_err(unsupported)?;
     let receive = TrafficKeys::from_rustls(suite, secrets.rx).map_err(unsupported)?;
-    let schedule: Option<Box<dyn KeySchedule>> = match connection.protocol_version() {
-        ProtocolVersion::TLSv1_3 => Some(Box::new(ServerSchedule { connection, suite })),
-        _ => None,
-    };
-    Ok((
-        TlsParts {
-            send,
-            receive,
-            schedule,
-            received,
-        },
-        alpn,
-    ))
+    let can_update = connection.protocol_version() == ProtocolVersion::TLSv1_3;
+    let schedule =
+        can_update.then(|| Box::new(ServerSchedule { connection, suite }) as Box<dyn KeySchedule>);
+    Ok(TlsParts {
+        send,
+        receive,
+        schedule,
+        received,
+    })
 }
 
 /// The key schedule of a TLS 1.3 session we served.

@@ -2,3 +2,5 @@
 
 pub mod client_hello;
 pub mod handshake;
+pub mod names;
+pub mod server_config;

@@ -12,7 +12,7 @@ use super::receiving::{Took, would_block};
 use super::sending::{RECORDS_PER_STEP_MAX, Step};
 use crate::buf;
 use crate::error::Cause;
-use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::limits::{AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX};
 use crate::record::{
     Aead, AlertDescription, ContentType, Event, PostHandshake, ProtocolError, TrafficKeys,
 };
@@ -124,7 +124,7 @@ impl KernelSend {
     /// ChaCha20-Poly1305 has no limit that a connection could reach (RFC 8446 5.5).
     fn bound(aead: Aead, records_max: u64) -> u64 {
         match aead {
-            Aead::Aes128Gcm | Aead::Aes256Gcm => records_max,
+            Aead::Aes128Gcm | Aead::Aes256Gcm => records_max.min(AES_GCM_RECORDS_MAX),
             Aead::Chacha20Poly1305 => u64::MAX,
         }
     }

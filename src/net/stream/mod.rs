@@ -29,7 +29,7 @@ pub(super) use self::user_tls::RecordWriter;
 use self::receiving::Receiving;
 use super::deadline::{Deadline, Phase};
 use super::file_threads::FileThreadsHandle;
-use super::offload::{KernelSupport, NotOffloaded, OffloadState};
+use super::offload::{NotOffloaded, OffloadState};
 use super::rt;
 use super::socket::Socket;
 use crate::config::{Offload, OffloadPolicy};
@@ -37,13 +37,14 @@ use crate::error::Cause;
 use crate::limits::TURN_BYTES_MAX;
 use crate::metrics::{self, Counter};
 use crate::record::TrafficKeys;
+use crate::sys::probe::KernelTls;
 
 /// What every stream of a worker shares.
 pub struct StreamContext {
     /// When to hand a direction to the kernel.
     pub offload: Offload,
     /// What this kernel can take over.
-    pub kernel: KernelSupport,
+    pub kernel: KernelTls,
     /// How long a send may wait for room in the socket without any.
     pub send_progress: Duration,
     /// Records protected with one AES-GCM key.

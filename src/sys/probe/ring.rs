@@ -9,6 +9,7 @@ use std::io;
 use io_uring::{Builder, IoUring, Probe, opcode};
 
 use super::Process;
+use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 
 /// What drives a worker's sockets. Displayed in words: "io_uring", or "epoll: " and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,14 +62,17 @@ pub enum RingRefusal {
     },
 }
 
-/// Builds a ring of `entries` submissions with the best flags this kernel takes, turns it once and
-/// throws it away. Ask with the size the workers use: memory limits depend on it.
+/// Builds a ring as large as a worker's with the best flags this kernel takes, turns it once and
+/// throws it away.
 #[must_use]
-pub fn ring(entries: u32) -> Ring {
+pub fn ring() -> Ring {
+    ring_of(RING_SUBMISSIONS)
+}
+
+fn ring_of(entries: u32) -> Ring {
     for setup in RingSetup::BEST_FIRST {
-        let mut builder = IoUring::builder();
-        setup.apply(&mut builder);
-        let outcome = builder
+        let outcome = setup
+            .builder()
             .build(entries)
             .map_err(|error| RingRefusal::of("io_uring_setup", &error, &Policy::current()));
         return match outcome {
@@ -105,8 +109,13 @@ impl RingSetup {
         }
     }
 
-    /// Sets these flags on the builder of a worker's ring.
-    pub fn apply(self, builder: &mut Builder) {
+    /// The builder of a worker's ring: these flags, and room for
+    /// [`RING_COMPLETIONS`]. Build it with
+    /// [`RING_SUBMISSIONS`], on the thread that uses it.
+    #[must_use]
+    pub fn builder(self) -> Builder {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(RING_COMPLETIONS).setup_clamp();
         if self.coop_taskrun {
             builder.setup_coop_taskrun();
         }
@@ -116,6 +125,7 @@ impl RingSetup {
         if self.defer_taskrun {
             builder.setup_defer_taskrun();
         }
+        builder
     }
 
     /// Every flag was taken (Linux 6.1).
@@ -348,17 +358,22 @@ mod tests {
 
     #[test]
     fn the_probe_agrees_with_what_the_system_says() {
-        match ring(64) {
+        match ring() {
             Ring::Usable(setup) => {
                 // What was found must be usable by a worker, on its own thread.
                 let built = std::thread::spawn(move || {
-                    let mut builder = IoUring::builder();
-                    setup.apply(&mut builder);
-                    builder
-                        .build(64)
-                        .map(|ring| ring.params().is_setup_single_issuer())
+                    let ring = setup.builder().build(RING_SUBMISSIONS)?;
+                    let parameters = ring.params();
+                    io::Result::Ok((
+                        parameters.is_setup_single_issuer(),
+                        parameters.sq_entries(),
+                        parameters.cq_entries(),
+                    ))
                 });
-                assert_eq!(built.join().unwrap().unwrap(), setup.single_issuer);
+                assert_eq!(
+                    built.join().unwrap().unwrap(),
+                    (setup.single_issuer, RING_SUBMISSIONS, RING_COMPLETIONS)
+                );
             }
             Ring::Refused(refusal) => {
                 let error = IoUring::new(64).map(drop).unwrap_err();
@@ -371,15 +386,15 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_larger_than_the_kernel_allows_is_refused_with_the_call() {
-        if matches!(ring(8), Ring::Usable(_)) {
+    fn another_failure_is_named_with_its_call() {
+        if matches!(ring(), Ring::Usable(_)) {
             let refused = RingRefusal::Call {
                 name: "io_uring_setup",
                 errno: libc::EINVAL,
             };
-            assert_eq!(ring(u32::MAX), Ring::Refused(refused));
+            assert_eq!(ring_of(0), Ring::Refused(refused));
         } else {
-            assert!(matches!(ring(u32::MAX), Ring::Refused(_)));
+            assert!(matches!(ring_of(0), Ring::Refused(_)));
         }
     }
 

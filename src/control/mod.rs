@@ -1,0 +1,310 @@
+//! The main thread: opens the sockets, starts the workers, obeys signals.
+
+pub mod listen;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use self::listen::ListenError;
+use crate::config::{Config, Listener, Service};
+use crate::metrics::{self, Counter};
+use crate::net::file_threads::FileThreads;
+use crate::net::rt::Driver;
+use crate::sys;
+use crate::sys::probe::{self, KernelTls, Ring};
+use crate::tls::server_config::TlsSetup;
+use crate::worker::admission::Admission;
+use crate::worker::{self, Command, Generation, Shared, WorkerSetup};
+
+/// Why the process could not start serving.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    Listen(ListenError),
+    /// A thread, a socket pair or a signal handler could not be had.
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(error) => error.fmt(f),
+            Self::Io(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> Self {
+        Self::Listen(error)
+    }
+}
+
+/// A configuration with its listening sockets open and its machine looked at, ready to serve.
+pub struct Control {
+    config: Arc<Config>,
+    tls: Arc<TlsSetup>,
+    workers: usize,
+    cpus: Vec<usize>,
+    ring: Ring,
+    kernel: KernelTls,
+    /// By listener: its bound address, and a socket for each worker.
+    listeners: Vec<(Listener, SocketAddr, Vec<OwnedFd>)>,
+}
+
+impl Control {
+    /// Looks at the machine and opens every listening socket.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing is left open.
+    pub fn prepare(config: Config, tls: TlsSetup) -> Result<Self, StartError> {
+        let cpus = sys::cpu::allowed().map_err(|e| StartError::Io("read the allowed CPUs", e))?;
+        let workers = config.workers.unwrap_or_else(|| workers_for(cpus.len(), sys::cpu::quota()));
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            let (address, sockets) = listen::open(listener, &config.tcp, workers)?;
+            listeners.push((listener.clone(), address, sockets));
+        }
+        Ok(Self {
+            config: Arc::new(config),
+            tls: Arc::new(tls),
+            workers,
+            cpus,
+            ring: probe::ring(),
+            kernel: probe::kernel_tls(),
+            listeners,
+        })
+    }
+
+    /// What an operator wants to know at the start: addresses, workers, data path.
+    ///
+    /// # Errors
+    /// When `out` cannot be written.
+    pub fn describe(&self, out: &mut impl Write) -> io::Result<()> {
+        for (listener, address, _) in &self.listeners {
+            match listener.service {
+                Service::Https => writeln!(out, "listening on https://{address}")?,
+                Service::RedirectToHttps { port } => {
+                    writeln!(out, "listening on http://{address} (redirects to port {port})")?;
+                }
+            }
+        }
+        writeln!(out, "workers: {}", self.workers)?;
+        writeln!(out, "data path: {}", probe::summary(&self.ring, &self.kernel))?;
+        out.flush()
+    }
+
+    /// Starts the workers and serves until a signal ends it.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn run(self) -> Result<ExitCode, StartError> {
+        let drain = self.config.timeouts.drain;
+        let (sender, events) = channel();
+        forward_signals(sender.clone()).map_err(|e| StartError::Io("handle signals", e))?;
+        let workers = self.start_workers(&sender)?;
+        Ok(Supervisor { workers, events, drain }.supervise())
+    }
+
+    fn start_workers(self, events: &Sender<Event>) -> Result<Vec<Handle>, StartError> {
+        let file_threads =
+            FileThreads::start().map_err(|e| StartError::Io("start the file threads", e))?;
+        let shared = Arc::new(Shared {
+            generation: ArcSwap::from_pointee(Generation { config: self.config, tls: self.tls }),
+            admission: Arc::new(Admission::new()),
+            file_threads,
+            kernel: self.kernel,
+        });
+        let driver = Driver::from(&self.ring);
+        // A worker per CPU gets its CPU; with more workers than CPUs the scheduler knows better.
+        let is_pinned = self.workers <= self.cpus.len();
+        let mut sockets: Vec<_> = self
+            .listeners
+            .into_iter()
+            .map(|(listener, _, sockets)| (listener, sockets.into_iter()))
+            .collect();
+        (0..self.workers)
+            .map(|index| {
+                let listeners = sockets
+                    .iter_mut()
+                    .filter_map(|(listener, own)| Some((own.next()?, listener.clone())))
+                    .collect();
+                let cpu = self.cpus.get(index).copied().filter(|_| is_pinned);
+                start_worker(index, cpu, driver, listeners, &shared, events)
+                    .map_err(|e| StartError::Io("start a worker", e))
+            })
+            .collect()
+    }
+}
+
+/// One per CPU, but no more than the quota lets run: workers beyond it would only be throttled.
+fn workers_for(cpus: usize, quota: Option<f64>) -> usize {
+    // Quotas are small numbers of CPUs; whole ones count, a fraction deserves a worker.
+    (1..=cpus.max(1))
+        .find(|&workers| quota.is_some_and(|quota| workers as f64 >= quota))
+        .unwrap_or(cpus.max(1))
+}
+
+/// What the supervisor waits for.
+enum Event {
+    Signal(i32),
+    WorkerEnded { index: usize, result: io::Result<()> },
+}
+
+struct Handle {
+    thread: JoinHandle<()>,
+    commands: Sender<Command>,
+    wake: UnixStream,
+}
+
+impl Handle {
+    fn command(&self, command: Command) {
+        // A worker that is gone already needs no command.
+        if self.commands.send(command).is_ok() {
+            drop((&self.wake).write(&[1]));
+        }
+    }
+}
+
+fn start_worker(
+    index: usize,
+    cpu: Option<usize>,
+    driver: Driver,
+    listeners: Vec<(OwnedFd, Listener)>,
+    shared: &Arc<Shared>,
+    events: &Sender<Event>,
+) -> io::Result<Handle> {
+    let (commands, receiver) = channel();
+    let (wake, theirs) = UnixStream::pair()?;
+    theirs.set_nonblocking(true)?;
+    let setup = WorkerSetup {
+        index,
+        cpu,
+        driver,
+        listeners,
+        shared: shared.clone(),
+        commands: receiver,
+        wake: theirs,
+    };
+    let events = events.clone();
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let run = std::panic::AssertUnwindSafe(|| worker::run(setup));
+        match std::panic::catch_unwind(run) {
+            Ok(result) => drop(events.send(Event::WorkerEnded { index, result })),
+            // Unwinding has freed what the kernel may still write to, and the worker's listener
+            // would go on collecting connections that nobody serves.
+            Err(_) => std::process::abort(),
+        }
+    })?;
+    Ok(Handle { thread, commands, wake })
+}
+
+fn forward_signals(events: Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in &mut signals {
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+struct Supervisor {
+    workers: Vec<Handle>,
+    events: Receiver<Event>,
+    drain: std::time::Duration,
+}
+
+impl Supervisor {
+    fn supervise(self) -> ExitCode {
+        let mut running = self.workers.len();
+        let mut hard_stop: Option<Instant> = None;
+        while running > 0 {
+            match self.next_event(hard_stop) {
+                Some(Event::Signal(SIGUSR2)) => log_counters(),
+                Some(Event::Signal(_)) if hard_stop.is_none() => {
+                    tracing::info!(limit_ms = self.drain.as_millis(), "draining");
+                    hard_stop = Some(Instant::now() + self.drain);
+                    self.command_all(Command::Drain);
+                }
+                Some(Event::Signal(_)) => return stop_at_once("second signal"),
+                Some(Event::WorkerEnded { index, result }) => {
+                    running -= 1;
+                    if let Err(error) = result {
+                        tracing::error!(worker = index, %error, "a worker failed");
+                        return ExitCode::FAILURE;
+                    }
+                }
+                None => return stop_at_once("drain_timeout_ms passed"),
+            }
+        }
+        for worker in self.workers {
+            drop(worker.thread.join());
+        }
+        log_counters();
+        tracing::info!("drained");
+        ExitCode::SUCCESS
+    }
+
+    /// The next event; `None` when the hard stop is due.
+    fn next_event(&self, hard_stop: Option<Instant>) -> Option<Event> {
+        let Some(hard_stop) = hard_stop else { return self.events.recv().ok() };
+        match self.events.recv_timeout(hard_stop.saturating_duration_since(Instant::now())) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn command_all(&self, command: Command) {
+        for worker in &self.workers {
+            worker.command(command);
+        }
+    }
+}
+
+/// The process ends with connections open: the kernel closes them.
+fn stop_at_once(reason: &str) -> ExitCode {
+    log_counters();
+    tracing::warn!(reason, "stopping at once");
+    ExitCode::FAILURE
+}
+
+/// All counters in one line, for an operator who sends SIGUSR2 and for the end of the log.
+fn log_counters() {
+    let counters: Vec<String> = Counter::ALL
+        .iter()
+        .map(|&counter| format!("{}={}", counter.name(), metrics::total(counter)))
+        .collect();
+    tracing::info!("counters {}", counters.join(" "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::workers_for;
+
+    #[test]
+    fn workers_follow_cpus_and_quota() {
+        assert_eq!(workers_for(8, None), 8);
+        assert_eq!(workers_for(8, Some(2.0)), 2);
+        assert_eq!(workers_for(8, Some(2.5)), 3);
+        assert_eq!(workers_for(2, Some(16.0)), 2);
+        assert_eq!(workers_for(4, Some(0.1)), 1);
+        assert_eq!(workers_for(0, None), 1);
+    }
+}

@@ -1,0 +1,218 @@
+//! rustls configurations: one for each distinct TLS policy, certificates chosen by name.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
+
+use super::names::Names;
+use crate::config::{Config, Group, Session, Suite, TlsPolicy, TlsVersion};
+
+/// The application protocols offered by ALPN, in order of preference (RFC 7301).
+pub const ALPN_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+
+/// The TLS side of a configuration: which site a name belongs to, and the rustls configuration of
+/// each site's policy.
+pub struct TlsSetup {
+    names: Arc<Names>,
+    /// By site: the index of its policy.
+    site_policies: Vec<usize>,
+    configs: Vec<Arc<ServerConfig>>,
+    default_policy: usize,
+}
+
+impl TlsSetup {
+    /// Builds the setup of `config` with the certificate of each site, in the order of the sites.
+    ///
+    /// `tickets` is shared by all policies and workers, and is to be kept over reloads, so that
+    /// sessions can be resumed anywhere; see [`ticketer`].
+    ///
+    /// # Errors
+    /// What rustls says of a policy that cannot work, as one without a suite for its versions.
+    pub fn new(
+        config: &Config,
+        certificates: Vec<Arc<CertifiedKey>>,
+        tickets: &Arc<dyn ProducesTickets>,
+    ) -> Result<Self, rustls::Error> {
+        let site_names = config.sites.iter().map(|site| site.names.as_slice());
+        let names = Arc::new(Names::new(site_names, config.default_site));
+        let resolver = Arc::new(SiteCertificates {
+            names: names.clone(),
+            certificates,
+        });
+        let mut policies: HashMap<&TlsPolicy, usize> = HashMap::new();
+        let mut configs = Vec::new();
+        let mut site_policies = Vec::with_capacity(config.sites.len());
+        for site in &config.sites {
+            let policy = match policies.get(&site.tls) {
+                Some(&policy) => policy,
+                None => {
+                    let built = server_config(&site.tls, &config.session, &resolver, tickets)?;
+                    configs.push(Arc::new(built));
+                    policies.insert(&site.tls, configs.len() - 1);
+                    configs.len() - 1
+                }
+            };
+            site_policies.push(policy);
+        }
+        let default_policy = config
+            .default_site
+            .and_then(|site| site_policies.get(site).copied())
+            .unwrap_or(0);
+        Ok(Self {
+            names,
+            site_policies,
+            configs,
+            default_policy,
+        })
+    }
+
+    /// The policy of the site that `server_name` belongs to; an unknown name falls under the default
+    /// site's policy (and, without a default site, is refused by the certificate lookup).
+    pub fn policy_for(&self, server_name: Option<&str>) -> usize {
+        self.names
+            .site(server_name)
+            .and_then(|site| self.site_policies.get(site).copied())
+            .unwrap_or(self.default_policy)
+    }
+
+    /// The rustls configuration of a policy.
+    pub fn server_config(&self, policy: usize) -> Option<&Arc<ServerConfig>> {
+        self.configs.get(policy)
+    }
+
+    /// The names of all sites.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The policy of a site, by the site's index.
+    pub fn site_policy(&self, site: usize) -> Option<usize> {
+        self.site_policies.get(site).copied()
+    }
+}
+
+impl fmt::Debug for TlsSetup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSetup")
+            .field("names", &self.names)
+            .field("site_policies", &self.site_policies)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The ticket keys of a process: encrypted with AES-256, authenticated, rotated every six hours by
+/// rustls, tickets accepted for twelve.
+///
+/// # Errors
+/// When the random number generator fails.
+pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    aws_lc_rs::Ticketer::new()
+}
+
+fn server_config(
+    policy: &TlsPolicy,
+    session: &Session,
+    resolver: &Arc<SiteCertificates>,
+    tickets: &Arc<dyn ProducesTickets>,
+) -> Result<ServerConfig, rustls::Error> {
+    let versions: Vec<&rustls::SupportedProtocolVersion> = [
+        (TlsVersion::Tls13, &rustls::version::TLS13),
+        (TlsVersion::Tls12, &rustls::version::TLS12),
+    ]
+    .into_iter()
+    .filter(|(version, _)| (policy.version_min..=policy.version_max).contains(version))
+    .map(|(_, version)| version)
+    .collect();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider(policy)))
+        .with_protocol_versions(&versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver.clone());
+    config.alpn_protocols = ALPN_PROTOCOLS
+        .iter()
+        .map(|protocol| protocol.to_vec())
+        .collect();
+    // The record layer is ours or the kernel's after the handshake.
+    config.enable_secret_extraction = true;
+    // Tickets keep the state with the client: no memory and no lock here, and any worker resumes.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    if session.tickets {
+        config.ticketer = tickets.clone();
+        config.send_tls13_tickets = session.tickets_per_handshake;
+    } else {
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+fn provider(policy: &TlsPolicy) -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = policy
+        .suites
+        .iter()
+        .flat_map(|&suite| suites_of(suite))
+        .copied()
+        .collect();
+    provider.kx_groups = policy.groups.iter().map(|&group| group_of(group)).collect();
+    provider
+}
+
+/// The suites that use an AEAD, TLS 1.3 first.
+fn suites_of(suite: Suite) -> impl Iterator<Item = &'static SupportedCipherSuite> {
+    let wanted = match suite {
+        Suite::Aes128Gcm => [
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        ],
+        Suite::Aes256Gcm => [
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        ],
+        Suite::Chacha20Poly1305 => [
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ],
+    };
+    aws_lc_rs::ALL_CIPHER_SUITES
+        .iter()
+        .filter(move |suite| wanted.contains(&suite.suite()))
+}
+
+fn group_of(group: Group) -> &'static dyn SupportedKxGroup {
+    match group {
+        Group::X25519Mlkem768 => aws_lc_rs::kx_group::X25519MLKEM768,
+        Group::X25519 => aws_lc_rs::kx_group::X25519,
+        Group::Secp256r1 => aws_lc_rs::kx_group::SECP256R1,
+        Group::Secp384r1 => aws_lc_rs::kx_group::SECP384R1,
+    }
+}
+
+/// Each site's certificate, found by the name in the ClientHello.
+struct SiteCertificates {
+    names: Arc<Names>,
+    certificates: Vec<Arc<CertifiedKey>>,
+}
+
+impl fmt::Debug for SiteCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the keys.
+        f.debug_struct("SiteCertificates")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for SiteCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let site = self.names.site(name.as_deref())?;
+        self.certificates.get(site).cloned()
+    }
+}
