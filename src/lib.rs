@@ -3,6 +3,7 @@
 pub mod buf;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod http;
 pub mod limits;
@@ -14,3 +15,4 @@ pub mod record;
 pub mod serve;
 pub mod sys;
 pub mod tls;
+pub mod worker;

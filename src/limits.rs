@@ -102,6 +102,20 @@ pub const BODY_DISCARD_BYTES_MAX: u64 = 256 * 1024;
 /// turn into a reset that overtakes the answer.
 pub const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Files up to this size are kept as bytes in the open-file cache: they go out in one record with
+/// their header, and need no descriptor.
+pub const CACHED_CONTENT_BYTES_MAX: u64 = 16 * 1024;
+
+/// Bytes of file content that one worker's cache keeps.
+pub const CACHED_CONTENT_BYTES_PER_WORKER_MAX: usize = 8 * 1024 * 1024;
+
+/// Paths per worker that are remembered as not being a file: those of a crawl or a scan, so that
+/// repeating them costs no file thread.
+pub const NEGATIVE_ENTRIES_PER_WORKER_MAX: usize = 1024;
+
+/// The longest such path, in bytes.
+pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
+
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);
@@ -110,3 +124,6 @@ const _: () = assert!(RING_COMPLETIONS >= 2 * RING_SUBMISSIONS);
 const _: () = assert!(AES_GCM_RECORDS_MAX + CONTROL_RECORDS_RESERVE < (1 << 24) + (1 << 22));
 const _: () = assert!(CHUNK_LINE_BYTES_MAX > CHUNK_SIZE_DIGITS_MAX + 2);
 const _: () = assert!(BODY_OVERHEAD_BYTES_MAX > TRAILER_BYTES_MAX);
+
+const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX as u64 >= CACHED_CONTENT_BYTES_MAX);
+const _: () = assert!(CACHED_CONTENT_BYTES_MAX <= RECORD_PLAINTEXT_BYTES_MAX as u64);

@@ -98,6 +98,10 @@ counters! {
     FileCacheHits = "file_cache_hits",
     /// Open-file cache misses.
     FileCacheMisses = "file_cache_misses",
+    /// Files whose names, inodes or content were not in memory and were opened by the file threads.
+    FileOpensCold = "file_opens_cold",
+    /// Requests refused because the file threads had too much to do.
+    FileThreadsOverloaded = "file_threads_overloaded",
     /// Handshakes that timed out.
     TimeoutsHandshake = "timeouts_handshake",
     /// Request heads that timed out.

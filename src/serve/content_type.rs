@@ -36,16 +36,14 @@ const OCTET_STREAM: Bytes = Bytes::from_static(b"application/octet-stream");
 
 /// Where mime_guess has nothing, or what web sites do not mean by the extension.
 const OVERRIDES: &[(&str, &str)] = &[
-    ("br", "application/octet-stream"),
     // A module of JavaScript (RFC 9239 6).
     ("mjs", "text/javascript"),
     // Registered names instead of the unregistered x- ones.
-    ("md", "text/markdown"),
     ("toml", "application/toml"),
     ("yaml", "application/yaml"),
     ("yml", "application/yaml"),
     ("zst", "application/zstd"),
-    // Segments of streamed video; mime_guess takes .ts for them too, as most servers do.
+    // Playlists and segments of streamed video (RFC 8216 4).
     ("m3u8", "application/vnd.apple.mpegurl"),
     ("m4s", "video/iso.segment"),
     // Source maps are JSON (ECMA-426).

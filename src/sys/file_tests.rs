@@ -6,6 +6,8 @@ use std::path::Path;
 
 use super::*;
 
+type Open = fn(BorrowedFd<'_>, &CStr, Symlinks) -> io::Result<OwnedFd>;
+
 struct Tree {
     directory: tempfile::TempDir,
     root: OwnedFd,
@@ -29,7 +31,7 @@ impl Tree {
 
     fn read(&self, path: &str, symlinks: Symlinks) -> Result<String, i32> {
         let path = CString::new(path).unwrap();
-        let open: [fn(BorrowedFd<'_>, &CStr, Symlinks) -> io::Result<OwnedFd>; 2] = [
+        let open: [Open; 2] = [
             |root, path, symlinks| open_beneath(root, path, symlinks, Reach::Disk),
             open_beneath_stepwise,
         ];
@@ -142,9 +144,8 @@ fn a_cached_open_finds_what_is_in_memory_and_never_asks_the_disk() {
 #[test]
 fn fifos_and_devices_open_at_once_and_are_told_apart() {
     let tree = Tree::new();
-    let fifo = c_path(&tree.directory.path().join("root/fifo"));
-    // SAFETY: the path ends in NUL and outlives the call.
-    assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+    let fifo = tree.directory.path().join("root/fifo");
+    crate::sys::test_support::make_fifo(&fifo).unwrap();
     tree.link("/dev/zero", "device");
     for (name, symlinks) in [(c"fifo", Symlinks::Deny), (c"device", Symlinks::Follow)] {
         let file = open_beneath(tree.root.as_fd(), name, symlinks, Reach::Disk).unwrap();

@@ -1,6 +1,6 @@
 //! What the tests of this room share: real loopback connections, and waiting for readiness.
 
-#![expect(unsafe_code, reason = "poll(2)")]
+#![expect(unsafe_code, reason = "poll(2) and mkfifo(3)")]
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,6 +19,16 @@ impl TcpPair {
         near.set_nodelay(true).unwrap();
         far.set_nodelay(true).unwrap();
         Self { near, far }
+    }
+}
+
+/// Makes a FIFO at `path`.
+pub(crate) fn make_fifo(path: &std::path::Path) -> std::io::Result<()> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: the path ends in NUL and outlives the call.
+    match unsafe { libc::mkfifo(path.as_ptr(), 0o600) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

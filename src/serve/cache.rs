@@ -1,0 +1,603 @@
+//! The open-file cache of one worker.
+//!
+//! It remembers, for a bounded number of paths, the open file with all that a response needs, and
+//! for a bounded number of others that there is no file. After [`REVALIDATE_AFTER`] an entry is used
+//! again only when opening its path anew leads to the same file in the same state, so a replaced,
+//! edited or removed file, a changed link, and changed permissions are seen within a second.
+//!
+//! Opening looks first at what the kernel has in memory; where a disk might be needed, the work goes
+//! to the file threads, and other requests for the same path wait for that one outcome.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+
+use super::bounded_map::BoundedMap;
+use super::content_type;
+use super::open::{Lookup, Opened, OpenedContent, OpenedFile};
+use super::{FileThreads, JobError, Now};
+use crate::config::Symlinks;
+use crate::limits::{
+    CACHED_CONTENT_BYTES_PER_WORKER_MAX, NEGATIVE_ENTRIES_PER_WORKER_MAX,
+    NEGATIVE_ENTRY_PATH_BYTES_MAX,
+};
+use crate::metrics::{self, Counter};
+use crate::sys::file::{FileStat, Reach};
+
+/// How long an entry is believed. Half of what is promised (fresh within a second), so that a
+/// worker's clock may be as coarse as its timer.
+pub const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
+
+/// One site's directory.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// Its path.
+    pub path: Arc<CStr>,
+    /// Which links beneath it are followed.
+    pub symlinks: Symlinks,
+}
+
+/// A file as it is served.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Its bytes.
+    pub content: Content,
+    /// Its length, in bytes.
+    pub size: u64,
+    /// The instant in `last_modified`.
+    pub modified: SystemTime,
+    /// The value of ETag (RFC 9110 8.8.3), made from device, inode, size and the times of the last
+    /// changes, hashed: inode numbers are nobody's business.
+    ///
+    /// Strong once the last change is [`SETTLED_AFTER`] ago. Until then it is weak, and another than
+    /// the strong one that follows: two changes in one tick of the kernel's clock look alike. The
+    /// one change it cannot see is a write through a shared mapping that the kernel has not yet
+    /// been told of.
+    pub etag: Bytes,
+    /// The value of Last-Modified, never later than when the file was opened (RFC 9110 8.8.2.1).
+    pub last_modified: Bytes,
+    /// The value of Content-Type.
+    pub content_type: Bytes,
+    stat: FileStat,
+    settled: bool,
+}
+
+/// The bytes of an [`OpenFile`].
+#[derive(Debug)]
+pub enum Content {
+    /// All of them. The file itself is closed again.
+    Bytes(Bytes),
+    /// The open file.
+    File(Arc<File>),
+}
+
+/// What a path leads to.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// A file.
+    File(Rc<OpenFile>),
+    /// A directory.
+    Directory,
+}
+
+/// Why a path leads to nothing that could be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no file, or one that is not served: special, or through a link that is not followed.
+    NotFound,
+    /// This process may not read it.
+    Forbidden,
+    /// The file threads, the descriptors or the memory are used up, or somebody holds a lease.
+    Overloaded,
+    /// The system failed otherwise.
+    Failed,
+}
+
+/// The cache. See the module documentation. Not `Send`: each worker has its own.
+pub struct Cache<T> {
+    threads: T,
+    roots: Vec<Root>,
+    state: RefCell<State>,
+}
+
+struct State {
+    /// Invariant: `content_bytes` is the sum of the sizes of all [`Content::Bytes`] in here.
+    files: BoundedMap<Entry<Rc<OpenFile>>>,
+    content_bytes: usize,
+    /// Directories and refusals that may be remembered.
+    others: BoundedMap<Entry<Result<(), Refusal>>>,
+    /// By site: what a file thread is working on.
+    flights: Vec<HashMap<Rc<CStr>, Rc<Flight>>>,
+}
+
+struct Entry<V> {
+    value: V,
+    checked_at: Instant,
+}
+
+/// What the cache itself knows of a path.
+enum Known {
+    Fresh(Result<Found, Refusal>),
+    Stale(Rc<OpenFile>),
+    Nothing,
+}
+
+impl<T: FileThreads> Cache<T> {
+    /// An empty cache of at most `open_files_max` files of these sites. Cold work runs on `threads`.
+    pub fn new(roots: Vec<Root>, open_files_max: usize, threads: T) -> Self {
+        let state = State {
+            files: BoundedMap::new(roots.len(), open_files_max),
+            content_bytes: 0,
+            others: BoundedMap::new(roots.len(), NEGATIVE_ENTRIES_PER_WORKER_MAX),
+            flights: (0..roots.len()).map(|_| HashMap::new()).collect(),
+        };
+        Self {
+            threads,
+            roots,
+            state: RefCell::new(state),
+        }
+    }
+
+    /// What `path` (relative, without `..`, not empty) leads to beneath the root of `site`, as it is
+    /// now or was at most [`REVALIDATE_AFTER`] before `now`. A cold open adds the time it takes.
+    ///
+    /// # Errors
+    ///
+    /// Why there is nothing to serve.
+    pub async fn find(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
+        loop {
+            let previous = match self.state.borrow_mut().known(site, path, now.monotonic) {
+                Known::Fresh(outcome) => {
+                    metrics::count(Counter::FileCacheHits);
+                    return outcome;
+                }
+                Known::Stale(file) => Some(file),
+                Known::Nothing => None,
+            };
+            let flight = self.state.borrow().flight(site, path);
+            if let Some(flight) = flight {
+                match flight.landed().await {
+                    Some(outcome) => return outcome,
+                    // The one who waited for the file thread is gone: start over.
+                    None => continue,
+                }
+            }
+            metrics::count(Counter::FileCacheMisses);
+            return self.open(site, path, previous, now).await;
+        }
+    }
+
+    async fn open(
+        &self,
+        site: usize,
+        path: &CStr,
+        previous: Option<Rc<OpenFile>>,
+        now: Now,
+    ) -> Result<Found, Refusal> {
+        let Some(root) = self.roots.get(site) else {
+            return Err(Refusal::NotFound);
+        };
+        let lookup = Lookup {
+            root: &root.path,
+            path,
+            symlinks: root.symlinks,
+            previous: previous
+                .as_ref()
+                .filter(|file| file.settled)
+                .map(|file| file.stat),
+            settled_until_ns: since_epoch_ns(now.wall) - SETTLED_AFTER.as_nanos().cast_signed(),
+        };
+        match lookup.open(Reach::Cached) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return self.keep(site, path, previous, outcome, now),
+        }
+
+        metrics::count(Counter::FileOpensCold);
+        let takeoff = Takeoff::new(&self.state, site, path);
+        let (root_path, path_owned) = (Arc::clone(&root.path), CString::from(path));
+        let (symlinks, previous_stat) = (lookup.symlinks, lookup.previous);
+        let settled_until_ns = lookup.settled_until_ns;
+        let job = move || {
+            Lookup {
+                root: &root_path,
+                path: &path_owned,
+                symlinks,
+                previous: previous_stat,
+                settled_until_ns,
+            }
+            .open(Reach::Disk)
+        };
+        let outcome = match self.threads.run(job).await {
+            Ok(outcome) => self.keep(site, path, previous, outcome, now),
+            Err(JobError::Overloaded) => {
+                metrics::count(Counter::FileThreadsOverloaded);
+                Err(Refusal::Overloaded)
+            }
+            Err(JobError::Panicked) => Err(Refusal::Failed),
+        };
+        takeoff.land(outcome.clone());
+        outcome
+    }
+
+    /// Puts the outcome of an open into the cache.
+    fn keep(
+        &self,
+        site: usize,
+        path: &CStr,
+        previous: Option<Rc<OpenFile>>,
+        opened: io::Result<Opened>,
+        now: Now,
+    ) -> Result<Found, Refusal> {
+        let file = match (opened, previous) {
+            (Ok(Opened::Unchanged), Some(previous)) => previous,
+            (Ok(Opened::File(opened)), _) => Rc::new(OpenFile::new(opened, path, now.wall)),
+            (Ok(Opened::Unchanged), None) => return Err(Refusal::Failed),
+            (Ok(Opened::Directory), _) => {
+                self.keep_other(site, path, Ok(()), now);
+                return Ok(Found::Directory);
+            }
+            (Ok(Opened::Special), _) => {
+                self.keep_other(site, path, Err(Refusal::NotFound), now);
+                return Err(Refusal::NotFound);
+            }
+            (Err(error), _) => {
+                let refusal = refusal(&error);
+                if refusal == Refusal::Failed {
+                    tracing::warn!(path = %path.to_string_lossy(), %error, "cannot open a file");
+                }
+                self.keep_other(site, path, Err(refusal), now);
+                return Err(refusal);
+            }
+        };
+        let entry = Entry {
+            value: Rc::clone(&file),
+            checked_at: now.monotonic,
+        };
+        let mut state = self.state.borrow_mut();
+        state.others.remove(site, path);
+        let retired = state.insert_file(site, path, entry);
+        drop(state);
+        self.retire(retired);
+        Ok(Found::File(file))
+    }
+
+    fn keep_other(&self, site: usize, path: &CStr, outcome: Result<(), Refusal>, now: Now) {
+        let mut state = self.state.borrow_mut();
+        let retired = state.remove_file(site, path);
+        // What may be over in a moment is not remembered.
+        let lasting = !matches!(outcome, Err(Refusal::Overloaded | Refusal::Failed));
+        if lasting && path.count_bytes() <= NEGATIVE_ENTRY_PATH_BYTES_MAX {
+            let entry = Entry {
+                value: outcome,
+                checked_at: now.monotonic,
+            };
+            state.others.insert(site, path, entry);
+        }
+        drop(state);
+        self.retire(retired);
+    }
+
+    /// Closes large files on the file threads: if this is the last name or descriptor of a removed
+    /// file, closing it frees its blocks, which takes long for a large one.
+    fn retire(&self, files: impl IntoIterator<Item = Rc<OpenFile>>) {
+        for file in files {
+            if let Content::File(descriptor) = &file.content
+                && file.size >= RETIRED_BYTES_MIN
+            {
+                let descriptor = Arc::clone(descriptor);
+                drop(file);
+                // The first poll queues it; nobody waits for the end.
+                let job = pin!(self.threads.run(move || drop(descriptor)));
+                let _ = job.poll(&mut Context::from_waker(Waker::noop()));
+            }
+        }
+    }
+}
+
+impl OpenFile {
+    fn new(opened: OpenedFile, path: &CStr, wall: SystemTime) -> Self {
+        let OpenedFile {
+            stat,
+            settled,
+            content,
+        } = opened;
+        let modified = system_time(stat.modified_ns).min(wall);
+        Self {
+            content: match content {
+                OpenedContent::Bytes(bytes) => Content::Bytes(bytes.into()),
+                OpenedContent::Descriptor(file) => Content::File(Arc::new(file)),
+            },
+            size: stat.size,
+            modified,
+            etag: etag(&stat, settled),
+            last_modified: httpdate::fmt_http_date(modified).into(),
+            content_type: content_type::of_name(path.to_bytes()),
+            stat,
+            settled,
+        }
+    }
+
+    /// How many bytes of content the cache holds for it.
+    fn content_bytes(&self) -> usize {
+        match &self.content {
+            Content::Bytes(bytes) => bytes.len(),
+            Content::File(_) => 0,
+        }
+    }
+}
+
+impl State {
+    fn known(&mut self, site: usize, path: &CStr, now: Instant) -> Known {
+        let fresh = |checked_at| now.saturating_duration_since(checked_at) < REVALIDATE_AFTER;
+        if let Some(entry) = self.files.get_mut(site, path) {
+            let file = Rc::clone(&entry.value);
+            return if fresh(entry.checked_at) {
+                Known::Fresh(Ok(Found::File(file)))
+            } else {
+                Known::Stale(file)
+            };
+        }
+        match self.others.get_mut(site, path) {
+            Some(entry) if fresh(entry.checked_at) => {
+                Known::Fresh(entry.value.map(|()| Found::Directory))
+            }
+            _ => Known::Nothing,
+        }
+    }
+
+    fn flight(&self, site: usize, path: &CStr) -> Option<Rc<Flight>> {
+        self.flights.get(site)?.get(path).cloned()
+    }
+
+    /// Inserts a file and evicts others until the bounds hold. Returns what is no longer held.
+    fn insert_file(
+        &mut self,
+        site: usize,
+        path: &CStr,
+        entry: Entry<Rc<OpenFile>>,
+    ) -> Vec<Rc<OpenFile>> {
+        let mut removed = Vec::new();
+        let same = self
+            .files
+            .get_mut(site, path)
+            .is_some_and(|present| Rc::ptr_eq(&present.value, &entry.value));
+        if !same {
+            // A replaced file makes room first, so that it is not counted twice.
+            removed.extend(self.remove_file(site, path));
+        }
+        let added = if same { 0 } else { entry.value.content_bytes() };
+        while self.content_bytes + added > CACHED_CONTENT_BYTES_PER_WORKER_MAX {
+            let Some(evicted) = self.files.evict() else {
+                break;
+            };
+            self.content_bytes -= evicted.value.content_bytes();
+            removed.push(evicted.value);
+        }
+        self.content_bytes += added;
+        if let Some(evicted) = self.files.insert(site, path, entry)
+            && !same
+        {
+            self.content_bytes -= evicted.value.content_bytes();
+            removed.push(evicted.value);
+        }
+        removed
+    }
+
+    fn remove_file(&mut self, site: usize, path: &CStr) -> Option<Rc<OpenFile>> {
+        let removed = self.files.remove(site, path)?.value;
+        self.content_bytes -= removed.content_bytes();
+        Some(removed)
+    }
+}
+
+/// One open under way in a file thread, and those who wait for its outcome.
+#[derive(Default)]
+struct Flight {
+    phase: RefCell<Phase>,
+}
+
+enum Phase {
+    /// The waiting tasks.
+    Flying(Seats),
+    /// The outcome; `None` if the task that led it went away.
+    Landed(Option<Result<Found, Refusal>>),
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self::Flying(Seats::default())
+    }
+}
+
+/// Wakers by index. An index given back is used again, so there are never more than waited at once.
+#[derive(Default)]
+struct Seats {
+    wakers: Vec<Option<Waker>>,
+    vacant: Vec<usize>,
+}
+
+impl Seats {
+    fn take(&mut self) -> usize {
+        self.vacant.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            self.wakers.len() - 1
+        })
+    }
+
+    fn set(&mut self, seat: usize, waker: &Waker) {
+        if let Some(place) = self.wakers.get_mut(seat) {
+            place.get_or_insert_with(|| waker.clone()).clone_from(waker);
+        }
+    }
+
+    fn leave(&mut self, seat: usize) {
+        if let Some(place) = self.wakers.get_mut(seat) {
+            *place = None;
+            self.vacant.push(seat);
+        }
+    }
+}
+
+impl Flight {
+    /// Waits for the outcome.
+    fn landed(self: Rc<Self>) -> Landing {
+        Landing {
+            flight: self,
+            seat: None,
+        }
+    }
+}
+
+struct Landing {
+    flight: Rc<Flight>,
+    /// The index of this task's waker.
+    seat: Option<usize>,
+}
+
+impl Future for Landing {
+    type Output = Option<Result<Found, Refusal>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        match &mut *this.flight.phase.borrow_mut() {
+            Phase::Landed(outcome) => Poll::Ready(outcome.clone()),
+            Phase::Flying(seats) => {
+                let seat = *this.seat.get_or_insert_with(|| seats.take());
+                seats.set(seat, context.waker());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat
+            && let Phase::Flying(seats) = &mut *self.flight.phase.borrow_mut()
+        {
+            seats.leave(seat);
+        }
+    }
+}
+
+/// The task that leads a flight. However it ends, dropped included, the others are told.
+struct Takeoff<'a> {
+    state: &'a RefCell<State>,
+    site: usize,
+    path: Rc<CStr>,
+    flight: Rc<Flight>,
+    outcome: Option<Result<Found, Refusal>>,
+}
+
+impl<'a> Takeoff<'a> {
+    fn new(state: &'a RefCell<State>, site: usize, path: &CStr) -> Self {
+        let (path, flight) = (Rc::<CStr>::from(path), Rc::<Flight>::default());
+        if let Some(flights) = state.borrow_mut().flights.get_mut(site) {
+            flights.insert(Rc::clone(&path), Rc::clone(&flight));
+        }
+        Self {
+            state,
+            site,
+            path,
+            flight,
+            outcome: None,
+        }
+    }
+
+    fn land(mut self, outcome: Result<Found, Refusal>) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Takeoff<'_> {
+    fn drop(&mut self) {
+        if let Some(flights) = self.state.borrow_mut().flights.get_mut(self.site) {
+            flights.remove(&*self.path);
+        }
+        let landed = Phase::Landed(self.outcome.take());
+        if let Phase::Flying(seats) = self.flight.phase.replace(landed) {
+            seats.wakers.into_iter().flatten().for_each(Waker::wake);
+        }
+    }
+}
+
+fn refusal(error: &io::Error) -> Refusal {
+    match error.raw_os_error() {
+        // No such file; beneath something that is none; links that are not followed; names no file
+        // can have; sockets, and devices without a driver.
+        Some(
+            libc::ENOENT
+            | libc::ENOTDIR
+            | libc::ELOOP
+            | libc::EXDEV
+            | libc::ENAMETOOLONG
+            | libc::ENXIO
+            | libc::ENODEV
+            | libc::ESTALE,
+        ) => Refusal::NotFound,
+        Some(libc::EACCES | libc::EPERM) => Refusal::Forbidden,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN) => Refusal::Overloaded,
+        _ => Refusal::Failed,
+    }
+}
+
+/// An entity tag of 96 bits of SHA-256: no two states of a site's files will ever share one.
+fn etag(stat: &FileStat, settled: bool) -> Bytes {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for number in [stat.device, stat.inode, stat.size] {
+        context.update(&number.to_be_bytes());
+    }
+    for time in [stat.modified_ns, stat.changed_ns] {
+        context.update(&time.to_be_bytes());
+    }
+    context.update(&[u8::from(settled)]);
+    let mut tag = String::with_capacity(32);
+    tag.push_str(if settled { "\"" } else { "W/\"" });
+    for byte in context.finish().as_ref().iter().take(ETAG_BYTES) {
+        for nibble in [byte >> 4, byte & 0xf] {
+            tag.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+        }
+    }
+    tag.push('"');
+    tag.into()
+}
+
+fn since_epoch_ns(time: SystemTime) -> i128 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_nanos().cast_signed(),
+        Err(before) => -before.duration().as_nanos().cast_signed(),
+    }
+}
+
+/// HTTP dates begin at the epoch: an earlier time counts as it. One too late for the clock's type
+/// counts as a far one.
+fn system_time(since_epoch_ns: i128) -> SystemTime {
+    let since = u64::try_from(since_epoch_ns.max(0)).unwrap_or(u64::MAX);
+    UNIX_EPOCH
+        .checked_add(Duration::from_nanos(since))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// How long ago a file's last change must be before its state is sure to tell it from the next: the
+/// coarsest clock of a file system in use (FAT) ticks every two seconds.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
+/// Freeing the blocks of smaller files is quick.
+const RETIRED_BYTES_MIN: u64 = 1024 * 1024;
+
+const ETAG_BYTES: usize = 12;
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

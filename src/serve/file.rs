@@ -1,0 +1,155 @@
+//! Files of a site: which one a request names, and what of it is sent.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cache::{Cache, Content, Found, OpenFile, Refusal};
+use super::error_page::{self, NOSNIFF};
+use super::path::RelativePath;
+use super::{FileThreads, Now};
+use crate::config::Files;
+use crate::message::{Body, FileRange, Method, Request, Response, Status};
+use crate::proto::conditional::{self, EntityTag, Validators, Verdict};
+use crate::proto::range::{self, Selection};
+
+/// The response of the site with index `site`, which serves `files`, to `request`.
+///
+/// GET and HEAD have the same response (the driver leaves a HEAD's body out). A directory is
+/// served by its index file; without its closing '/' it is redirected (308), so that relative links
+/// in the index resolve; without an index it is not found. OPTIONS is answered with the methods;
+/// other methods are not allowed (405), or unknown (501, RFC 9110 9.1).
+pub async fn respond<T: FileThreads>(
+    cache: &Cache<T>,
+    site: usize,
+    files: &Files,
+    request: &Request,
+    now: Now,
+) -> Response {
+    match &request.method {
+        Method::Get | Method::Head => {}
+        Method::Options => return Response::new(Status(204)).with("allow", ALLOW),
+        Method::Other(_) => return error_page::page(Status(501)),
+        Method::Post
+        | Method::Put
+        | Method::Delete
+        | Method::Patch
+        | Method::Connect
+        | Method::Trace => return error_page::page(Status(405)).with("allow", ALLOW),
+    }
+    let path = match RelativePath::parse(request.path(), files.dotfiles) {
+        Ok(path) => path,
+        Err(status) => return error_page::page(status),
+    };
+    let found = if path.directory {
+        find_index(cache, site, &path, &files.index, now).await
+    } else {
+        cache.find(site, &path.beneath, now).await
+    };
+    match found {
+        Ok(Found::File(file)) => represent(request, &file, now),
+        Ok(Found::Directory) => {
+            let target = path.directory_target(request.query());
+            error_page::page(Status(308)).with("location", Bytes::from(target))
+        }
+        Err(refusal) => error_page::page(match refusal {
+            Refusal::NotFound => Status(404),
+            Refusal::Forbidden => Status(403),
+            Refusal::Overloaded => Status(503),
+            Refusal::Failed => Status(500),
+        }),
+    }
+}
+
+/// The first index file that is there.
+async fn find_index<T: FileThreads>(
+    cache: &Cache<T>,
+    site: usize,
+    directory: &RelativePath,
+    index: &[String],
+    now: Now,
+) -> Result<Found, Refusal> {
+    for name in index {
+        let Ok(path) = directory.join(name) else {
+            continue;
+        };
+        match cache.find(site, CStr::as_ref(&path), now).await {
+            Ok(Found::Directory) | Err(Refusal::NotFound) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(Refusal::NotFound)
+}
+
+/// The response with `file`, after the request's preconditions and range.
+fn represent(request: &Request, file: &OpenFile, now: Now) -> Response {
+    let validators = Validators {
+        etag: EntityTag::parse(&file.etag),
+        last_modified: Some(file.modified),
+    };
+    match conditional::evaluate(request, Some(&validators)) {
+        Verdict::Failed => return error_page::page(Status(412)),
+        // RFC 9110 15.4.5: the fields that would update a stored response, and no others.
+        Verdict::NotModified => {
+            return Response::new(Status(304))
+                .with("etag", file.etag.clone())
+                .with("last-modified", file.last_modified.clone())
+                .with_body(body(file, 0, file.size));
+        }
+        Verdict::Proceed => {}
+    }
+    match range::select(request, &validators, file.size, now.wall) {
+        Selection::Full => describe(Status(200), file).with_body(body(file, 0, file.size)),
+        Selection::Partial { offset, length } => describe(Status(206), file)
+            .with(
+                "content-range",
+                range::content_range(offset, length, file.size),
+            )
+            .with_body(body(file, offset, length)),
+        Selection::Unsatisfiable => error_page::page(Status(416))
+            .with("accept-ranges", ACCEPT_RANGES)
+            .with("content-range", range::content_range_unsatisfied(file.size)),
+    }
+}
+
+fn describe(status: Status, file: &OpenFile) -> Response {
+    let fields = vec![
+        ("content-type", file.content_type.clone()),
+        ("last-modified", file.last_modified.clone()),
+        ("etag", file.etag.clone()),
+        ("accept-ranges", ACCEPT_RANGES),
+        ("x-content-type-options", NOSNIFF),
+    ];
+    Response {
+        status,
+        fields,
+        body: Body::Empty,
+    }
+}
+
+fn body(file: &OpenFile, offset: u64, length: u64) -> Body {
+    match &file.content {
+        _ if length == 0 => Body::Empty,
+        Content::Bytes(bytes) => Body::Bytes(part(bytes, offset, length)),
+        Content::File(descriptor) => Body::File(FileRange {
+            file: Arc::clone(descriptor),
+            offset,
+            length,
+        }),
+    }
+}
+
+/// A part of `bytes`, sharing them.
+fn part(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let end = start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+    match bytes.get(start..end) {
+        Some(part) => bytes.slice_ref(part),
+        None => Bytes::new(),
+    }
+}
+
+const ALLOW: Bytes = Bytes::from_static(b"GET, HEAD, OPTIONS");
+
+const ACCEPT_RANGES: Bytes = Bytes::from_static(b"bytes");
