@@ -1,3 +1,112 @@
 //! The commands.
 
 pub mod doctor;
+mod serve;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing::Level;
+
+use crate::config::OffloadPolicy;
+use crate::control::Control;
+
+/// TLS termination for Linux edge servers.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Arguments {
+    /// The least severe messages to log, on standard error
+    #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
+    log: Level,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a directory over HTTPS with a self-signed certificate for localhost
+    Serve(ServeArguments),
+    /// Report what this machine offers and how to mend what it lacks
+    Doctor,
+}
+
+/// What `serve` can be told.
+#[derive(Debug, clap::Args)]
+struct ServeArguments {
+    /// The directory to serve
+    #[arg(default_value = ".")]
+    root: PathBuf,
+
+    /// An address to listen on, as 127.0.0.1:8443 or [::]:443; may be repeated [default: port 443
+    /// where it may be used and 8443 otherwise, on all addresses]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<SocketAddr>,
+
+    /// When to hand connections to kernel TLS
+    #[arg(long, value_name = "POLICY", default_value = "auto")]
+    offload: OffloadArgument,
+
+    /// Worker threads [default: one for each CPU]
+    #[arg(long, value_name = "COUNT")]
+    workers: Option<std::num::NonZeroUsize>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OffloadArgument {
+    /// When it pays
+    Auto,
+    /// Both directions, as soon as the handshake is done
+    Always,
+    /// Never
+    Never,
+}
+
+impl From<OffloadArgument> for OffloadPolicy {
+    fn from(argument: OffloadArgument) -> Self {
+        match argument {
+            OffloadArgument::Auto => Self::Auto,
+            OffloadArgument::Always => Self::Always,
+            OffloadArgument::Never => Self::Never,
+        }
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr(arguments.log);
+    match arguments.command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Doctor => doctor::run(),
+    }
+}
+
+/// Serves until a signal ends it.
+fn supervise(control: Control) -> ExitCode {
+    match control.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("portcullis: {error}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn log_to_stderr(level: Level) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// The process started and cannot go on, or was stopped before it was done.
+const FAILURE: u8 = 1;
+
+/// The command line or the configuration asks for what cannot be.
+const UNUSABLE: u8 = 2;

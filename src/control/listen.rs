@@ -131,8 +131,7 @@ mod tests {
 
     #[test]
     fn workers_share_one_port_that_the_kernel_chose() {
-        let (address, sockets) =
-            open(&listener("127.0.0.1:0"), &Tcp::default(), 3).unwrap();
+        let (address, sockets) = open(&listener("127.0.0.1:0"), &Tcp::default(), 3).unwrap();
         assert_ne!(address.port(), 0);
         assert_eq!(sockets.len(), 3);
         TcpStream::connect(address).unwrap();
@@ -157,7 +156,10 @@ mod tests {
         let accepted = Socket::from(server.accept().unwrap().0);
         assert_eq!(accepted.tcp_nodelay().unwrap(), tcp.nodelay);
         assert!(accepted.keepalive().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap(), tcp.keepalive_idle.unwrap());
+        assert_eq!(
+            accepted.tcp_keepalive_time().unwrap(),
+            tcp.keepalive_idle.unwrap()
+        );
         assert_eq!(accepted.tcp_user_timeout().unwrap(), tcp.user_timeout);
     }
 

@@ -73,7 +73,9 @@ impl Control {
     /// See [`StartError`]. Nothing is left open.
     pub fn prepare(config: Config, tls: TlsSetup) -> Result<Self, StartError> {
         let cpus = sys::cpu::allowed().map_err(|e| StartError::Io("read the allowed CPUs", e))?;
-        let workers = config.workers.unwrap_or_else(|| workers_for(cpus.len(), sys::cpu::quota()));
+        let workers = config
+            .workers
+            .unwrap_or_else(|| workers_for(cpus.len(), sys::cpu::quota()));
         let config = Arc::new(config);
         let routes = Routes::new(config.clone(), tls.site_policies())
             .map_err(|e| StartError::Io("use the roots", e))?;
@@ -83,7 +85,11 @@ impl Control {
             listeners.push((listener.clone(), address, sockets));
         }
         Ok(Self {
-            generation: Generation { config, tls: Arc::new(tls), routes: Arc::new(routes) },
+            generation: Generation {
+                config,
+                tls: Arc::new(tls),
+                routes: Arc::new(routes),
+            },
             workers,
             cpus,
             ring: probe::ring(),
@@ -101,12 +107,19 @@ impl Control {
             match listener.service {
                 Service::Https => writeln!(out, "listening on https://{address}")?,
                 Service::RedirectToHttps { port } => {
-                    writeln!(out, "listening on http://{address} (redirects to port {port})")?;
+                    writeln!(
+                        out,
+                        "listening on http://{address} (redirects to port {port})"
+                    )?;
                 }
             }
         }
         writeln!(out, "workers: {}", self.workers)?;
-        writeln!(out, "data path: {}", probe::summary(&self.ring, &self.kernel))?;
+        writeln!(
+            out,
+            "data path: {}",
+            probe::summary(&self.ring, &self.kernel)
+        )?;
         out.flush()
     }
 
@@ -119,7 +132,12 @@ impl Control {
         let (sender, events) = channel();
         forward_signals(sender.clone()).map_err(|e| StartError::Io("handle signals", e))?;
         let workers = self.start_workers(&sender)?;
-        Ok(Supervisor { workers, events, drain }.supervise())
+        Ok(Supervisor {
+            workers,
+            events,
+            drain,
+        }
+        .supervise())
     }
 
     fn start_workers(self, events: &Sender<Event>) -> Result<Vec<Handle>, StartError> {
@@ -164,7 +182,10 @@ fn workers_for(cpus: usize, quota: Option<f64>) -> usize {
 /// What the supervisor waits for.
 enum Event {
     Signal(i32),
-    WorkerEnded { index: usize, result: io::Result<()> },
+    WorkerEnded {
+        index: usize,
+        result: io::Result<()>,
+    },
 }
 
 struct Handle {
@@ -203,27 +224,35 @@ fn start_worker(
         wake: theirs,
     };
     let events = events.clone();
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let run = std::panic::AssertUnwindSafe(|| worker::run(setup));
-        match std::panic::catch_unwind(run) {
-            Ok(result) => drop(events.send(Event::WorkerEnded { index, result })),
-            // Unwinding has freed what the kernel may still write to, and the worker's listener
-            // would go on collecting connections that nobody serves.
-            Err(_) => std::process::abort(),
-        }
-    })?;
-    Ok(Handle { thread, commands, wake })
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let run = std::panic::AssertUnwindSafe(|| worker::run(setup));
+            match std::panic::catch_unwind(run) {
+                Ok(result) => drop(events.send(Event::WorkerEnded { index, result })),
+                // Unwinding has freed what the kernel may still write to, and the worker's listener
+                // would go on collecting connections that nobody serves.
+                Err(_) => std::process::abort(),
+            }
+        })?;
+    Ok(Handle {
+        thread,
+        commands,
+        wake,
+    })
 }
 
 fn forward_signals(events: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in &mut signals {
-            if events.send(Event::Signal(signal)).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in &mut signals {
+                if events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }
 
@@ -266,8 +295,13 @@ impl Supervisor {
 
     /// The next event; `None` when the hard stop is due.
     fn next_event(&self, hard_stop: Option<Instant>) -> Option<Event> {
-        let Some(hard_stop) = hard_stop else { return self.events.recv().ok() };
-        match self.events.recv_timeout(hard_stop.saturating_duration_since(Instant::now())) {
+        let Some(hard_stop) = hard_stop else {
+            return self.events.recv().ok();
+        };
+        match self
+            .events
+            .recv_timeout(hard_stop.saturating_duration_since(Instant::now()))
+        {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
         }

@@ -11,12 +11,18 @@ pub mod transport;
 use std::cell::Cell;
 use std::future::Future;
 
+use bytes::BytesMut;
+
 use self::date::DateCache;
+use self::transport::{Receive, Transmit};
 
 use crate::config::{Limits, Timeouts};
 use crate::error::{Cause, Error, Stage};
+use crate::limits::LINGER_BYTES_MAX;
 use crate::message::{BodyStream, Request, Response, Status};
 use crate::metrics::{self, Counter};
+use crate::net::deadline::Phase;
+use crate::net::stream::Received;
 
 /// Makes responses. One handler serves one connection: what it needs to know of the session, it
 /// holds.
@@ -92,6 +98,28 @@ pub enum Outcome {
     Closed,
     /// A request was refused with this status, and the connection with it.
     Refused(Status),
+}
+
+/// The lingering close (RFC 9112 9.6): says that nothing more comes, then reads what the client
+/// still sends until it ends too. Closing with bytes unread would reset the connection, and the
+/// reset could destroy the response before the client reads it.
+///
+/// Errors end it: the response is delivered, and nothing else was promised.
+pub async fn close<R: Receive, W: Transmit>(read: &mut R, write: &mut W, context: &Context) {
+    if write.finish().await.is_err() {
+        return;
+    }
+    read.arm(Phase::Linger, context.timeouts.linger);
+    let mut scratch = BytesMut::new();
+    let mut discarded = 0;
+    while discarded < LINGER_BYTES_MAX {
+        scratch.clear();
+        match read.receive(&mut scratch).await {
+            Ok(Received::Data(bytes)) => discarded += bytes,
+            Ok(Received::Closed(_)) | Err(_) => break,
+        }
+    }
+    read.disarm();
 }
 
 /// The error of a failed receive or send on a client's connection.

@@ -63,9 +63,11 @@ pub async fn accept(
     };
     let hello = read_client_hello(&mut wire).await?;
     let Some(config) = choose(&hello) else {
-        let alert = encode::plaintext_alert_record(AlertDescription::UnrecognizedName);
+        let alert = encode::plaintext_alert_record(AlertDescription::UnrecognisedName);
         wire.send(&alert).await?;
-        return Err(failed(Cause::Protocol("no configuration for the server name")));
+        return Err(failed(Cause::Protocol(
+            "no configuration for the server name",
+        )));
     };
     let established = Driver::new(config)?.drive(&mut wire).await?;
     let Established {

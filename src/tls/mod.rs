@@ -3,4 +3,5 @@
 pub mod client_hello;
 pub mod handshake;
 pub mod names;
+pub mod self_signed;
 pub mod server_config;

@@ -118,13 +118,18 @@ struct Slot {
 impl Slot {
     fn take(worker: &Rc<Worker>, address: AddressSlot) -> Self {
         worker.connections.set(worker.connections.get() + 1);
-        Self { worker: worker.clone(), _address: address }
+        Self {
+            worker: worker.clone(),
+            _address: address,
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.worker.connections.set(self.worker.connections.get() - 1);
+        self.worker
+            .connections
+            .set(self.worker.connections.get() - 1);
         metrics::count(Counter::ConnectionsClosed);
     }
 }
@@ -158,7 +163,10 @@ fn refuse_one(worker: &Worker, listener: &Socket) {
     drop(sys::socket::accept(listener.descriptor()));
     *reserve = reserve_descriptor();
     drop(reserve);
-    tracing::warn!(worker = worker.index, "no descriptor is left: accepting pauses");
+    tracing::warn!(
+        worker = worker.index,
+        "no descriptor is left: accepting pauses"
+    );
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {

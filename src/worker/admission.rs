@@ -32,7 +32,10 @@ impl Admission {
     /// Takes a place for a connection from `address`, unless its network holds `max` already.
     pub fn admit(self: &Arc<Self>, address: IpAddr, max: u32) -> Option<AddressSlot> {
         let network = Network::of(address);
-        let mut shard = self.shard(network).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(network)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let count = shard.entry(network).or_insert(0);
         if *count >= max {
             // A refused newcomer leaves no entry behind.
@@ -43,7 +46,10 @@ impl Admission {
         }
         *count += 1;
         drop(shard);
-        Some(AddressSlot { admission: self.clone(), network })
+        Some(AddressSlot {
+            admission: self.clone(),
+            network,
+        })
     }
 
     /// How many networks hold a place.
@@ -57,7 +63,9 @@ impl Admission {
     fn shard(&self, network: Network) -> &Mutex<HashMap<Network, u32>> {
         let hash = self.hasher.hash_one(network);
         let [shard, ..] = &self.shards;
-        self.shards.get(usize::try_from(hash % SHARDS as u64).unwrap_or(0)).unwrap_or(shard)
+        self.shards
+            .get(usize::try_from(hash % SHARDS as u64).unwrap_or(0))
+            .unwrap_or(shard)
     }
 }
 
@@ -111,21 +119,37 @@ mod tests {
     fn places_are_bounded_and_given_back() {
         let admission = Arc::new(Admission::new());
         let address = IpAddr::from([192, 0, 2, 1]);
-        let slots: Vec<_> = (0..3).map(|_| admission.admit(address, 3).unwrap()).collect();
+        let slots: Vec<_> = (0..3)
+            .map(|_| admission.admit(address, 3).unwrap())
+            .collect();
         assert!(admission.admit(address, 3).is_none());
         assert!(admission.admit(IpAddr::from([192, 0, 2, 2]), 3).is_some());
         drop(slots);
         assert!(admission.admit(address, 3).is_some());
-        assert_eq!(admission.networks(), 0, "what is given back leaves no entry");
+        assert_eq!(
+            admission.networks(),
+            0,
+            "what is given back leaves no entry"
+        );
     }
 
     #[test]
     fn an_ipv6_subscriber_is_one_client_and_mapped_ipv4_is_ipv4() {
         let admission = Arc::new(Admission::new());
         let _slot = admission.admit("2001:db8::1".parse().unwrap(), 1).unwrap();
-        assert!(admission.admit("2001:db8::ffff:2".parse().unwrap(), 1).is_none());
-        assert!(admission.admit("2001:db8:0:1::1".parse().unwrap(), 1).is_some());
-        let _slot = admission.admit("::ffff:192.0.2.1".parse().unwrap(), 1).unwrap();
+        assert!(
+            admission
+                .admit("2001:db8::ffff:2".parse().unwrap(), 1)
+                .is_none()
+        );
+        assert!(
+            admission
+                .admit("2001:db8:0:1::1".parse().unwrap(), 1)
+                .is_some()
+        );
+        let _slot = admission
+            .admit("::ffff:192.0.2.1".parse().unwrap(), 1)
+            .unwrap();
         assert!(admission.admit("192.0.2.1".parse().unwrap(), 1).is_none());
     }
 

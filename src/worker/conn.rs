@@ -64,16 +64,27 @@ impl Accepted {
         let io = |error| Error::us(Stage::Accept, Cause::Io(error));
         let socket = Rc::new(Socket::adopt(descriptor).map_err(io)?);
         let deadline = Rc::new(worker.deadlines.register(socket.clone()));
-        Ok(Self { local, socket, deadline, peer })
+        Ok(Self {
+            local,
+            socket,
+            deadline,
+            peer,
+        })
     }
 
     /// The TLS handshake; `None` when there is nothing left to do.
     async fn handshake(self) -> Result<Option<Established>, Error> {
-        let Self { local, socket, deadline, peer } = self;
+        let Self {
+            local,
+            socket,
+            deadline,
+            peer,
+        } = self;
         deadline.arm(Phase::Handshake, local.generation.config.timeouts.handshake);
         let tls = &local.generation.tls;
         let accepted = handshake::accept(&socket, &deadline, |hello| {
-            tls.server_config(tls.policy_for(hello.server_name.as_deref())).cloned()
+            tls.server_config(tls.policy_for(hello.server_name.as_deref()))
+                .cloned()
         });
         let handshaken = match accepted.await {
             Ok(handshaken) => handshaken,
@@ -89,7 +100,12 @@ impl Accepted {
             }
         };
         deadline.disarm_receiving();
-        let Handshaken { parts, server_name, version, .. } = handshaken;
+        let Handshaken {
+            parts,
+            server_name,
+            version,
+            ..
+        } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
         let session = Session {
             secure: true,
@@ -98,26 +114,46 @@ impl Accepted {
         };
         let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
             .map_err(|cause| Error::us(Stage::Handshake, cause))?;
-        Ok(Some(Established { local, stream, session }))
+        Ok(Some(Established {
+            local,
+            stream,
+            session,
+        }))
     }
 
     /// Plain HTTP that leads to HTTPS.
     async fn redirect(self, port: u16) -> Result<(), Error> {
-        let Self { local, socket, deadline, .. } = self;
+        let Self {
+            local,
+            socket,
+            deadline,
+            ..
+        } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
         let redirect = Redirect::new(&local.generation.config, port);
         let handler = RedirectHandler { redirect };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http).await.map(ended)
+        h1::serve(read, write, &handler, &local.http)
+            .await
+            .map(ended)
     }
 }
 
 impl Established {
     async fn serve(self) -> Result<(), Error> {
-        let Self { local, stream, session } = self;
-        let handler = SiteHandler { serve: &local.serve, session };
+        let Self {
+            local,
+            stream,
+            session,
+        } = self;
+        let handler = SiteHandler {
+            serve: &local.serve,
+            session,
+        };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http).await.map(ended)
+        h1::serve(read, write, &handler, &local.http)
+            .await
+            .map(ended)
     }
 }
 
@@ -142,7 +178,9 @@ struct SiteHandler<'a> {
 
 impl Handler for SiteHandler<'_> {
     async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
-        self.serve.respond(&self.session, request, body, Now::read()).await
+        self.serve
+            .respond(&self.session, request, body, Now::read())
+            .await
     }
 }
 

@@ -17,12 +17,12 @@ use arc_swap::ArcSwap;
 
 use self::admission::Admission;
 use crate::config::{Config, Listener, Service};
+use crate::http;
 use crate::net::deadline::{Deadlines, TICK};
 use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
-use crate::http;
 use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
@@ -111,9 +111,20 @@ struct Local {
 }
 
 async fn serve(setup: WorkerSetup) -> io::Result<()> {
-    let WorkerSetup { index, listeners, shared, commands, wake, .. } = setup;
+    let WorkerSetup {
+        index,
+        listeners,
+        shared,
+        commands,
+        wake,
+        ..
+    } = setup;
     let file_threads = shared.file_threads.attach()?;
-    let current = Rc::new(Local::new(&shared, &file_threads, shared.generation.load_full()));
+    let current = Rc::new(Local::new(
+        &shared,
+        &file_threads,
+        shared.generation.load_full(),
+    ));
     let worker = Rc::new(Worker {
         index,
         shared,
@@ -129,7 +140,11 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     for (descriptor, listener) in listeners {
         let socket = Rc::new(Socket::adopt(descriptor)?);
         sockets.push((socket.clone(), listener.service.clone()));
-        rt::spawn(accept::accept_forever(worker.clone(), socket, listener.service));
+        rt::spawn(accept::accept_forever(
+            worker.clone(),
+            socket,
+            listener.service,
+        ));
     }
     rt::spawn(turn_wheel(worker.deadlines.clone()));
     obey(&worker, sockets, &commands, wake).await
@@ -169,7 +184,11 @@ impl Worker {
         if Arc::ptr_eq(&generation, &current.generation) {
             return current;
         }
-        let local = Rc::new(Local::new(&self.shared, &self.file_threads, generation.clone()));
+        let local = Rc::new(Local::new(
+            &self.shared,
+            &self.file_threads,
+            generation.clone(),
+        ));
         let mut locals = self.locals.borrow_mut();
         locals.retain(|local| local.strong_count() > 0);
         locals.push(Rc::downgrade(&local));
@@ -195,11 +214,7 @@ impl Worker {
 }
 
 impl Local {
-    fn new(
-        shared: &Shared,
-        file_threads: &FileThreadsHandle,
-        generation: Arc<Generation>,
-    ) -> Self {
+    fn new(shared: &Shared, file_threads: &FileThreadsHandle, generation: Arc<Generation>) -> Self {
         let config = &generation.config;
         let stream = StreamContext {
             offload: config.offload,

@@ -8,9 +8,8 @@ use bytes::BytesMut;
 use self::request_body::{Failure, RequestBody};
 use self::response::Delivery;
 use super::transport::{Receive, Transmit};
-use super::{Context, Handler, Outcome, blame};
+use super::{Context, Handler, Outcome, blame, close};
 use crate::error::{Cause, Error, Side, Stage};
-use crate::limits::LINGER_BYTES_MAX;
 use crate::message::{BodyLength, Method, Version};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
@@ -82,7 +81,9 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 }
             };
             if let After::Close(outcome) = after {
-                self.close().await;
+                // What is buffered is not looked at any more.
+                self.input = BytesMut::new();
+                close(&mut self.read, &mut self.write, self.context).await;
                 return Ok(outcome);
             }
         }
@@ -222,27 +223,6 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let page = error_page::page(refusal.status);
         delivery.send(&mut self.write, self.context, page).await?;
         Ok(After::Close(Outcome::Refused(refusal.status)))
-    }
-
-    /// The lingering close (RFC 9112 9.6): says that nothing more comes, then reads what the client
-    /// still sends until it ends too. Closing with bytes unread would reset the connection, and the
-    /// reset could destroy the response before the client reads it.
-    ///
-    /// Errors end it: the response is delivered, and nothing else was promised.
-    async fn close(&mut self) {
-        if self.write.finish().await.is_err() {
-            return;
-        }
-        self.read.arm(Phase::Linger, self.context.timeouts.linger);
-        let mut discarded = 0;
-        while discarded < LINGER_BYTES_MAX {
-            self.input.clear();
-            match self.read.receive(&mut self.input).await {
-                Ok(Received::Data(bytes)) => discarded += bytes,
-                Ok(Received::Closed(_)) | Err(_) => break,
-            }
-        }
-        self.read.disarm();
     }
 }
 
