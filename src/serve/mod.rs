@@ -9,6 +9,7 @@ pub mod cache;
 pub mod content_type;
 pub mod error_page;
 pub mod file;
+mod flight;
 mod open;
 pub mod path;
 pub mod redirect;
