@@ -23,23 +23,23 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, error } = self;
         write!(f, "cannot listen on {address}: {error}")?;
-        match error.kind() {
-            io::ErrorKind::AddrInUse => write!(
+        if error.kind() == io::ErrorKind::AddrInUse {
+            write!(
                 f,
                 "\n  another process has port {0}: `ss -ltnp 'sport = :{0}'` names it; stop it or \
                  choose another port",
                 address.port()
-            ),
-            io::ErrorKind::PermissionDenied => f.write_str(
+            )?;
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            f.write_str(
                 "\n  ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE: \
                  start as root, `setcap cap_net_bind_service=+ep` the program, or choose a higher \
                  port",
-            ),
-            io::ErrorKind::AddrNotAvailable => {
-                f.write_str("\n  no interface of this machine has that address")
-            }
-            _ => Ok(()),
+            )?;
+        } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+            f.write_str("\n  no interface of this machine has that address")?;
         }
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -298,13 +298,8 @@ impl Supervisor {
         let Some(hard_stop) = hard_stop else {
             return self.events.recv().ok();
         };
-        match self
-            .events
-            .recv_timeout(hard_stop.saturating_duration_since(Instant::now()))
-        {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        let left = hard_stop.saturating_duration_since(Instant::now());
+        self.events.recv_timeout(left).ok()
     }
 
     fn command_all(&self, command: Command) {

@@ -130,7 +130,12 @@ impl Accepted {
             ..
         } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
-        let redirect = Redirect::new(&local.generation.config, port);
+        let Some(redirect) = local.redirects.get(&port) else {
+            return Err(Error::us(
+                Stage::Serve,
+                Cause::Protocol("a listener without its redirect"),
+            ));
+        };
         let handler = RedirectHandler { redirect };
         let (read, write) = stream.into_halves();
         h1::serve(read, write, &handler, &local.http)
@@ -184,11 +189,11 @@ impl Handler for SiteHandler<'_> {
     }
 }
 
-struct RedirectHandler {
-    redirect: Redirect,
+struct RedirectHandler<'a> {
+    redirect: &'a Redirect,
 }
 
-impl Handler for RedirectHandler {
+impl Handler for RedirectHandler<'_> {
     async fn respond(&self, request: &Request, _body: &mut dyn BodyStream) -> Response {
         self.redirect.respond(request)
     }

@@ -5,6 +5,7 @@ pub mod admission;
 mod conn;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -23,6 +24,7 @@ use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
+use crate::serve::redirect::Redirect;
 use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
@@ -108,6 +110,8 @@ struct Local {
     stream: Rc<StreamContext>,
     http: http::Context,
     serve: Serve,
+    /// By the port they lead to.
+    redirects: HashMap<u16, Redirect>,
 }
 
 async fn serve(setup: WorkerSetup) -> io::Result<()> {
@@ -227,9 +231,23 @@ impl Local {
             stream: Rc::new(stream),
             http: http::Context::new(config.timeouts, config.limits),
             serve: Serve::new(generation.routes.clone(), file_threads.clone()),
+            redirects: redirects(config),
             generation,
         }
     }
+}
+
+fn redirects(config: &Config) -> HashMap<u16, Redirect> {
+    let ports = config
+        .listeners
+        .iter()
+        .filter_map(|listener| match listener.service {
+            Service::RedirectToHttps { port } => Some(port),
+            Service::Https => None,
+        });
+    ports
+        .map(|port| (port, Redirect::new(config, port)))
+        .collect()
 }
 
 /// Turns the deadline wheel for as long as the worker lives.

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 
 use super::Transport;
 use super::parts::{Parts, SLICES_MAX};
-use super::receiving::{Took, would_block};
+use super::receiving::{KERNEL_CANNOT_REKEY, Took, would_block};
 use super::sending::{RECORDS_PER_STEP_MAX, Step};
 use crate::buf;
 use crate::error::Cause;
@@ -175,8 +175,7 @@ impl KernelReceive {
                     filled: true,
                 }),
                 Ok(Event::KeyUpdate { reply }) => {
-                    let keys = transport.on_key_update(reply)?;
-                    change_key(transport, &keys)?;
+                    change_key(transport, reply)?;
                     Ok(Took::Bytes {
                         data: 0,
                         filled: true,
@@ -198,17 +197,17 @@ impl KernelReceive {
 }
 
 /// Until the new key is set the kernel gives EKEYEXPIRED and reports no readiness, so this happens
-/// before anything waits. A kernel older than 6.14 cannot change keys: the peer is told.
-fn change_key(transport: &Transport, keys: &TrafficKeys) -> Result<(), Cause> {
-    transport
-        .set_kernel_keys(Direction::Receive, keys)
-        .map_err(|error| {
-            transport.refuse(&ProtocolError {
-                alert: AlertDescription::InternalError,
-                reason: "this kernel cannot change keys",
-            });
-            Cause::Io(error)
-        })
+/// before anything waits.
+fn change_key(transport: &Transport, reply: bool) -> Result<(), Cause> {
+    if !transport.context.kernel.rekey {
+        return Err(transport.refuse(&KERNEL_CANNOT_REKEY));
+    }
+    let keys = transport.on_key_update(reply)?;
+    let changed = transport.set_kernel_keys(Direction::Receive, &keys);
+    changed.map_err(|error| {
+        tracing::warn!(%error, "the kernel refuses the next receiving key");
+        transport.refuse(&KERNEL_CANNOT_REKEY)
+    })
 }
 
 /// The errors by which the kernel's record layer reports a broken record, with the alert that

@@ -123,8 +123,14 @@ impl Transport {
 
     /// The keys after a KeyUpdate of the peer, and the reply if it asked for one: owed, and sent at
     /// once if the sending side has room and is at a record boundary.
+    ///
+    /// Asked for a reply that cannot be given (a kernel before 6.14 sends), the connection ends with
+    /// an alert under the present key: RFC 8446 4.6.3 leaves no choice to go on without one.
     pub(super) fn on_key_update(&self, reply: bool) -> Result<TrafficKeys, Cause> {
         metrics::count(Counter::KeyUpdatesReceived);
+        if reply && !self.sending.borrow().can_change_key(self) {
+            return Err(self.refuse(&KERNEL_CANNOT_REKEY));
+        }
         let keys = self.next_receive_keys()?;
         if reply {
             self.sending.borrow_mut().owe_key_update();
@@ -182,6 +188,12 @@ impl Transport {
         Closure::WithoutNotify
     }
 }
+
+/// Our kernel's lack, not the peer's fault.
+pub(super) const KERNEL_CANNOT_REKEY: ProtocolError = ProtocolError {
+    alert: AlertDescription::InternalError,
+    reason: "this kernel cannot change keys (Linux 6.14 can)",
+};
 
 /// Whether `error` says that nothing is there yet.
 pub(super) fn would_block(error: &io::Error) -> bool {
