@@ -18,7 +18,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Limits, Timeouts};
-use crate::limits::BODY_DISCARD_BYTES_MAX;
+use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{Body, BodyStream, FileRange, LocalFuture, Request, Response, Status};
 use crate::net::stream::Closure;
 
