@@ -9,15 +9,14 @@
 //! to the file threads, and other requests for the same path wait for that one outcome.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
@@ -25,6 +24,7 @@ use bytes::Bytes;
 
 use super::bounded_map::BoundedMap;
 use super::content_type;
+use super::flight::Flights;
 use super::open::{Lookup, Opened, OpenedContent, OpenedFile};
 use super::{FileThreads, JobError, Now};
 use crate::config::Symlinks;
@@ -109,6 +109,8 @@ pub struct Cache<T> {
     threads: T,
     roots: Vec<Root>,
     state: RefCell<State>,
+    /// What the file threads are working on.
+    flights: Flights<Result<Found, Refusal>>,
 }
 
 struct State {
@@ -117,8 +119,6 @@ struct State {
     content_bytes: usize,
     /// Directories and refusals that may be remembered.
     others: BoundedMap<Entry<Result<(), Refusal>>>,
-    /// By site: what a file thread is working on.
-    flights: Vec<HashMap<Rc<CStr>, Rc<Flight>>>,
 }
 
 struct Entry<V> {
@@ -140,10 +140,10 @@ impl<T: FileThreads> Cache<T> {
             files: BoundedMap::new(roots.len(), open_files_max),
             content_bytes: 0,
             others: BoundedMap::new(roots.len(), NEGATIVE_ENTRIES_PER_WORKER_MAX),
-            flights: (0..roots.len()).map(|_| HashMap::new()).collect(),
         };
         Self {
             threads,
+            flights: Flights::new(roots.len()),
             roots,
             state: RefCell::new(state),
         }
@@ -165,9 +165,8 @@ impl<T: FileThreads> Cache<T> {
                 Known::Stale(file) => Some(file),
                 Known::Nothing => None,
             };
-            let flight = self.state.borrow().flight(site, path);
-            if let Some(flight) = flight {
-                match flight.landed().await {
+            if let Some(landing) = self.flights.join(site, path) {
+                match landing.await {
                     Some(outcome) => return outcome,
                     // The one who waited for the file thread is gone: start over.
                     None => continue,
@@ -204,7 +203,7 @@ impl<T: FileThreads> Cache<T> {
         }
 
         metrics::count(Counter::FileOpensCold);
-        let takeoff = Takeoff::new(&self.state, site, path);
+        let takeoff = self.flights.take_off(site, path);
         let (root_path, path_owned) = (Arc::clone(&root.path), CString::from(path));
         let (symlinks, previous_stat) = (lookup.symlinks, lookup.previous);
         let settled_until_ns = lookup.settled_until_ns;
@@ -356,10 +355,6 @@ impl State {
         }
     }
 
-    fn flight(&self, site: usize, path: &CStr) -> Option<Rc<Flight>> {
-        self.flights.get(site)?.get(path).cloned()
-    }
-
     /// Inserts a file and evicts others until the bounds hold. Returns what is no longer held.
     fn insert_file(
         &mut self,
@@ -398,137 +393,6 @@ impl State {
         let removed = self.files.remove(site, path)?.value;
         self.content_bytes -= removed.content_bytes();
         Some(removed)
-    }
-}
-
-/// One open under way in a file thread, and those who wait for its outcome.
-#[derive(Default)]
-struct Flight {
-    phase: RefCell<Phase>,
-}
-
-enum Phase {
-    /// The waiting tasks.
-    Flying(Seats),
-    /// The outcome; `None` if the task that led it went away.
-    Landed(Option<Result<Found, Refusal>>),
-}
-
-impl Default for Phase {
-    fn default() -> Self {
-        Self::Flying(Seats::default())
-    }
-}
-
-/// Wakers by index. An index given back is used again, so there are never more than waited at once.
-#[derive(Default)]
-struct Seats {
-    wakers: Vec<Option<Waker>>,
-    vacant: Vec<usize>,
-}
-
-impl Seats {
-    fn take(&mut self) -> usize {
-        self.vacant.pop().unwrap_or_else(|| {
-            self.wakers.push(None);
-            self.wakers.len() - 1
-        })
-    }
-
-    fn set(&mut self, seat: usize, waker: &Waker) {
-        if let Some(place) = self.wakers.get_mut(seat) {
-            place.get_or_insert_with(|| waker.clone()).clone_from(waker);
-        }
-    }
-
-    fn leave(&mut self, seat: usize) {
-        if let Some(place) = self.wakers.get_mut(seat) {
-            *place = None;
-            self.vacant.push(seat);
-        }
-    }
-}
-
-impl Flight {
-    /// Waits for the outcome.
-    fn landed(self: Rc<Self>) -> Landing {
-        Landing {
-            flight: self,
-            seat: None,
-        }
-    }
-}
-
-struct Landing {
-    flight: Rc<Flight>,
-    /// The index of this task's waker.
-    seat: Option<usize>,
-}
-
-impl Future for Landing {
-    type Output = Option<Result<Found, Refusal>>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        match &mut *this.flight.phase.borrow_mut() {
-            Phase::Landed(outcome) => Poll::Ready(outcome.clone()),
-            Phase::Flying(seats) => {
-                let seat = *this.seat.get_or_insert_with(|| seats.take());
-                seats.set(seat, context.waker());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        if let Some(seat) = self.seat
-            && let Phase::Flying(seats) = &mut *self.flight.phase.borrow_mut()
-        {
-            seats.leave(seat);
-        }
-    }
-}
-
-/// The task that leads a flight. However it ends, dropped included, the others are told.
-struct Takeoff<'a> {
-    state: &'a RefCell<State>,
-    site: usize,
-    path: Rc<CStr>,
-    flight: Rc<Flight>,
-    outcome: Option<Result<Found, Refusal>>,
-}
-
-impl<'a> Takeoff<'a> {
-    fn new(state: &'a RefCell<State>, site: usize, path: &CStr) -> Self {
-        let (path, flight) = (Rc::<CStr>::from(path), Rc::<Flight>::default());
-        if let Some(flights) = state.borrow_mut().flights.get_mut(site) {
-            flights.insert(Rc::clone(&path), Rc::clone(&flight));
-        }
-        Self {
-            state,
-            site,
-            path,
-            flight,
-            outcome: None,
-        }
-    }
-
-    fn land(mut self, outcome: Result<Found, Refusal>) {
-        self.outcome = Some(outcome);
-    }
-}
-
-impl Drop for Takeoff<'_> {
-    fn drop(&mut self) {
-        if let Some(flights) = self.state.borrow_mut().flights.get_mut(self.site) {
-            flights.remove(&*self.path);
-        }
-        let landed = Phase::Landed(self.outcome.take());
-        if let Phase::Flying(seats) = self.flight.phase.replace(landed) {
-            seats.wakers.into_iter().flatten().for_each(Waker::wake);
-        }
     }
 }
 
@@ -591,7 +455,7 @@ fn system_time(since_epoch_ns: i128) -> SystemTime {
 
 /// How long ago a file's last change must be before its state is sure to tell it from the next: the
 /// coarsest clock of a file system in use (FAT) ticks every two seconds.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
+pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// Freeing the blocks of smaller files is quick.
 const RETIRED_BYTES_MIN: u64 = 1024 * 1024;

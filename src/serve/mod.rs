@@ -9,7 +9,7 @@ pub mod cache;
 pub mod content_type;
 pub mod error_page;
 pub mod file;
-mod names;
+mod flight;
 mod open;
 pub mod path;
 pub mod redirect;
@@ -25,10 +25,10 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use self::cache::{Cache, Root};
-use self::names::Names;
 use crate::config::{Config, Hsts, Site};
 use crate::message::{BodyStream, Request, Response, Status};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
+use crate::tls::names::Names;
 
 /// One moment, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +110,9 @@ impl FileThreads for FileThreadsHandle {
 }
 
 impl Routes {
-    /// The routes of `config`. `tls_policies` has, for each site, the index of its TLS policy; sites
-    /// with the same one may be reached over each other's connections.
+    /// The routes of `config`. `tls_policies` has, for each site, the index of its TLS policy
+    /// ([`crate::tls::server_config::TlsSetup::site_policy`]); sites with the same one may be
+    /// reached over each other's connections.
     ///
     /// # Errors
     ///
@@ -137,8 +138,9 @@ impl Routes {
                 })
             })
             .collect::<io::Result<_>>()?;
+        let names = config.sites.iter().map(|site| site.names.as_slice());
         Ok(Self {
-            names: Names::new(&config.sites),
+            names: Names::new(names, config.default_site),
             config,
             sites,
         })
@@ -146,7 +148,7 @@ impl Routes {
 
     /// The site for `host`: by name, by wildcard, or the default.
     fn site(&self, host: &str) -> Option<(usize, &Route)> {
-        let index = self.names.site(host).or(self.config.default_site)?;
+        let index = self.names.site(Some(host))?;
         Some((index, self.sites.get(index)?))
     }
 

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::names::Names;
 use super::{error_page, path};
 use crate::config::Config;
 use crate::message::{Request, Response, Status};
+use crate::tls::names::Names;
 
 /// Redirects plain HTTP to HTTPS.
 ///
@@ -26,8 +26,9 @@ impl Redirect {
     pub fn new(config: &Config, port: u16) -> Self {
         let default = config.default_site.and_then(|site| config.sites.get(site));
         let exact = |name: &&String| !name.starts_with("*.");
+        let names = config.sites.iter().map(|site| site.names.as_slice());
         Self {
-            names: Names::new(&config.sites),
+            names: Names::new(names, None),
             default_name: default
                 .and_then(|site| site.names.iter().find(exact))
                 .map(|name| name.as_str().into()),
@@ -40,7 +41,7 @@ impl Redirect {
 
     /// 308 (Permanent Redirect), which keeps method and body, to the same target over HTTPS.
     pub fn respond(&self, request: &Request) -> Response {
-        let host = match self.names.site(&request.host) {
+        let host = match self.names.named(&request.host) {
             Some(_) if is_plain_name(&request.host) => Some(&*request.host),
             _ => self.default_name.as_deref(),
         };

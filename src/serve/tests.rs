@@ -513,9 +513,10 @@ fn overload_and_failure_have_their_status() {
 fn cold_files_come_through_the_file_threads_of_a_worker() {
     use crate::metrics::{Counter, total};
     use crate::net::file_threads::FileThreads;
-    use crate::net::rt::{Driver, RingFlags, block_on};
+    use crate::net::rt::{Driver, block_on};
+    use crate::sys::probe::RingSetup;
 
-    for driver in [Driver::Epoll, Driver::Ring(RingFlags::default())] {
+    for driver in [Driver::Epoll, Driver::Ring(RingSetup::default())] {
         let directory = tempfile::tempdir().unwrap();
         let config = testing::config(vec![site(directory.path(), &["example.org"])], None);
         let routes = Arc::new(Routes::new(Arc::new(config), &[0]).unwrap());
