@@ -1,5 +1,6 @@
 //! TLS up to an established session.
 
+pub mod certificate;
 pub mod client_hello;
 pub mod handshake;
 pub mod names;
