@@ -4,10 +4,23 @@
 //! refuses what cannot work, with the file, line, column, offending text and remedy. Every other
 //! room reads only these types.
 
+mod check;
+mod error;
+mod load;
+mod locate;
+mod parse;
+mod range;
+mod raw;
+pub mod serve;
+mod suggest;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::error::{ConfigError, Place, Problem, Warning};
+pub use self::load::{Loaded, Places, SitePlaces, load, parse};
 
 /// A whole, checked configuration.
 #[derive(Clone, Debug)]
@@ -109,6 +122,8 @@ pub struct TlsPolicy {
     pub version_max: TlsVersion,
     /// The suites, in order of preference.
     pub suites: Vec<Suite>,
+    /// Whose order of preference decides among the suites that both sides have.
+    pub suite_order: SuiteOrder,
     /// The key-exchange groups, in order of preference.
     pub groups: Vec<Group>,
 }
@@ -132,6 +147,16 @@ pub enum Suite {
     Aes256Gcm,
     /// ChaCha20-Poly1305
     Chacha20Poly1305,
+}
+
+/// Whose order of preference decides among the suites that both sides have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SuiteOrder {
+    /// The client's. Every suite here is strong, and the client knows its own processor: one without
+    /// AES instructions puts ChaCha20-Poly1305 first.
+    Client,
+    /// Ours.
+    Server,
 }
 
 /// A key-exchange group.
@@ -250,12 +275,42 @@ pub struct Session {
     pub tickets_per_handshake: usize,
 }
 
+impl Listener {
+    /// The accept queue's length where none is set: the kernel's own net.core.somaxconn since 5.4.
+    pub const BACKLOG_DEFAULT: u32 = 4096;
+}
+
+impl Files {
+    /// The index file names where none are set.
+    pub fn index_default() -> Vec<String> {
+        vec!["index.html".to_owned()]
+    }
+}
+
+impl Default for Symlinks {
+    fn default() -> Self {
+        Self::Beneath
+    }
+}
+
+impl Default for Hsts {
+    /// One year, for this host alone.
+    fn default() -> Self {
+        Self {
+            max_age_s: 31_536_000,
+            include_subdomains: false,
+            preload: false,
+        }
+    }
+}
+
 impl Default for TlsPolicy {
     fn default() -> Self {
         Self {
             version_min: TlsVersion::Tls12,
             version_max: TlsVersion::Tls13,
             suites: vec![Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::Chacha20Poly1305],
+            suite_order: SuiteOrder::Client,
             groups: vec![
                 Group::X25519Mlkem768,
                 Group::X25519,

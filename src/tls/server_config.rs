@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 
 use super::names::Names;
-use crate::config::{Config, Group, Session, Suite, TlsPolicy, TlsVersion};
+use crate::config::{Config, Group, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 
 /// The application protocols offered by ALPN, in order of preference (RFC 7301).
 pub const ALPN_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
@@ -136,6 +136,7 @@ fn server_config(
         .iter()
         .map(|protocol| protocol.to_vec())
         .collect();
+    config.ignore_client_order = policy.suite_order == SuiteOrder::Server;
     // The record layer is ours or the kernel's after the handshake.
     config.enable_secret_extraction = true;
     // Tickets keep the state with the client: no memory and no lock here, and any worker resumes.

@@ -1,0 +1,46 @@
+//! What each number in the file may be. The README's table of options states the same; a test holds
+//! them equal by trying the edges.
+
+use std::ops::RangeInclusive;
+
+use crate::limits;
+
+/// Inclusive bounds, as TOML's own whole numbers.
+pub(super) type Range = RangeInclusive<i64>;
+
+pub(super) const WORKERS: Range = 1..=1024;
+
+/// The kernel caps it at net.core.somaxconn, silently.
+pub(super) const BACKLOG: Range = 1..=65_535;
+pub(super) const PORT: Range = 1..=65_535;
+
+/// A hundred years, which fits the 31 bits that some clients keep.
+pub(super) const HSTS_MAX_AGE_S: Range = 0..=(i32::MAX as i64);
+
+pub(super) const OFFLOAD_BYTES: Range = 0..=(1 << 50);
+
+/// Deadlines are checked about four times a second: a shorter one would not be kept.
+pub(super) const TIMEOUT_MS: Range = 250..=3_600_000;
+pub(super) const IDLE_MS: Range = 250..=86_400_000;
+pub(super) const DRAIN_MS: Range = 0..=86_400_000;
+
+pub(super) const CONNECTIONS: Range = 1..=(1 << 24);
+pub(super) const HEADER_BYTES: Range = 1024..=(1 << 20);
+pub(super) const TARGET_BYTES: Range = 256..=(1 << 20);
+pub(super) const BODY_BYTES: Range = 0..=(1 << 50);
+pub(super) const REQUESTS: Range = 1..=(1 << 50);
+pub(super) const OPEN_FILES: Range = 1..=(1 << 20);
+
+/// Few enough to be reached in a test, and enough that a KeyUpdate does not follow a KeyUpdate.
+pub(super) const RECORDS_PER_KEY: Range = 16..=(limits::AES_GCM_RECORDS_MAX as i64);
+
+pub(super) const NOTSENT_LOW_WATER_BYTES: Range = 0..=(1 << 30);
+pub(super) const USER_TIMEOUT_MS: Range = 0..=3_600_000;
+
+/// The kernel's MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT (include/net/tcp.h).
+pub(super) const KEEPALIVE_IDLE_S: Range = 0..=32_767;
+pub(super) const KEEPALIVE_INTERVAL_S: Range = 1..=32_767;
+pub(super) const KEEPALIVE_PROBES: Range = 1..=127;
+
+/// Each ticket is some 250 bytes in the handshake's last flight.
+pub(super) const TICKETS: Range = 0..=16;

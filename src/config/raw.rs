@@ -1,0 +1,205 @@
+//! The configuration file as it is written: every key, every value with its place, nothing judged.
+//!
+//! The field names are the file's keys; [`keys`] reads them back for help texts and for the test
+//! that holds the README to them.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
+use toml::Spanned;
+
+/// A value and the bytes of the file that say it.
+pub(super) type Value<T> = Option<Spanned<T>>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawConfig {
+    pub(super) workers: RawWorkers,
+    pub(super) listener: Vec<Spanned<RawListener>>,
+    pub(super) site: Vec<Spanned<RawSite>>,
+    pub(super) tls: RawTls,
+    pub(super) offload: RawOffload,
+    pub(super) timeouts: RawTimeouts,
+    pub(super) limits: RawLimits,
+    pub(super) tcp: RawTcp,
+    pub(super) session: RawSession,
+}
+
+/// `[workers]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawWorkers {
+    pub(super) count: Value<i64>,
+}
+
+/// `[[listener]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawListener {
+    pub(super) address: Value<String>,
+    pub(super) ipv6_only: Value<bool>,
+    pub(super) backlog: Value<i64>,
+    pub(super) service: Value<String>,
+    pub(super) redirect_port: Value<i64>,
+}
+
+/// `[[site]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawSite {
+    pub(super) names: Value<Vec<Spanned<String>>>,
+    pub(super) default: Value<bool>,
+    pub(super) certificate: Value<String>,
+    pub(super) key: Value<String>,
+    pub(super) root: Value<String>,
+    pub(super) index: Value<Vec<Spanned<String>>>,
+    pub(super) dotfiles: Value<bool>,
+    pub(super) symlinks: Value<String>,
+    pub(super) tls: Value<RawTls>,
+    pub(super) hsts: Value<RawHsts>,
+}
+
+/// `[tls]` and `[site.tls]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawTls {
+    pub(super) version_min: Value<String>,
+    pub(super) version_max: Value<String>,
+    pub(super) suites: Value<Vec<Spanned<String>>>,
+    pub(super) suite_order: Value<String>,
+    pub(super) groups: Value<Vec<Spanned<String>>>,
+}
+
+/// `[site.hsts]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHsts {
+    pub(super) max_age_s: Value<i64>,
+    pub(super) include_subdomains: Value<bool>,
+    pub(super) preload: Value<bool>,
+}
+
+/// `[offload]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawOffload {
+    pub(super) policy: Value<String>,
+    pub(super) file_bytes_min: Value<i64>,
+    pub(super) sent_bytes_min: Value<i64>,
+}
+
+/// `[timeouts]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawTimeouts {
+    pub(super) handshake_ms: Value<i64>,
+    pub(super) header_ms: Value<i64>,
+    pub(super) body_progress_ms: Value<i64>,
+    pub(super) send_progress_ms: Value<i64>,
+    pub(super) idle_ms: Value<i64>,
+    pub(super) linger_ms: Value<i64>,
+    pub(super) drain_ms: Value<i64>,
+}
+
+/// `[limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawLimits {
+    pub(super) connections_per_worker_max: Value<i64>,
+    pub(super) connections_per_address_max: Value<i64>,
+    pub(super) header_bytes_max: Value<i64>,
+    pub(super) target_bytes_max: Value<i64>,
+    pub(super) body_bytes_max: Value<i64>,
+    pub(super) requests_per_connection_max: Value<i64>,
+    pub(super) open_files_per_worker_max: Value<i64>,
+    pub(super) records_per_key_max: Value<i64>,
+}
+
+/// `[tcp]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawTcp {
+    pub(super) nodelay: Value<bool>,
+    pub(super) notsent_low_water_bytes: Value<i64>,
+    pub(super) user_timeout_ms: Value<i64>,
+    pub(super) keepalive_idle_s: Value<i64>,
+    pub(super) keepalive_interval_s: Value<i64>,
+    pub(super) keepalive_probes_max: Value<i64>,
+}
+
+/// `[session]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawSession {
+    pub(super) tickets: Value<bool>,
+    pub(super) tickets_per_handshake: Value<i64>,
+}
+
+/// Every table as a file opens it, with its keys.
+pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 11] {
+    [
+        ("[workers]", keys::<RawWorkers>()),
+        ("[[listener]]", keys::<RawListener>()),
+        ("[[site]]", keys::<RawSite>()),
+        ("[site.hsts]", keys::<RawHsts>()),
+        ("[site.tls]", keys::<RawTls>()),
+        ("[tls]", keys::<RawTls>()),
+        ("[offload]", keys::<RawOffload>()),
+        ("[timeouts]", keys::<RawTimeouts>()),
+        ("[limits]", keys::<RawLimits>()),
+        ("[tcp]", keys::<RawTcp>()),
+        ("[session]", keys::<RawSession>()),
+    ]
+}
+
+/// The keys that the table `T` accepts.
+pub(super) fn keys<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    match T::deserialize(KeyReader) {
+        Err(Keys(keys)) => keys,
+        Ok(_) => &[],
+    }
+}
+
+/// A deserializer that has no data: it reports the fields that a structure asks for, as an error.
+struct KeyReader;
+
+#[derive(Debug)]
+struct Keys(&'static [&'static str]);
+
+impl fmt::Display for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for Keys {}
+
+impl serde::de::Error for Keys {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self(&[])
+    }
+}
+
+impl<'de> Deserializer<'de> for KeyReader {
+    type Error = Keys;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Keys> {
+        Err(Keys(&[]))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Keys> {
+        Err(Keys(fields))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
