@@ -11,8 +11,12 @@ mod locate;
 mod parse;
 mod range;
 mod raw;
+#[cfg(test)]
+mod readme_tests;
 pub mod serve;
 mod suggest;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -26,7 +26,8 @@ pub(super) const DRAIN_MS: Range = 0..=86_400_000;
 
 pub(super) const CONNECTIONS: Range = 1..=(1 << 24);
 pub(super) const HEADER_BYTES: Range = 1024..=(1 << 20);
-pub(super) const TARGET_BYTES: Range = 256..=(1 << 20);
+/// Below the largest header, of which the target is a part.
+pub(super) const TARGET_BYTES: Range = 256..=(1 << 20) - 256;
 pub(super) const BODY_BYTES: Range = 0..=(1 << 50);
 pub(super) const REQUESTS: Range = 1..=(1 << 50);
 pub(super) const OPEN_FILES: Range = 1..=(1 << 20);

@@ -172,7 +172,8 @@ impl Checker<'_> {
     /// A root is looked at here, where a mistake can still be told: when it is missing, every
     /// request would be answered with 404.
     fn directory(&mut self, path: PathBuf, span: std::ops::Range<usize>) -> Option<PathBuf> {
-        let shown = path.display();
+        // Quoted and escaped: a path may hold what would steer a terminal.
+        let shown = format!("{path:?}");
         let (message, remedy) = match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => return Some(path),
             Ok(_) => (

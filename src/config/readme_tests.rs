@@ -1,0 +1,249 @@
+//! The README's tables of options are true: every key is there, with the default, range and choices
+//! that the program has.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+
+const README: &str = include_str!("../../README.md");
+
+#[derive(Debug)]
+struct Row {
+    table: String,
+    key: String,
+    kind: String,
+    default: String,
+    range: String,
+    meaning: String,
+}
+
+fn rows() -> Vec<Row> {
+    let (_, options) = README.split_once("## Every option").unwrap();
+    let mut table = String::new();
+    let mut rows = Vec::new();
+    for line in options.lines().take_while(|line| !line.starts_with("## ")) {
+        if let Some(heading) = line.strip_prefix("### ") {
+            table = heading.trim_matches('`').to_owned();
+        } else if line.starts_with("| `") {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [key, kind, unit, default, range, meaning] = cells[..] else {
+                panic!("not six cells: {line}");
+            };
+            assert_eq!(
+                unit.is_empty(),
+                kind != "number" || key.contains("port"),
+                "{line}"
+            );
+            rows.push(Row {
+                table: table.clone(),
+                key: key.trim_matches('`').to_owned(),
+                kind: kind.to_owned(),
+                default: default.to_owned(),
+                range: range.to_owned(),
+                meaning: meaning.to_owned(),
+            });
+        }
+    }
+    rows
+}
+
+impl Row {
+    fn name(&self) -> String {
+        format!("{} {}", self.table, self.key)
+    }
+
+    /// The values in back quotes of a cell.
+    fn values(cell: &str) -> Vec<&str> {
+        cell.split('`').skip(1).step_by(2).collect()
+    }
+
+    /// The edges of a range of numbers.
+    fn edges(&self) -> (i64, i64) {
+        let (low, high) = self.range.split_once(" to ").unwrap();
+        (low.parse().unwrap(), high.parse().unwrap())
+    }
+
+    /// Settings without which this key's whole range cannot be used.
+    fn context(&self) -> &'static [(&'static str, &'static str, &'static str)] {
+        match (self.table.as_str(), self.key.as_str()) {
+            ("[[listener]]", "redirect_port") => &[("[[listener]]", "service", "\"redirect\"")],
+            ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
+            ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
+            ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            _ => &[],
+        }
+    }
+
+    /// A complete file with this key set to `value`, or left out.
+    fn outcome(&self, value: Option<&str>) -> Result<String, ConfigError> {
+        type Tables<'a> = BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>;
+        fn insert<'a>(tables: &mut Tables<'a>, table: &'a str, key: &'a str, value: &'a str) {
+            let table = tables.entry(table).or_default();
+            if !key.is_empty() {
+                table.insert(key, value);
+            }
+        }
+        let mut tables = Tables::new();
+        let mut set = |table, key, value| insert(&mut tables, table, key, value);
+        set("[[listener]]", "address", "\"[::]:443\"");
+        set("[[site]]", "names", "[\"a.test\"]");
+        set("[[site]]", "certificate", "\"c.pem\"");
+        set("[[site]]", "key", "\"k.pem\"");
+        set("[[site]]", "root", "\"/\"");
+        for (table, key, value) in self.context() {
+            set(table, key, value);
+        }
+        match value {
+            Some(value) => set(&self.table, &self.key, value),
+            None => {
+                tables
+                    .get_mut(self.table.as_str())
+                    .map(|keys| keys.remove(self.key.as_str()));
+            }
+        }
+        let mut text = String::new();
+        for table in tables
+            .keys()
+            .filter(|table| table.starts_with("[["))
+            .chain(tables.keys().filter(|table| !table.starts_with("[[")))
+        {
+            text.push_str(&format!("{table}\n"));
+            for (key, value) in &tables[table] {
+                text.push_str(&format!("{key} = {value}\n"));
+            }
+        }
+        parse(text.as_bytes(), Path::new("p.toml"), Path::new("/"))
+            .map(|loaded| format!("{:?}", loaded.config))
+    }
+}
+
+#[test]
+fn every_key_is_documented_and_nothing_else() {
+    let mut documented: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in rows() {
+        assert!(row.meaning.ends_with('.'), "{}", row.name());
+        documented.entry(row.table).or_default().push(row.key);
+    }
+    for (table, keys) in raw::tables() {
+        let is_table = |key: &&str| {
+            raw::tables()
+                .iter()
+                .any(|(name, _)| *name == format!("[site.{key}]"))
+        };
+        let expected: Vec<&str> = if table == "[[site]]" {
+            keys.iter().copied().filter(|key| !is_table(key)).collect()
+        } else {
+            keys.to_vec()
+        };
+        assert_eq!(
+            documented.remove(table).unwrap_or_default(),
+            expected,
+            "{table}"
+        );
+    }
+    assert!(
+        documented.is_empty(),
+        "not in the file's format: {documented:?}"
+    );
+    let named: Vec<String> = raw::tables()
+        .into_iter()
+        .map(|(table, _)| table.trim_matches(['[', ']']).to_owned())
+        .filter(|table| !table.contains('.'))
+        .collect();
+    let mut accepted = raw::keys::<raw::RawConfig>().to_vec();
+    accepted.sort_unstable();
+    let mut named: Vec<&str> = named.iter().map(String::as_str).collect();
+    named.sort_unstable();
+    assert_eq!(named, accepted);
+}
+
+#[test]
+fn a_default_that_is_written_down_changes_nothing() {
+    for row in rows() {
+        let left_out = row.outcome(None);
+        match (row.default.as_str(), Row::values(&row.default).as_slice()) {
+            ("required", []) => {
+                let error = left_out.expect_err(&row.name()).to_string();
+                assert!(error.contains(&format!("no `{}`", row.key)), "{error}");
+            }
+            ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
+            ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
+            (_, [default]) => {
+                assert_eq!(
+                    row.outcome(Some(default)).unwrap(),
+                    left_out.unwrap(),
+                    "{}",
+                    row.name()
+                );
+            }
+            _ => panic!("no default: {row:?}"),
+        }
+    }
+}
+
+#[test]
+fn ranges_of_numbers_are_those_that_are_checked() {
+    for row in rows().iter().filter(|row| row.kind == "number") {
+        let (low, high) = row.edges();
+        let outcome = |number: i64| row.outcome(Some(&number.to_string()));
+        assert_ne!(
+            outcome(low).unwrap(),
+            outcome(high).unwrap(),
+            "{} does nothing",
+            row.name()
+        );
+        for outside in [low - 1, high + 1] {
+            let error = outcome(outside).expect_err(&row.name()).to_string();
+            assert!(
+                error.contains(&format!("`{}` is {outside}", row.key)),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn choices_are_all_known_and_all_different() {
+    for row in rows() {
+        let choices = Row::values(&row.range);
+        let outcomes: Vec<String> = choices
+            .iter()
+            .map(|choice| {
+                row.outcome(Some(choice))
+                    .unwrap_or_else(|e| panic!("{}: {e}", row.name()))
+            })
+            .collect();
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let twice = outcomes[..index].contains(outcome);
+            assert!(!twice, "{}: {} does nothing", row.name(), choices[index]);
+        }
+        assert!(
+            row.kind != "boolean" || choices == ["true", "false"],
+            "{}",
+            row.name()
+        );
+    }
+}
+
+#[test]
+fn the_example_is_accepted() {
+    let (_, after) = README.split_once("```toml\n").unwrap();
+    let (example, _) = after.split_once("```").unwrap();
+    let base = tempfile::tempdir().unwrap();
+    for root in ["sites/example.org", "sites/static"] {
+        std::fs::create_dir_all(base.path().join(root)).unwrap();
+    }
+    let read = |text: &str| parse(text.as_bytes(), Path::new("portcullis.toml"), base.path());
+    let loaded = read(example).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert_eq!(loaded.config.sites.len(), 2);
+    assert_eq!(loaded.config.sites[1].tls.version_min, TlsVersion::Tls13);
+    let shown = read(&example.replace("idle_ms", "idle"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        README.contains(&format!("```text\n{shown}\n```")),
+        "{shown}"
+    );
+}
