@@ -166,6 +166,18 @@ fn ended(outcome: Outcome) {
     tracing::trace!(?outcome, "connection ended");
 }
 
+/// Tests prove with this that a panic ends one connection only. A release has no such path.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "the panic is what is tested")]
+fn panic_if_asked(request: &Request) {
+    if request.path() == "/.portcullis-test/panic" {
+        panic!("injected by a test");
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn panic_if_asked(_request: &Request) {}
+
 /// A client that speaks HTTP to the TLS port gets an answer it can read.
 async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), Error> {
     let (mut read, mut write) = stream.into_halves();
@@ -183,6 +195,7 @@ struct SiteHandler<'a> {
 
 impl Handler for SiteHandler<'_> {
     async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
+        panic_if_asked(request);
         self.serve
             .respond(&self.session, request, body, Now::read())
             .await
