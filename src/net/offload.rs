@@ -9,10 +9,9 @@ use super::stream::{KernelReceive, KernelSend, ReceivePath};
 use super::stream::{SendPath, Transport};
 use crate::config::OffloadPolicy;
 use crate::metrics::{self, Counter};
-use crate::record::{Aead, TrafficKeys, Version};
+use crate::record::TrafficKeys;
 use crate::sys;
 use crate::sys::ktls::Direction;
-use crate::sys::probe;
 
 /// Why a connection stayed in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +100,7 @@ impl Transport {
             self.not_offloaded(NotOffloaded::NoUlp);
             return false;
         }
-        if kernel.supports(suite_of(keys), direction).is_err() {
+        if kernel.supports(keys.suite(), direction).is_err() {
             self.not_offloaded(NotOffloaded::Suite);
             return false;
         }
@@ -158,20 +157,5 @@ impl Transport {
         let sending = self.sending.borrow();
         sending.records_left() < self.context.records_per_key_max / 8
             && !sending.can_change_key(self)
-    }
-}
-
-/// The suite of `keys` in the words of the probe.
-fn suite_of(keys: &TrafficKeys) -> probe::Suite {
-    probe::Suite {
-        version: match keys.version() {
-            Version::Tls12 => probe::Version::Tls12,
-            Version::Tls13 => probe::Version::Tls13,
-        },
-        cipher: match keys.aead() {
-            Aead::Aes128Gcm => probe::Cipher::Aes128Gcm,
-            Aead::Aes256Gcm => probe::Cipher::Aes256Gcm,
-            Aead::Chacha20Poly1305 => probe::Cipher::Chacha20Poly1305,
-        },
     }
 }

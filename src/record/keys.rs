@@ -36,26 +36,8 @@ use rustls::{ConnectionTrafficSecrets, SupportedCipherSuite};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::EXPLICIT_NONCE_BYTES;
-
-/// The protocol version of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// TLS 1.2 (RFC 5246)
-    Tls12,
-    /// TLS 1.3 (RFC 8446)
-    Tls13,
-}
-
-/// The cipher of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aead {
-    /// AES-128-GCM (RFC 5116 5.1)
-    Aes128Gcm,
-    /// AES-256-GCM (RFC 5116 5.2)
-    Aes256Gcm,
-    /// ChaCha20-Poly1305 (RFC 8439)
-    Chacha20Poly1305,
-}
+use crate::sys::probe::Suite;
+pub use crate::sys::probe::{Aead, Version};
 
 /// The secrets are of a suite that this record layer or the kernel's has no layout for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +137,15 @@ impl TrafficKeys {
         }
     }
 
-    /// The protocol version.
+    /// The suite, in the kernel's terms.
+    pub fn suite(&self) -> Suite {
+        Suite {
+            version: self.version(),
+            aead: self.aead(),
+        }
+    }
+
+    /// TLS 1.2 or 1.3.
     pub fn version(&self) -> Version {
         self.version
     }

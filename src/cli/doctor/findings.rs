@@ -133,7 +133,7 @@ fn kernel_tls_suites(tls: &KernelTls) -> Vec<Finding> {
             Ok(()) => "yes".to_owned(),
             Err(refusal) => format!("no ({refusal})"),
         };
-        let (version, cipher) = (support.suite.version, support.suite.cipher);
+        let (version, cipher) = (support.suite.version, support.suite.aead);
         let (send, receive) = (word(support.send), word(support.receive));
         let finding = Finding::good(
             "",

@@ -26,7 +26,7 @@ pub enum Version {
 
 /// An AEAD cipher that both the TLS library and the kernel know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cipher {
+pub enum Aead {
     /// AES-128-GCM (Linux 4.13).
     Aes128Gcm,
     /// AES-256-GCM (Linux 5.1).
@@ -41,7 +41,7 @@ pub struct Suite {
     /// The protocol version.
     pub version: Version,
     /// The AEAD cipher.
-    pub cipher: Cipher,
+    pub aead: Aead,
 }
 
 /// The outcome for one suite.
@@ -152,16 +152,16 @@ impl KernelTls {
 impl Suite {
     /// All that are tried.
     pub const ALL: [Self; 6] = [
-        Self::with(Version::Tls12, Cipher::Aes128Gcm),
-        Self::with(Version::Tls12, Cipher::Aes256Gcm),
-        Self::with(Version::Tls12, Cipher::Chacha20Poly1305),
-        Self::with(Version::Tls13, Cipher::Aes128Gcm),
-        Self::with(Version::Tls13, Cipher::Aes256Gcm),
-        Self::with(Version::Tls13, Cipher::Chacha20Poly1305),
+        Self::with(Version::Tls12, Aead::Aes128Gcm),
+        Self::with(Version::Tls12, Aead::Aes256Gcm),
+        Self::with(Version::Tls12, Aead::Chacha20Poly1305),
+        Self::with(Version::Tls13, Aead::Aes128Gcm),
+        Self::with(Version::Tls13, Aead::Aes256Gcm),
+        Self::with(Version::Tls13, Aead::Chacha20Poly1305),
     ];
 
-    const fn with(version: Version, cipher: Cipher) -> Self {
-        Self { version, cipher }
+    const fn with(version: Version, aead: Aead) -> Self {
+        Self { version, aead }
     }
 
     /// How the records of a negotiated cipher suite are protected; `None` for those that kernel TLS
@@ -172,27 +172,25 @@ impl Suite {
             clippy::wildcard_enum_match_arm,
             reason = "the registry is open; only these six suites are offloaded"
         )]
-        let (version, cipher) = match negotiated {
-            CipherSuite::TLS13_AES_128_GCM_SHA256 => (Version::Tls13, Cipher::Aes128Gcm),
-            CipherSuite::TLS13_AES_256_GCM_SHA384 => (Version::Tls13, Cipher::Aes256Gcm),
-            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => {
-                (Version::Tls13, Cipher::Chacha20Poly1305)
-            }
+        let (version, aead) = match negotiated {
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => (Version::Tls13, Aead::Aes128Gcm),
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => (Version::Tls13, Aead::Aes256Gcm),
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => (Version::Tls13, Aead::Chacha20Poly1305),
             CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
             | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => {
-                (Version::Tls12, Cipher::Aes128Gcm)
+                (Version::Tls12, Aead::Aes128Gcm)
             }
             CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
             | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => {
-                (Version::Tls12, Cipher::Aes256Gcm)
+                (Version::Tls12, Aead::Aes256Gcm)
             }
             CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
             | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => {
-                (Version::Tls12, Cipher::Chacha20Poly1305)
+                (Version::Tls12, Aead::Chacha20Poly1305)
             }
             _ => return None,
         };
-        Some(Self { version, cipher })
+        Some(Self { version, aead })
     }
 }
 
@@ -205,7 +203,7 @@ impl fmt::Display for Version {
     }
 }
 
-impl fmt::Display for Cipher {
+impl fmt::Display for Aead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Aes128Gcm => "AES-128-GCM",
@@ -318,8 +316,8 @@ impl Pair {
         };
         let [s0, s1, s2, s3, explicit @ ..] = key.iv;
         let (salt, rec_seq, socket) = ([s0, s1, s2, s3], [0; 8], self.kernel.as_fd());
-        match suite.cipher {
-            Cipher::Aes128Gcm => {
+        match suite.aead {
+            Aead::Aes128Gcm => {
                 let value = libc::tls12_crypto_info_aes_gcm_128 {
                     info: info(libc::TLS_CIPHER_AES_GCM_128),
                     iv: explicit,
@@ -329,7 +327,7 @@ impl Pair {
                 };
                 ktls::set_option(socket, libc::SOL_TLS, option, &value)
             }
-            Cipher::Aes256Gcm => {
+            Aead::Aes256Gcm => {
                 let value = libc::tls12_crypto_info_aes_gcm_256 {
                     info: info(libc::TLS_CIPHER_AES_GCM_256),
                     iv: explicit,
@@ -339,7 +337,7 @@ impl Pair {
                 };
                 ktls::set_option(socket, libc::SOL_TLS, option, &value)
             }
-            Cipher::Chacha20Poly1305 => {
+            Aead::Chacha20Poly1305 => {
                 let value = libc::tls12_crypto_info_chacha20_poly1305 {
                     info: info(libc::TLS_CIPHER_CHACHA20_POLY1305),
                     iv: key.iv,
@@ -403,11 +401,11 @@ impl TestKey {
         }
     }
 
-    fn aead(&self, cipher: Cipher) -> Option<LessSafeKey> {
-        let key = match cipher {
-            Cipher::Aes128Gcm => UnboundKey::new(&aead::AES_128_GCM, &self.short),
-            Cipher::Aes256Gcm => UnboundKey::new(&aead::AES_256_GCM, &self.long),
-            Cipher::Chacha20Poly1305 => UnboundKey::new(&aead::CHACHA20_POLY1305, &self.long),
+    fn aead(&self, aead: Aead) -> Option<LessSafeKey> {
+        let key = match aead {
+            Aead::Aes128Gcm => UnboundKey::new(&aead::AES_128_GCM, &self.short),
+            Aead::Aes256Gcm => UnboundKey::new(&aead::AES_256_GCM, &self.long),
+            Aead::Chacha20Poly1305 => UnboundKey::new(&aead::CHACHA20_POLY1305, &self.long),
         };
         key.ok().map(LessSafeKey::new)
     }
@@ -416,9 +414,9 @@ impl TestKey {
 impl Suite {
     /// The bytes of nonce that each record carries (RFC 5288 3; later designs derive it all).
     fn explicit_nonce_bytes(self) -> usize {
-        match (self.version, self.cipher) {
-            (Version::Tls12, Cipher::Aes128Gcm | Cipher::Aes256Gcm) => EXPLICIT_NONCE_BYTES,
-            (Version::Tls12, Cipher::Chacha20Poly1305) | (Version::Tls13, _) => 0,
+        match (self.version, self.aead) {
+            (Version::Tls12, Aead::Aes128Gcm | Aead::Aes256Gcm) => EXPLICIT_NONCE_BYTES,
+            (Version::Tls12, Aead::Chacha20Poly1305) | (Version::Tls13, _) => 0,
         }
     }
 
@@ -459,7 +457,7 @@ fn seal(suite: Suite, key: &TestKey, plaintext: &[u8]) -> Option<Vec<u8>> {
         body.push(CONTENT_TYPE_DATA);
     }
     let additional = suite.additional_data(header, u16::try_from(plaintext.len()).ok()?);
-    key.aead(suite.cipher)?
+    key.aead(suite.aead)?
         .seal_in_place_append_tag(
             Nonce::assume_unique_for_key(key.iv),
             Aad::from(additional),
@@ -483,7 +481,7 @@ fn open(suite: Suite, key: &TestKey, record: &[u8]) -> Option<Vec<u8>> {
     let additional = suite.additional_data(*header, plaintext_bytes);
     let mut body = body.to_vec();
     let opened = key
-        .aead(suite.cipher)?
+        .aead(suite.aead)?
         .open_in_place(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(additional),
@@ -498,7 +496,7 @@ fn open(suite: Suite, key: &TestKey, record: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-const REKEY_SUITE: Suite = Suite::with(Version::Tls13, Cipher::Aes128Gcm);
+const REKEY_SUITE: Suite = Suite::with(Version::Tls13, Aead::Aes128Gcm);
 
 const MESSAGE: &[u8] = b"portcullis probe";
 
@@ -556,9 +554,9 @@ mod tests {
             // Read afterwards: the kernel makes a cipher known when it is first asked for.
             let ciphers = fs::read_to_string("/proc/crypto").unwrap();
             for suite in Suite::ALL {
-                let name = match suite.cipher {
-                    Cipher::Aes128Gcm | Cipher::Aes256Gcm => "gcm(aes)",
-                    Cipher::Chacha20Poly1305 => "rfc7539(chacha20,poly1305)",
+                let name = match suite.aead {
+                    Aead::Aes128Gcm | Aead::Aes256Gcm => "gcm(aes)",
+                    Aead::Chacha20Poly1305 => "rfc7539(chacha20,poly1305)",
                 };
                 let known = ciphers
                     .lines()
