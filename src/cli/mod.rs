@@ -1,6 +1,8 @@
 //! The commands.
 
+mod check;
 pub mod doctor;
+mod run;
 mod serve;
 
 use std::io::IsTerminal;
@@ -30,6 +32,10 @@ struct Arguments {
 enum Command {
     /// Serve a directory over HTTPS with a self-signed certificate for localhost
     Serve(ServeArguments),
+    /// Serve what a configuration file says
+    Run(ConfigArguments),
+    /// Check a configuration file and everything it names; touches nothing that runs
+    Check(ConfigArguments),
     /// Report what this machine offers and how to mend what it lacks
     Doctor,
 }
@@ -53,6 +59,14 @@ struct ServeArguments {
     /// Worker threads [default: one for each CPU]
     #[arg(long, value_name = "COUNT")]
     workers: Option<std::num::NonZeroUsize>,
+}
+
+/// What `run` and `check` are told.
+#[derive(Debug, clap::Args)]
+struct ConfigArguments {
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,6 +95,8 @@ pub fn main() -> ExitCode {
     log_to_stderr(arguments.log);
     match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Doctor => doctor::run(),
     }
 }

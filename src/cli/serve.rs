@@ -1,17 +1,13 @@
 //! `portcullis serve`: a directory over HTTPS, with nothing configured.
 
 use std::io::{self, Write};
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{FAILURE, ServeArguments, UNUSABLE};
-use crate::config::{
-    Config, Files, Limits, Listener, Offload, Service, Session, Site, Symlinks, Tcp, Timeouts,
-    TlsPolicy,
-};
+use crate::config::Config;
+use crate::config::serve::{Options, config_for};
 use crate::control::{Control, StartError};
 use crate::tls::self_signed::{self, SelfSigned};
 use crate::tls::server_config::{TlsSetup, ticketer};
@@ -61,13 +57,20 @@ fn prepare(
     root: &Path,
     certificate: &SelfSigned,
 ) -> Result<Control, StartError> {
-    let candidates = match arguments.listen.as_slice() {
-        [] => vec![vec![everywhere(443)], vec![everywhere(8443)]],
-        addresses => vec![addresses.to_vec()],
-    };
+    let plan = config_for(Options {
+        root: root.to_owned(),
+        listen: arguments.listen.clone(),
+        offload: arguments.offload.into(),
+        workers: arguments.workers.map(Into::into),
+        certificate_file: certificate.file.clone(),
+        key_file: certificate.file.clone(),
+    });
     let mut result = None;
-    for addresses in candidates {
-        let config = config_for(arguments, root, &addresses);
+    for listeners in plan.candidates {
+        let config = Config {
+            listeners,
+            ..plan.config.clone()
+        };
         let tls = ticketer()
             .and_then(|tickets| {
                 TlsSetup::new(&config, vec![certificate.certified.clone()], &tickets)
@@ -80,50 +83,6 @@ fn prepare(
     }
     // The last candidate's error: that it cannot have 443 either is no news to an ordinary user.
     Err(result.unwrap_or_else(|| StartError::Io("listen", io::ErrorKind::InvalidInput.into())))
-}
-
-/// All addresses of both families.
-fn everywhere(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
-}
-
-fn config_for(arguments: &ServeArguments, root: &Path, addresses: &[SocketAddr]) -> Config {
-    let site = Site {
-        names: vec!["localhost".to_owned()],
-        certificate_file: PathBuf::new(),
-        key_file: PathBuf::new(),
-        tls: TlsPolicy::default(),
-        hsts: None,
-        files: Files {
-            root: root.to_owned(),
-            index: vec!["index.html".to_owned()],
-            dotfiles: false,
-            symlinks: Symlinks::Beneath,
-        },
-    };
-    Config {
-        workers: arguments.workers.map(Into::into),
-        listeners: addresses.iter().map(|&address| https(address)).collect(),
-        sites: vec![Arc::new(site)],
-        default_site: Some(0),
-        offload: Offload {
-            policy: arguments.offload.into(),
-            ..Offload::default()
-        },
-        timeouts: Timeouts::default(),
-        limits: Limits::default(),
-        tcp: Tcp::default(),
-        session: Session::default(),
-    }
-}
-
-fn https(address: SocketAddr) -> Listener {
-    Listener {
-        address,
-        ipv6_only: false,
-        backlog: BACKLOG,
-        service: Service::Https,
-    }
 }
 
 fn announce(control: &Control, root: &Path, certificate: &SelfSigned) -> io::Result<()> {
@@ -139,6 +98,3 @@ fn refuse(message: &str, code: u8) -> ExitCode {
     eprintln!("portcullis: {message}");
     ExitCode::from(code)
 }
-
-/// The accept queue's length; the kernel caps it at net.core.somaxconn.
-const BACKLOG: u32 = 4096;

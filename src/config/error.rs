@@ -17,7 +17,7 @@ pub struct Problem {
     pub place: Option<Place>,
     /// What is wrong.
     pub message: String,
-    /// What to do about it.
+    /// What to do about it; empty where the message says so already.
     pub remedy: String,
 }
 
@@ -100,15 +100,18 @@ impl Problem {
             remedy,
         } = self;
         match place {
-            None => write!(f, "{severity}: {message}\n  help: {remedy}"),
+            None => {
+                write!(f, "{severity}: {message}")?;
+                write_help(f, "\n  ", remedy)
+            }
             Some(place) => {
                 let number = place.line.to_string();
                 let gutter = number.len();
                 writeln!(f, "{place}: {severity}: {message}")?;
                 writeln!(f, "  {number} | {}", place.text)?;
                 let (indent, carets) = (place.indent, "^".repeat(place.width));
-                writeln!(f, "  {:gutter$} | {:indent$}{carets}", "", "")?;
-                write!(f, "  {:gutter$} help: {remedy}", "")
+                write!(f, "  {:gutter$} | {:indent$}{carets}", "", "")?;
+                write_help(f, &format!("\n  {:gutter$} ", ""), remedy)
             }
         }
     }
@@ -125,6 +128,13 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
     }
+}
+
+fn write_help(f: &mut fmt::Formatter<'_>, margin: &str, remedy: &str) -> fmt::Result {
+    if remedy.is_empty() {
+        return Ok(());
+    }
+    write!(f, "{margin}help: {remedy}")
 }
 
 #[cfg(test)]

@@ -6,3 +6,4 @@ pub mod handshake;
 pub mod names;
 pub mod self_signed;
 pub mod server_config;
+pub mod setup;

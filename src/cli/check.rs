@@ -1,0 +1,62 @@
+//! `portcullis check`: whether a configuration can be served, without serving it.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use super::{ConfigArguments, FAILURE, UNUSABLE};
+use crate::config::{self, Config, ConfigError, Loaded};
+use crate::tls::server_config::ticketer;
+use crate::tls::setup::{self, Prepared};
+
+/// Opens no socket, takes no lock and writes no file: it can run beside the process that serves the
+/// same configuration.
+pub(super) fn run(arguments: &ConfigArguments) -> ExitCode {
+    match read(&arguments.config) {
+        Ok((loaded, _)) => match summarize(&arguments.config, &loaded.config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(FAILURE),
+        },
+        Err(error) => refuse(&error),
+    }
+}
+
+/// The configuration in `path` and its certificates. Warnings go to standard error.
+pub(super) fn read(path: &Path) -> Result<(Loaded, Prepared), ConfigError> {
+    let loaded = config::load(path)?;
+    let tickets = ticketer().map_err(|error| {
+        let remedy = "this kernel's random number generator must work: see getrandom(2)";
+        config::Problem::new(None, format!("cannot make ticket keys: {error}"), remedy)
+    })?;
+    let prepared = setup::prepare(&loaded, &tickets, SystemTime::now())?;
+    for warning in loaded.warnings.iter().chain(&prepared.warnings) {
+        eprintln!("{warning}");
+    }
+    Ok((loaded, prepared))
+}
+
+/// Tells what is wrong, with the exit code of a configuration that cannot be used.
+pub(super) fn refuse(error: &ConfigError) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(UNUSABLE)
+}
+
+fn summarize(path: &Path, config: &Config) -> io::Result<()> {
+    let names = config.sites.iter().map(|site| site.names.len()).sum();
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{} can be served: {}, {} with {}",
+        path.display(),
+        counted(config.listeners.len(), "listener"),
+        counted(config.sites.len(), "site"),
+        counted(names, "name"),
+    )?;
+    out.flush()
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
