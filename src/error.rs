@@ -48,18 +48,22 @@ pub enum Cause {
     Tls(rustls::Error),
     /// The peer sent a fatal alert; its description (RFC 8446 6).
     AlertReceived(u8),
-    /// The peer broke the record layer after the handshake; the alert it was sent (RFC 8446 6.2).
+    /// The peer broke the record layer after the handshake, and was sent the alert for it.
     Record(&'static str),
     /// The peer broke the application protocol.
     Protocol(&'static str),
     /// The transport ended without close_notify while more was due (RFC 8446 6.1: truncation).
     Truncated,
-    /// A deadline passed; its name is the configuration key that sets it.
+    /// A deadline passed; the name is the configuration key that sets it.
     Timeout(&'static str),
-    /// A bound was reached; its name is the configuration key or constant that sets it.
+    /// A bound was reached; the name is the configuration key or constant that sets it.
     Limit(&'static str),
     /// A file shrank while it was sent.
     FileTruncated,
+    /// A file could not be read.
+    File(io::Error),
+    /// This program, its TLS library or its kernel cannot do what it should.
+    Internal(&'static str),
 }
 
 /// A failure with its blame. See the module documentation.
@@ -89,6 +93,22 @@ impl Error {
             side: Side::Us,
             stage,
             cause,
+        }
+    }
+
+    /// A failure on a client's connection, with the blame that its cause tells.
+    pub fn on_connection(stage: Stage, cause: Cause) -> Self {
+        match cause {
+            Cause::Io(error) => Self::client_io(stage, error),
+            Cause::Tls(_)
+            | Cause::AlertReceived(_)
+            | Cause::Record(_)
+            | Cause::Protocol(_)
+            | Cause::Truncated
+            | Cause::Timeout(_) => Self::client(stage, cause),
+            Cause::Limit(_) | Cause::FileTruncated | Cause::File(_) | Cause::Internal(_) => {
+                Self::us(stage, cause)
+            }
         }
     }
 
@@ -132,6 +152,8 @@ impl fmt::Display for Error {
             Cause::Timeout(key) => write!(f, "{key} passed"),
             Cause::Limit(key) => write!(f, "{key} reached"),
             Cause::FileTruncated => f.write_str("the file shrank while it was sent"),
+            Cause::File(error) => write!(f, "reading the file: {error}"),
+            Cause::Internal(what) => f.write_str(what),
         }
     }
 }

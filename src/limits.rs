@@ -32,6 +32,14 @@ pub const WARNING_ALERTS_MAX: u32 = 4;
 /// Renegotiations that a TLS 1.2 client is refused before the next one ends the connection.
 pub const RENEGOTIATIONS_REFUSED_MAX: u32 = 1;
 
+/// The most records that one step of sending application data may make, counted generously. A key
+/// with no more than this left is changed before the step.
+pub const RECORDS_PER_STEP_MAX: u64 = 24;
+
+/// The fewest records per key that can be configured: far enough above a step that a KeyUpdate does
+/// not follow a KeyUpdate, and that a connection which cannot change its key sees its end coming.
+pub const RECORDS_PER_KEY_MIN: u64 = 16 * RECORDS_PER_STEP_MAX;
+
 /// KeyUpdates a peer may send in one window of [`KEY_UPDATE_WINDOW_MS`]. Each costs key derivation
 /// and, under kTLS, a setsockopt; a peer has no reason for more than one per 2^24 records.
 pub const KEY_UPDATES_PER_WINDOW_MAX: u32 = 8;
@@ -46,6 +54,11 @@ pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
 /// Plaintext bytes that one turn seals and sends from a worker's scratch buffer: four full records,
 /// which stay in the second-level cache between the copy, the cipher and the socket.
 pub const SEND_CHUNK_BYTES: usize = 4 * RECORD_PLAINTEXT_BYTES_MAX;
+
+/// Sealed bytes that one worker's connections may keep for sockets without room before each seals
+/// one record at a time instead of [`SEND_CHUNK_BYTES`]: readers that stall cost memory that others
+/// pay for.
+pub const QUEUED_BYTES_PER_WORKER_MAX: usize = 64 * 1024 * 1024;
 
 /// Bytes that one turn receives into a worker's scratch buffer.
 pub const RECEIVE_CHUNK_BYTES: usize = 64 * 1024;
@@ -117,6 +130,8 @@ pub const NEGATIVE_ENTRIES_PER_WORKER_MAX: usize = 1024;
 pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
 
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
+const _: () = assert!(RECEIVE_CHUNK_BYTES >= HANDSHAKE_BYTES_MAX);
+const _: () = assert!(RECORDS_PER_KEY_MIN < AES_GCM_RECORDS_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);
 const _: () = assert!(RING_SUBMISSIONS.is_power_of_two() && RING_COMPLETIONS.is_power_of_two());

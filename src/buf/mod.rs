@@ -3,9 +3,9 @@
 //! Sockets are read and written by direct calls, so a buffer is in use only within one call of a
 //! function, never while a task waits: one of each per worker thread serves all its connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use crate::limits::{RECEIVE_CHUNK_BYTES, SEND_CHUNK_BYTES};
+use crate::limits::{QUEUED_BYTES_PER_WORKER_MAX, RECEIVE_CHUNK_BYTES, SEND_CHUNK_BYTES};
 
 /// Calls `use_scratch` with the worker's receive scratch, [`RECEIVE_CHUNK_BYTES`] long. What an
 /// earlier use left in it is still there.
@@ -19,6 +19,30 @@ pub fn with_send_scratch<R>(use_scratch: impl FnOnce(&mut [u8]) -> R) -> R {
     SEND.with_borrow_mut(|scratch| use_scratch(sized(scratch, SEND_SCRATCH_BYTES)))
 }
 
+/// Bytes that a connection keeps for a socket without room, counted against the worker's bound.
+#[derive(Default)]
+pub struct Held(usize);
+
+impl Held {
+    /// From now on it is `bytes` in all.
+    pub fn set(&mut self, bytes: usize) {
+        HELD.set(HELD.get() + bytes - self.0);
+        self.0 = bytes;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// Whether this worker's connections keep so much ([`QUEUED_BYTES_PER_WORKER_MAX`]) that each should
+/// take as little more as it can do with.
+pub fn is_scarce() -> bool {
+    HELD.get() >= QUEUED_BYTES_PER_WORKER_MAX
+}
+
 fn sized(scratch: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     if scratch.len() != bytes {
         *scratch = vec![0; bytes];
@@ -27,6 +51,7 @@ fn sized(scratch: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 }
 
 thread_local! {
+    static HELD: Cell<usize> = const { Cell::new(0) };
     static RECEIVE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static SEND: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

@@ -32,8 +32,8 @@ pub(super) const BODY_BYTES: Range = 0..=(1 << 50);
 pub(super) const REQUESTS: Range = 1..=(1 << 50);
 pub(super) const OPEN_FILES: Range = 1..=(1 << 20);
 
-/// Few enough to be reached in a test, and enough that a KeyUpdate does not follow a KeyUpdate.
-pub(super) const RECORDS_PER_KEY: Range = 16..=(limits::AES_GCM_RECORDS_MAX as i64);
+pub(super) const RECORDS_PER_KEY: Range =
+    (limits::RECORDS_PER_KEY_MIN as i64)..=(limits::AES_GCM_RECORDS_MAX as i64);
 
 pub(super) const NOTSENT_LOW_WATER_BYTES: Range = 0..=(1 << 30);
 pub(super) const USER_TIMEOUT_MS: Range = 0..=3_600_000;

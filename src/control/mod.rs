@@ -282,7 +282,7 @@ impl Supervisor {
                         return ExitCode::FAILURE;
                     }
                 }
-                None => return stop_at_once("drain_timeout_ms passed"),
+                None => return stop_at_once("timeouts.drain_ms passed"),
             }
         }
         for worker in self.workers {

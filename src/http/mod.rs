@@ -17,7 +17,7 @@ use self::date::DateCache;
 use self::transport::{Receive, Transmit};
 
 use crate::config::{Limits, Timeouts};
-use crate::error::{Cause, Error, Stage};
+
 use crate::limits::LINGER_BYTES_MAX;
 use crate::message::{BodyStream, Request, Response, Status};
 use crate::metrics::{self, Counter};
@@ -116,32 +116,10 @@ pub async fn close<R: Receive, W: Transmit>(read: &mut R, write: &mut W, context
         scratch.clear();
         match read.receive(&mut scratch).await {
             Ok(Received::Data(bytes)) => discarded += bytes,
-            Ok(Received::Closed(_)) | Err(_) => break,
+            Ok(Received::Closed(_) | Received::Expired(_)) | Err(_) => break,
         }
     }
     read.disarm();
-}
-
-/// The error of a failed receive or send on a client's connection.
-fn blame(stage: Stage, cause: Cause) -> Error {
-    match cause {
-        Cause::Io(error) => Error::client_io(stage, error),
-        Cause::Tls(_)
-        | Cause::AlertReceived(_)
-        | Cause::Record(_)
-        | Cause::Protocol(_)
-        | Cause::Truncated
-        | Cause::Timeout(_) => Error::client(stage, cause),
-        Cause::Limit(_) | Cause::FileTruncated => Error::us(stage, cause),
-    }
-}
-
-/// As [`blame`], for a failed send of a response.
-fn blame_send(cause: Cause) -> Error {
-    if matches!(cause, Cause::Timeout(_)) {
-        metrics::count(Counter::TimeoutsSend);
-    }
-    blame(Stage::Response, cause)
 }
 
 fn count_response(status: Status) {

@@ -22,8 +22,8 @@ pub trait Receive {
     /// Ends the phase.
     fn disarm(&self);
 
-    /// The phase that ran out, if one did; receiving has ended then.
-    fn expired(&self) -> Option<Phase>;
+    /// As [`ReadHalf::give_up_records`].
+    fn give_up_records(&mut self);
 }
 
 /// The sending half of a connection. It times its sends by itself.
@@ -55,11 +55,11 @@ impl Receive for ReadHalf {
     }
 
     fn disarm(&self) {
-        self.deadline().disarm_receiving();
+        self.deadline().disarm();
     }
 
-    fn expired(&self) -> Option<Phase> {
-        self.deadline().expired()
+    fn give_up_records(&mut self) {
+        ReadHalf::give_up_records(self);
     }
 }
 

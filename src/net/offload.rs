@@ -155,7 +155,11 @@ impl Transport {
     /// See [`super::stream::WriteHalf::is_nearly_exhausted`].
     pub(super) fn is_nearly_exhausted(&self) -> bool {
         let sending = self.sending.borrow();
-        sending.records_left() < self.context.records_per_key_max / 8
-            && !sending.can_change_key(self)
+        let is_exhausted = sending.records_left() < self.context.records_per_key_max / 8
+            && !sending.can_change_key(self);
+        if is_exhausted {
+            metrics::count(Counter::KeyExhausted);
+        }
+        is_exhausted
     }
 }

@@ -17,7 +17,7 @@ use super::rt;
 use super::stream::{KernelSend, Parts, RecordWriter, SendPath, Step, Transport, WriteHalf};
 use crate::buf;
 use crate::error::Cause;
-use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
 use crate::message::FileRange;
 use crate::metrics::{self, Counter};
 use crate::sys;
@@ -57,7 +57,6 @@ impl WriteHalf {
                 }
             }
         }
-        metrics::add(Counter::BytesSent, range.length);
         transport.settle().await
     }
 
@@ -71,11 +70,11 @@ impl WriteHalf {
         let chunk = loop {
             let file = file.clone();
             match threads.run(move || read_chunk(&file, offset, bytes)).await {
-                Ok(chunk) => break chunk.map_err(Cause::Io)?,
+                Ok(chunk) => break chunk.map_err(Cause::File)?,
                 // The response has begun: waiting its turn is the only honest way on.
                 Err(super::file_threads::JobError::Overloaded) => rt::sleep(COLD_RETRY).await,
                 Err(super::file_threads::JobError::Panicked) => {
-                    return Err(Cause::Io(io::Error::other("a file thread failed")));
+                    return Err(Cause::Internal("a file thread panicked"));
                 }
             }
         };
@@ -127,7 +126,7 @@ impl Cursor<'_> {
         match sys::file::resident_bytes(self.file.as_fd(), self.offset, bytes) {
             Ok(bytes) => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(0),
-            Err(error) => Err(Cause::Io(error)),
+            Err(error) => Err(Cause::File(error)),
         }
     }
 
@@ -172,9 +171,10 @@ impl super::stream::Sending {
                     .send_or_keep(transport.socket.descriptor(), records.sealed())
                     .map(FileStep::Step)
             }),
-        }?;
-        self.sent_bytes += (head_before - cursor.head.len()) as u64 + left_before - cursor.left;
-        Ok(step)
+        };
+        let moved = (head_before - cursor.head.len()) as u64 + left_before - cursor.left;
+        self.count_sent(moved);
+        step
     }
 }
 
@@ -202,7 +202,7 @@ fn fill_records(
         Ok(0) if bytes > 0 => return Ok(FileStep::Truncated),
         Ok(count) => count,
         Err(error) if must_be_read_by_thread(&error) => return Ok(FileStep::Cold),
-        Err(error) => return Err(Cause::Io(error)),
+        Err(error) => return Err(Cause::File(error)),
     };
     records.seal_front(head.len() + count)?;
     cursor.head = &[];
@@ -235,7 +235,7 @@ fn kernel_step(
 fn plain_step(transport: &Transport, cursor: &mut Cursor<'_>) -> Result<FileStep, Cause> {
     let socket = transport.socket.descriptor();
     if !cursor.head.is_empty() {
-        let step = step_of(sys::socket::send(socket, cursor.head, cursor.left > 0))?;
+        let step = Step::of(sys::socket::send(socket, cursor.head, cursor.left > 0))?;
         return Ok(cursor.take_head(step));
     }
     let resident = cursor.resident()?;
@@ -243,7 +243,7 @@ fn plain_step(transport: &Transport, cursor: &mut Cursor<'_>) -> Result<FileStep
         return Ok(FileStep::Cold);
     }
     let sent = sys::socket::send_file(socket, cursor.file.as_fd(), cursor.offset, resident);
-    Ok(cursor.take_file(step_of(sent)?))
+    Ok(cursor.take_file(Step::of(sent)?))
 }
 
 /// Reads `bytes` from `offset`, or up to the end of the file. Blocks: for file threads.
@@ -262,14 +262,6 @@ fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
     Ok(chunk)
 }
 
-fn step_of(sent: io::Result<usize>) -> Result<Step, Cause> {
-    match sent {
-        Ok(sent) => Ok(Step::Moved(sent)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Step::Blocked),
-        Err(error) => Err(Cause::Io(error)),
-    }
-}
-
 /// Not in the page cache, or on a filesystem that cannot say.
 fn must_be_read_by_thread(error: &io::Error) -> bool {
     matches!(
@@ -281,8 +273,8 @@ fn must_be_read_by_thread(error: &io::Error) -> bool {
 /// A head up to this long shares a record with the file's first bytes.
 const HEAD_BYTES_MAX: usize = RECORD_PLAINTEXT_BYTES_MAX / 2;
 
-/// Bytes of one cold read: enough that a slow disk is asked rarely.
-const COLD_CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of one cold read, kept until the socket has taken them: as many as one step seals.
+const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;
 
 /// Bytes whose residency is asked for, and sent, at once.
 const RESIDENT_CHUNK_BYTES: u64 = 256 * 1024;

@@ -18,7 +18,7 @@ use crate::buf;
 use crate::error::{Cause, Error, Stage};
 use crate::limits::{HANDSHAKE_BYTES_MAX, RECORD_HEADER_BYTES};
 use crate::metrics::{self, Counter};
-use crate::net::deadline::Deadline;
+use crate::net::deadline::{Deadline, Wait};
 use crate::net::socket::Socket;
 use crate::net::stream::{KeySchedule, TlsParts};
 use crate::record::{AlertDescription, TrafficKeys, encode};
@@ -63,11 +63,14 @@ pub async fn accept(
     };
     let hello = read_client_hello(&mut wire).await?;
     let Some(config) = choose(&hello) else {
-        let alert = encode::plaintext_alert_record(AlertDescription::UnrecognisedName);
+        // RFC 6066 3 for a name nobody has; RFC 8446 9.2 for a server that needs one.
+        let description = match hello.server_name {
+            Some(_) => AlertDescription::UnrecognisedName,
+            None => AlertDescription::MissingExtension,
+        };
+        let alert = encode::plaintext_alert_record(description);
         wire.send(&alert).await?;
-        return Err(failed(Cause::Protocol(
-            "no configuration for the server name",
-        )));
+        return Err(failed(Cause::Record("no site has the server name")));
     };
     let established = Driver::new(config)?.drive(&mut wire).await?;
     let Established {
@@ -95,7 +98,7 @@ impl Wire<'_> {
     /// Receives what is there; zero at the end of the stream.
     async fn receive(&mut self) -> Result<usize, NoSession> {
         if self.received.len() >= HANDSHAKE_BYTES_MAX {
-            return Err(failed(Cause::Limit("HANDSHAKE_BYTES_MAX")));
+            return Err(failed(Cause::Protocol("more than HANDSHAKE_BYTES_MAX unread")));
         }
         loop {
             let room = HANDSHAKE_BYTES_MAX - self.received.len();
@@ -107,14 +110,8 @@ impl Wire<'_> {
                 Ok(count)
             });
             match result {
-                Ok(0) if self.deadline.expired().is_some() => return Err(timed_out()),
                 Ok(count) => return Ok(count),
-                Err(error) if is_blocked(&error) => {
-                    self.socket
-                        .readable()
-                        .await
-                        .map_err(|error| failed(Cause::Io(error)))?;
-                }
+                Err(error) if is_blocked(&error) => self.wait(self.socket.readable()).await?,
                 Err(error) => return Err(NoSession::Failed(Error::client_io(STAGE, error))),
             }
         }
@@ -126,17 +123,20 @@ impl Wire<'_> {
         while !rest.is_empty() {
             match sys::socket::send(self.socket.descriptor(), rest, false) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(error) if is_blocked(&error) => {
-                    self.socket
-                        .writable()
-                        .await
-                        .map_err(|error| failed(Cause::Io(error)))?;
-                }
-                Err(_) if self.deadline.expired().is_some() => return Err(timed_out()),
+                Err(error) if is_blocked(&error) => self.wait(self.socket.writable()).await?,
                 Err(error) => return Err(NoSession::Failed(Error::client_io(STAGE, error))),
             }
         }
         Ok(())
+    }
+
+    /// Waits for `ready` as long as the handshake may take.
+    async fn wait(&self, ready: impl Future<Output = io::Result<()>>) -> Result<(), NoSession> {
+        match self.deadline.in_phase(ready).await {
+            Ok(Wait::Ready { .. }) => Ok(()),
+            Ok(Wait::Expired(_)) => Err(timed_out()),
+            Err(error) => Err(NoSession::Failed(Error::us(STAGE, Cause::Io(error)))),
+        }
     }
 }
 
@@ -222,14 +222,14 @@ impl Driver {
                     self.encode_alert();
                     // The client may be gone; what it did wrong is worth reporting all the same.
                     drop(wire.send(&self.outgoing).await);
-                    return Err(NoSession::Failed(Error::client(STAGE, Cause::Tls(error))));
+                    return Err(failed(blame(error)));
                 }
             }
         }
         let version = self
             .connection
             .protocol_version()
-            .ok_or_else(|| failed(Cause::Protocol("no version")))?;
+            .ok_or_else(|| failed(Cause::Internal("a handshake without a version")))?;
         self.count(version);
         Ok(Established {
             connection: self.connection,
@@ -262,7 +262,7 @@ impl Driver {
             // Early data is never enabled, and no record after the handshake is ever fed; a client
             // that closes during the handshake ends it.
             ConnectionState::PeerClosed | ConnectionState::Closed => {
-                return Err(rustls::Error::General("closed during the handshake".into()));
+                return Err(rustls::Error::AlertReceived(AlertDescription::CloseNotify));
             }
             ConnectionState::ReadTraffic(_) | ConnectionState::ReadEarlyData(_) | _ => {
                 return Err(rustls::Error::General("data during the handshake".into()));
@@ -319,6 +319,24 @@ impl Driver {
     }
 }
 
+/// rustls's own failures are not the client's.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rustls's errors are an open list, of which all others are about what the peer sent"
+)]
+fn blame(error: rustls::Error) -> Cause {
+    match error {
+        rustls::Error::General(what) => {
+            tracing::error!(what, "the TLS library failed");
+            Cause::Internal("the TLS library failed")
+        }
+        rustls::Error::FailedToGetRandomBytes | rustls::Error::FailedToGetCurrentTime => {
+            Cause::Internal("the TLS library lacks randomness or a clock")
+        }
+        other => Cause::Tls(other),
+    }
+}
+
 /// The bytes of the whole record that begins at `start`, if it is there. The header's length is not
 /// judged here: rustls refuses one that is too long, and the receive bound ends one that never
 /// comes.
@@ -359,7 +377,7 @@ fn extract(
     received: Vec<u8>,
 ) -> Result<TlsParts, NoSession> {
     let us = |error| NoSession::Failed(Error::us(STAGE, Cause::Tls(error)));
-    let unsupported = |_| failed(Cause::Protocol("a suite without an AEAD of ours"));
+    let unsupported = |_| failed(UNSUPPORTED);
     let (secrets, connection) = connection.dangerous_into_kernel_connection().map_err(us)?;
     let suite = connection.negotiated_cipher_suite();
     let send = TrafficKeys::from_rustls(suite, secrets.tx).map_err(unsupported)?;
@@ -394,12 +412,12 @@ impl KeySchedule for ServerSchedule {
 }
 
 fn failed(cause: Cause) -> NoSession {
-    NoSession::Failed(Error::client(STAGE, cause))
+    NoSession::Failed(Error::on_connection(STAGE, cause))
 }
 
 fn timed_out() -> NoSession {
     metrics::count(Counter::TimeoutsHandshake);
-    failed(Cause::Timeout("handshake_timeout_ms"))
+    failed(Cause::Timeout("timeouts.handshake_ms"))
 }
 
 fn truncated() -> NoSession {
@@ -412,7 +430,7 @@ fn is_blocked(error: &io::Error) -> bool {
 
 const STAGE: Stage = Stage::Handshake;
 
-const UNSUPPORTED: Cause = Cause::Record("a suite without an AEAD of ours");
+const UNSUPPORTED: Cause = Cause::Internal("a suite without an AEAD of ours");
 
 /// Room for one encoded message without asking for its size first; a certificate chain asks.
 const ENCODE_ROOM_BYTES: usize = 2048;

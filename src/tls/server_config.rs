@@ -22,7 +22,6 @@ pub struct TlsSetup {
     /// By site: the index of its policy.
     site_policies: Vec<usize>,
     configs: Vec<Arc<ServerConfig>>,
-    default_policy: usize,
 }
 
 impl TlsSetup {
@@ -59,25 +58,18 @@ impl TlsSetup {
             };
             site_policies.push(policy);
         }
-        let default_policy = config
-            .default_site
-            .and_then(|site| site_policies.get(site).copied())
-            .unwrap_or(0);
         Ok(Self {
             names,
             site_policies,
             configs,
-            default_policy,
         })
     }
 
-    /// The policy of the site that `server_name` belongs to; an unknown name falls under the default
-    /// site's policy (and, without a default site, is refused by the certificate lookup).
-    pub fn policy_for(&self, server_name: Option<&str>) -> usize {
-        self.names
-            .site(server_name)
-            .and_then(|site| self.site_policies.get(site).copied())
-            .unwrap_or(self.default_policy)
+    /// The policy of the site that `server_name` belongs to, or of the default site. `None` when it
+    /// belongs to no site and there is no default.
+    pub fn policy_for(&self, server_name: Option<&str>) -> Option<usize> {
+        let site = self.names.site(server_name)?;
+        self.site_policies.get(site).copied()
     }
 
     /// The rustls configuration of a policy.

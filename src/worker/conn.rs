@@ -63,7 +63,7 @@ impl Accepted {
     ) -> Result<Self, Error> {
         let io = |error| Error::us(Stage::Accept, Cause::Io(error));
         let socket = Rc::new(Socket::adopt(descriptor).map_err(io)?);
-        let deadline = Rc::new(worker.deadlines.register(socket.clone()));
+        let deadline = Rc::new(worker.deadlines.register());
         Ok(Self {
             local,
             socket,
@@ -83,8 +83,8 @@ impl Accepted {
         deadline.arm(Phase::Handshake, local.generation.config.timeouts.handshake);
         let tls = &local.generation.tls;
         let accepted = handshake::accept(&socket, &deadline, |hello| {
-            tls.server_config(tls.policy_for(hello.server_name.as_deref()))
-                .cloned()
+            let policy = tls.policy_for(hello.server_name.as_deref())?;
+            tls.server_config(policy).cloned()
         });
         let handshaken = match accepted.await {
             Ok(handshaken) => handshaken,
@@ -96,10 +96,15 @@ impl Accepted {
             }
             Err(NoSession::Failed(error)) => {
                 metrics::count(Counter::HandshakesFailed);
+                if was_answered(&error) {
+                    let stream = Stream::plain(socket, deadline, local.stream.clone());
+                    let (mut read, mut write) = stream.into_halves();
+                    http::close(&mut read, &mut write, &local.http).await;
+                }
                 return Err(error);
             }
         };
-        deadline.disarm_receiving();
+        deadline.disarm();
         let Handshaken {
             parts,
             server_name,
@@ -109,11 +114,11 @@ impl Accepted {
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
         let session = Session {
             secure: true,
-            server_name_policy: server_name.map(|name| tls.policy_for(Some(&name))),
+            server_name_policy: tls.policy_for(server_name.as_deref()),
             peer: peer.ip(),
         };
         let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
-            .map_err(|cause| Error::us(Stage::Handshake, cause))?;
+            .map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
         Ok(Some(Established {
             local,
             stream,
@@ -162,6 +167,11 @@ impl Established {
     }
 }
 
+/// Whether the client was sent an alert, which a reset for unread bytes must not overtake.
+fn was_answered(error: &Error) -> bool {
+    matches!(error.cause, Cause::Tls(_) | Cause::Record(_))
+}
+
 fn ended(outcome: Outcome) {
     tracing::trace!(?outcome, "connection ended");
 }
@@ -182,7 +192,7 @@ fn panic_if_asked(_request: &Request) {}
 async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), Error> {
     let (mut read, mut write) = stream.into_halves();
     let sent = write.send(&[IoSlice::new(PLAIN_HTTP_ANSWER)]).await;
-    sent.map_err(|cause| Error::client(Stage::Handshake, cause))?;
+    sent.map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
     http::close(&mut read, &mut write, context).await;
     Ok(())
 }

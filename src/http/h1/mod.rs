@@ -8,11 +8,11 @@ use bytes::BytesMut;
 use self::request_body::{Failure, RequestBody};
 use self::response::Delivery;
 use super::transport::{Receive, Transmit};
-use super::{Context, Handler, Outcome, blame, close};
+use super::{Context, Handler, Outcome, close};
 use crate::error::{Cause, Error, Side, Stage};
 use crate::message::{BodyLength, Method, Version};
 use crate::metrics::{self, Counter};
-use crate::net::deadline::Phase;
+use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::Received;
 use crate::proto::h1::Refusal;
 use crate::proto::h1::parse::{Bounds, Head, HeadParser};
@@ -38,7 +38,15 @@ pub async fn serve<R: Receive, W: Transmit, H: Handler>(
         parser: HeadParser::default(),
         served: 0,
     };
-    connection.run().await
+    let ended = connection.run().await;
+    if let Err(error) = &ended
+        && matches!(error.cause, Cause::Record(_))
+    {
+        // The client has been sent an alert, which a reset for unread bytes must not overtake.
+        connection.read.give_up_records();
+        close(&mut connection.read, &mut connection.write, context).await;
+    }
+    ended
 }
 
 struct Connection<'a, R, W, H> {
@@ -115,7 +123,12 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                     return Ok(Next::Ended(Outcome::Drained));
                 }
                 self.input = BytesMut::new();
-                self.read.arm(Phase::Idle, self.context.timeouts.idle);
+                // Who has connected is to ask: only between requests is a connection idle, and ended
+                // by a drain.
+                match self.served {
+                    0 => self.read.arm(Phase::Header, self.context.timeouts.header),
+                    _ => self.read.arm(Phase::Idle, self.context.timeouts.idle),
+                }
             } else if !begun {
                 begun = true;
                 self.read.arm(Phase::Header, self.context.timeouts.header);
@@ -123,6 +136,7 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             match self.read.receive(&mut self.input).await {
                 Ok(Received::Data(_)) => {}
                 Ok(Received::Closed(_)) => return self.closed_before_head(),
+                Ok(Received::Expired(expiry)) => return Ok(self.expired_before_head(expiry)),
                 Err(cause) => return self.failed_before_head(cause),
             }
         }
@@ -130,28 +144,33 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
 
     /// What it means that nothing more comes while a head is awaited.
     fn closed_before_head(&self) -> Result<Next, Error> {
-        let begun = !self.input.is_empty();
-        match self.read.expired() {
-            Some(Phase::Drain) => Ok(Next::Ended(Outcome::Drained)),
-            Some(_) if begun => {
-                metrics::count(Counter::TimeoutsHeader);
-                Ok(Next::Refused(Refusal::new(
-                    408,
-                    "header_timeout_ms passed before the head was complete",
-                )))
-            }
-            Some(_) => {
+        match self.input.is_empty() {
+            true => Ok(Next::Ended(Outcome::PeerClosed)),
+            false => Err(Error::client(Stage::RequestHead, Cause::Truncated)),
+        }
+    }
+
+    /// What it means that the head did not come in time.
+    fn expired_before_head(&self, expiry: Expiry) -> Next {
+        match expiry {
+            Expiry::Drain => Next::Ended(Outcome::Drained),
+            Expiry::Phase(Phase::Idle) => {
                 metrics::count(Counter::TimeoutsIdle);
-                Ok(Next::Ended(Outcome::IdleTimeout))
+                Next::Ended(Outcome::IdleTimeout)
             }
-            None if begun => Err(Error::client(Stage::RequestHead, Cause::Truncated)),
-            None => Ok(Next::Ended(Outcome::PeerClosed)),
+            Expiry::Phase(_) => {
+                metrics::count(Counter::TimeoutsHeader);
+                match self.input.is_empty() {
+                    true => Next::Ended(Outcome::IdleTimeout),
+                    false => Next::Refused(HEAD_TOO_SLOW),
+                }
+            }
         }
     }
 
     /// A client that resets an idle connection has ended it, no more.
     fn failed_before_head(&self, cause: Cause) -> Result<Next, Error> {
-        let error = blame(Stage::RequestHead, cause);
+        let error = Error::on_connection(Stage::RequestHead, cause);
         let reset = error.side == Side::Client && matches!(error.cause, Cause::Io(_));
         if reset && self.input.is_empty() {
             return Ok(Next::Ended(Outcome::PeerClosed));
@@ -226,7 +245,10 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
     }
 }
 
-const BODY_TOO_LARGE: Refusal = Refusal::new(413, "content-length is over body_bytes_max");
+const HEAD_TOO_SLOW: Refusal =
+    Refusal::new(408, "timeouts.header_ms passed before the head was complete");
+
+const BODY_TOO_LARGE: Refusal = Refusal::new(413, "content-length is over limits.body_bytes_max");
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::error::{Cause, Error, Stage};
 use crate::http::transport::{Receive, Transmit};
-use crate::http::{Context, blame, blame_send};
+use crate::http::Context;
 use crate::limits::BODY_DISCARD_BYTES_MAX;
 use crate::message::{BodyLength, BodyStream, LocalFuture, Request};
 use crate::metrics::{self, Counter};
@@ -126,7 +126,7 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
     async fn receive(&mut self) -> Result<(), Error> {
         if std::mem::take(&mut self.owes_continue) {
             let sent = self.write.send(&[IoSlice::new(CONTINUE)]).await;
-            sent.map_err(|cause| self.broken(blame_send(cause)))?;
+            sent.map_err(|cause| self.broken(Error::on_connection(Stage::Response, cause)))?;
         }
         self.read
             .arm(Phase::BodyProgress, self.context.timeouts.body_progress);
@@ -134,14 +134,14 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
         self.read.disarm();
         match received {
             Ok(Received::Data(_)) => Ok(()),
-            Ok(Received::Closed(_)) if self.read.expired().is_some() => {
+            Ok(Received::Expired(_)) => {
                 metrics::count(Counter::TimeoutsBody);
-                Err(self.refused(TIMED_OUT, Cause::Timeout("body_progress_timeout_ms")))
+                Err(self.refused(TIMED_OUT, Cause::Timeout("timeouts.body_progress_ms")))
             }
             Ok(Received::Closed(_)) => {
                 Err(self.broken(Error::client(Stage::RequestBody, Cause::Truncated)))
             }
-            Err(cause) => Err(self.broken(blame(Stage::RequestBody, cause))),
+            Err(cause) => Err(self.broken(Error::on_connection(Stage::RequestBody, cause))),
         }
     }
 
@@ -169,4 +169,4 @@ impl<R: Receive, W: Transmit> BodyStream for RequestBody<'_, R, W> {
     }
 }
 
-const TIMED_OUT: Refusal = Refusal::new(408, "body_progress_timeout_ms passed without a byte");
+const TIMED_OUT: Refusal = Refusal::new(408, "timeouts.body_progress_ms passed without a byte");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::error::{Cause, Error, Stage};
 use crate::http::transport::Transmit;
-use crate::http::{Context, blame_send, count_response};
+use crate::http::{Context, count_response};
 use crate::message::{Body, BodyStream, Method, Response, Version};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, LAST_CHUNK, Plan, ResponseHead, push_chunk_line,
@@ -71,7 +71,7 @@ impl Delivery<'_> {
                 Ok(())
             }
         }
-        .map_err(blame_send)?;
+        .map_err(failed)?;
         context.return_head_buffer(head);
         Ok(keep_alive)
     }
@@ -145,7 +145,7 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
                 IoSlice::new(data),
                 IoSlice::new(CHUNK_END),
             ];
-            self.write.send(&parts).await.map_err(blame_send)?;
+            self.write.send(&parts).await.map_err(failed)?;
             out.clear();
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
             return Ok(());
         }
         let parts = [IoSlice::new(out), IoSlice::new(data)];
-        self.write.send(&parts).await.map_err(blame_send)?;
+        self.write.send(&parts).await.map_err(failed)?;
         out.clear();
         Ok(())
     }
@@ -183,4 +183,8 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
 /// What `future` has to say now, without waiting for it.
 async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
+}
+
+fn failed(cause: Cause) -> Error {
+    Error::on_connection(Stage::Response, cause)
 }

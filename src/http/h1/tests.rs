@@ -49,7 +49,6 @@ struct Script {
     sends: Vec<usize>,
     finished: bool,
     phase: Option<Phase>,
-    expired: Option<Phase>,
     /// Data received after our side was finished.
     lingered: usize,
     send_fails: bool,
@@ -66,9 +65,6 @@ impl Receive for Wire {
         let mut script = self.0.borrow_mut();
         if script.phase == Some(Phase::Idle) {
             script.idle_capacity_max = script.idle_capacity_max.max(into.capacity());
-        }
-        if script.expired.is_some() {
-            return Ok(Received::Closed(Closure::WithoutNotify));
         }
         assert!(script.phase.is_some(), "a receive without a deadline");
         loop {
@@ -87,13 +83,11 @@ impl Receive for Wire {
                 }
                 Some(Event::Silence(phase)) => {
                     assert_eq!(script.phase, Some(phase));
-                    script.expired = Some(phase);
-                    return Ok(Received::Closed(Closure::WithoutNotify));
+                    return Ok(Received::Expired(Expiry::Phase(phase)));
                 }
                 Some(Event::Drained) => {
                     assert_eq!(script.phase, Some(Phase::Idle));
-                    script.expired = Some(Phase::Drain);
-                    return Ok(Received::Closed(Closure::WithoutNotify));
+                    return Ok(Received::Expired(Expiry::Drain));
                 }
                 Some(Event::Close(closure)) => {
                     script.events.push_front(Event::Close(closure));
@@ -112,9 +106,7 @@ impl Receive for Wire {
         self.0.borrow_mut().phase = None;
     }
 
-    fn expired(&self) -> Option<Phase> {
-        self.0.borrow().expired
-    }
+    fn give_up_records(&mut self) {}
 }
 
 impl Transmit for Wire {
@@ -122,7 +114,7 @@ impl Transmit for Wire {
         let mut script = self.0.borrow_mut();
         assert!(!script.finished, "a send after the end");
         if script.send_fails {
-            return Err(Cause::Timeout("send_progress_timeout_ms"));
+            return Err(Cause::Timeout("timeouts.send_progress_ms"));
         }
         let before = script.sent.len();
         for part in parts {

@@ -8,11 +8,11 @@ use bytes::BytesMut;
 
 use super::Transport;
 use super::parts::{Parts, SLICES_MAX};
-use super::receiving::{KERNEL_CANNOT_REKEY, Took, would_block};
-use super::sending::{RECORDS_PER_STEP_MAX, Step};
+use super::receiving::{Took, would_block};
+use super::sending::Step;
 use crate::buf;
 use crate::error::Cause;
-use crate::limits::{AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX};
+use crate::limits::{AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX};
 use crate::record::{
     Aead, AlertDescription, ContentType, Event, PostHandshake, ProtocolError, TrafficKeys,
 };
@@ -200,13 +200,13 @@ impl KernelReceive {
 /// before anything waits.
 fn change_key(transport: &Transport, reply: bool) -> Result<(), Cause> {
     if !transport.context.kernel.rekey {
-        return Err(transport.refuse(&KERNEL_CANNOT_REKEY));
+        return Err(transport.give_up_on_rekey());
     }
     let keys = transport.on_key_update(reply)?;
     let changed = transport.set_kernel_keys(Direction::Receive, &keys);
     changed.map_err(|error| {
         tracing::warn!(%error, "the kernel refuses the next receiving key");
-        transport.refuse(&KERNEL_CANNOT_REKEY)
+        transport.give_up_on_rekey()
     })
 }
 

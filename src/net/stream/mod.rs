@@ -27,7 +27,7 @@ pub(super) use self::sending::{SendPath, Sending, Step};
 pub(super) use self::user_tls::RecordWriter;
 
 use self::receiving::Receiving;
-use super::deadline::{Deadline, Phase};
+use super::deadline::{Deadline, Expiry, Wait};
 use super::file_threads::FileThreadsHandle;
 use super::offload::{NotOffloaded, OffloadState};
 use super::rt;
@@ -87,6 +87,8 @@ pub enum Received {
     Data(usize),
     /// Nothing more will come.
     Closed(Closure),
+    /// The deadline passed while nothing came. More may still be received.
+    Expired(Expiry),
 }
 
 /// How the peer ended its direction.
@@ -172,31 +174,34 @@ impl ReadHalf {
     /// scratch buffer's worth ([`crate::limits::RECEIVE_CHUNK_BYTES`]). Control records are served
     /// on the way. After [`Received::Closed`] it gives the same again.
     ///
-    /// The caller arms the deadline; when one passes, this ends with [`Received::Closed`] and
-    /// [`Deadline::expired`] names the phase.
+    /// The caller arms the deadline.
     ///
     /// # Errors
     /// A failed call, a fatal alert, or a record that breaks the protocol (the peer has been sent
-    /// the alert that RFC 8446 6.2 names for it).
+    /// the alert that RFC 8446 6.2 names for it). Nothing can be received after an error.
     pub async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
         let transport = &self.transport;
+        let mut fruitless = 0;
         loop {
-            if let Some(received) = transport.receive_step(into)? {
-                return Ok(received);
-            }
             if transport.turn_is_over() {
                 rt::yield_turn().await;
             }
+            if let Some(received) = transport.receive_step(into)? {
+                return Ok(received);
+            }
             if transport.receiving.borrow().must_wait() {
-                transport.socket.readable().await.map_err(Cause::Io)?;
-                transport.receiving.borrow_mut().ready();
+                if let Some(expiry) = transport.wait_readable(fruitless).await? {
+                    return Ok(Received::Expired(expiry));
+                }
+                fruitless += 1;
             }
         }
     }
 
-    /// Whether received bytes are kept that no call has returned yet.
-    pub fn has_buffered(&self) -> bool {
-        self.transport.receiving.borrow().has_buffered()
+    /// From now on what comes is taken off the socket unopened: for the lingering close after the
+    /// record layer has failed. Under kernel TLS nothing more can be had.
+    pub fn give_up_records(&mut self) {
+        self.transport.receiving.borrow_mut().give_up_records();
     }
 
     /// The connection's deadline.
@@ -210,12 +215,11 @@ impl WriteHalf {
     /// them.
     ///
     /// # Errors
-    /// A failed call, a deadline ([`Phase::SendProgress`]), or a key that is used up and cannot be
-    /// changed. The stream cannot send after an error.
+    /// A failed call, no room for [`StreamContext::send_progress`], or a key that is used up and
+    /// cannot be changed. Nothing can be sent after an error.
     pub async fn send(&mut self, parts: &[io::IoSlice<'_>]) -> Result<(), Cause> {
         let transport = &self.transport;
         let mut parts = Parts::new(parts);
-        metrics::add(Counter::BytesSent, parts.left() as u64);
         while parts.left() > 0 {
             transport.settle().await?;
             let step = transport.sending.borrow_mut().step(transport, &mut parts)?;
@@ -224,7 +228,8 @@ impl WriteHalf {
         transport.settle().await
     }
 
-    /// Ends the sending direction: close_notify under TLS, then FIN.
+    /// Ends the sending direction: close_notify under TLS (unless a fatal alert has ended it
+    /// already), then FIN.
     ///
     /// # Errors
     /// As [`WriteHalf::send`].
@@ -233,6 +238,14 @@ impl WriteHalf {
         transport.settle().await?;
         transport.sending.borrow_mut().queue_close_notify();
         transport.settle().await?;
+        // A FIN cuts off what the kernel's record layer has taken and not yet passed to TCP.
+        loop {
+            let step = transport.sending.borrow_mut().flush_step(transport)?;
+            match step {
+                Step::Moved(_) => break,
+                Step::Blocked => transport.wait_writable().await?,
+            }
+        }
         transport.socket.shutdown(Shutdown::Write);
         Ok(())
     }
@@ -321,14 +334,47 @@ impl Transport {
     }
 
     async fn wait_writable(&self) -> Result<(), Cause> {
-        self.deadline
-            .arm(Phase::SendProgress, self.context.send_progress);
-        let result = self.socket.writable().await;
-        self.deadline.disarm_sending();
-        if self.deadline.expired() == Some(Phase::SendProgress) {
-            return Err(Cause::Timeout("send_progress_timeout_ms"));
+        let writable = self.socket.writable();
+        let wait = self.deadline.to_send(self.context.send_progress, writable);
+        match wait.await.map_err(Cause::Io)? {
+            Wait::Ready { suspended } => self.waited(suspended),
+            Wait::Expired(()) => {
+                metrics::count(Counter::TimeoutsSend);
+                return Err(Cause::Timeout("timeouts.send_progress_ms"));
+            }
         }
-        result.map_err(Cause::Io)
+        Ok(())
+    }
+
+    /// Waits until a receive is worth trying, as long as the phase lasts.
+    ///
+    /// Under kernel TLS poll(2) may report a record of which a part has come (Linux 6.1 always, any
+    /// kernel once the connection is half-closed), and a receive then finds nothing: `fruitless`
+    /// such waits in a row are paid for with growing pauses, or the loop would spin.
+    async fn wait_readable(&self, fruitless: u32) -> Result<Option<Expiry>, Cause> {
+        let pause = match fruitless {
+            0 => None,
+            many => Some(FRUITLESS_PAUSE * (1 << many.min(FRUITLESS_DOUBLINGS_MAX))),
+        };
+        let ready = async {
+            if let Some(pause) = pause {
+                rt::sleep(pause).await;
+            }
+            self.socket.readable().await
+        };
+        match self.deadline.in_phase(ready).await.map_err(Cause::Io)? {
+            Wait::Ready { suspended } => self.waited(suspended),
+            Wait::Expired(expiry) => return Ok(Some(expiry)),
+        }
+        self.receiving.borrow_mut().ready();
+        Ok(None)
+    }
+
+    /// A wait that suspended the task gave the others their turn.
+    fn waited(&self, suspended: bool) {
+        if suspended {
+            self.turn_bytes.set(0);
+        }
     }
 
     /// Counts a direct call that moved `bytes`. A call costs as much as a page of bytes however
@@ -347,3 +393,8 @@ impl Transport {
         over
     }
 }
+
+/// The first pause after a readiness that brought nothing, doubled up to
+/// [`FRUITLESS_DOUBLINGS_MAX`] times: 64 ms.
+const FRUITLESS_PAUSE: Duration = Duration::from_micros(500);
+const FRUITLESS_DOUBLINGS_MAX: u32 = 7;

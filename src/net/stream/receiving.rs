@@ -70,6 +70,12 @@ impl Receiving {
         self.likely_more = true;
     }
 
+    pub(super) fn give_up_records(&mut self) {
+        if matches!(self.path, ReceivePath::UserTls(_)) {
+            *self = Self::plain();
+        }
+    }
+
     pub(super) fn has_buffered(&self) -> bool {
         match &self.path {
             ReceivePath::UserTls(user) => user.has_unopened(),
@@ -103,7 +109,7 @@ impl Transport {
                 data
             }
             Took::End => {
-                receiving.closed = Some(self.end_of_stream(&receiving.path));
+                receiving.closed = Some(end_of_stream(&receiving.path));
                 0
             }
             Took::Nothing => {
@@ -129,7 +135,7 @@ impl Transport {
     pub(super) fn on_key_update(&self, reply: bool) -> Result<TrafficKeys, Cause> {
         metrics::count(Counter::KeyUpdatesReceived);
         if reply && !self.sending.borrow().can_change_key(self) {
-            return Err(self.refuse(&KERNEL_CANNOT_REKEY));
+            return Err(self.give_up_on_rekey());
         }
         let keys = self.next_receive_keys()?;
         if reply {
@@ -145,6 +151,12 @@ impl Transport {
         Cause::Record(error.reason)
     }
 
+    /// Ends the connection because this kernel lacks what the peer may rightly ask for.
+    pub(super) fn give_up_on_rekey(&self) -> Cause {
+        self.send_alert(AlertDescription::InternalError);
+        Cause::Internal("this kernel cannot change keys (Linux 6.14 can)")
+    }
+
     /// Sends an alert as far as the socket has room; the rest goes before the next data.
     pub(super) fn send_alert(&self, description: AlertDescription) {
         self.sending.borrow_mut().queue_alert(description);
@@ -154,19 +166,19 @@ impl Transport {
     pub(super) fn next_send_keys(&self) -> Result<TrafficKeys, Cause> {
         match &mut *self.schedule.borrow_mut() {
             Some(schedule) => schedule.next_send(),
-            None => Err(Cause::Record("TLS 1.2 cannot change keys")),
+            None => Err(NO_SCHEDULE),
         }
     }
 
     fn next_receive_keys(&self) -> Result<TrafficKeys, Cause> {
         match &mut *self.schedule.borrow_mut() {
             Some(schedule) => schedule.next_receive(),
-            None => Err(Cause::Record("TLS 1.2 cannot change keys")),
+            None => Err(NO_SCHEDULE),
         }
     }
 
-    /// Sends owed records as far as the socket has room now. What remains, and any error, meets the
-    /// sender in its next step.
+    /// Sends owed records as far as the socket has room now. What remains meets the sender in its
+    /// next step, and so does an error: it leaves the sending side failed.
     fn send_owed(&self) {
         let mut sending = self.sending.borrow_mut();
         while !sending.is_settled() {
@@ -175,25 +187,19 @@ impl Transport {
             }
         }
     }
-
-    /// FIN. Under TLS it may be an attacker's: RFC 8446 6.1 wants close_notify first. A deadline of
-    /// ours looks the same to a receive and is not the peer's doing.
-    fn end_of_stream(&self, path: &ReceivePath) -> Closure {
-        if matches!(path, ReceivePath::Plain) {
-            return Closure::Orderly;
-        }
-        if self.deadline.expired().is_none() {
-            metrics::count(Counter::ClosedWithoutNotify);
-        }
-        Closure::WithoutNotify
-    }
 }
 
-/// Our kernel's lack, not the peer's fault.
-pub(super) const KERNEL_CANNOT_REKEY: ProtocolError = ProtocolError {
-    alert: AlertDescription::InternalError,
-    reason: "this kernel cannot change keys (Linux 6.14 can)",
-};
+/// FIN. Under TLS it may be an attacker's: RFC 8446 6.1 wants close_notify first.
+fn end_of_stream(path: &ReceivePath) -> Closure {
+    if matches!(path, ReceivePath::Plain) {
+        return Closure::Orderly;
+    }
+    metrics::count(Counter::ClosedWithoutNotify);
+    Closure::WithoutNotify
+}
+
+/// RFC 8446 4.6.3 is TLS 1.3's; the machine above the records lets no KeyUpdate through in 1.2.
+const NO_SCHEDULE: Cause = Cause::Internal("TLS 1.2 cannot change keys");
 
 /// Whether `error` says that nothing is there yet.
 pub(super) fn would_block(error: &io::Error) -> bool {

@@ -2,12 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use super::parts::Parts;
 use super::{Transport, kernel_tls, plain, user_tls};
 use crate::error::Cause;
+use crate::limits::RECORDS_PER_STEP_MAX;
 use crate::metrics::{self, Counter};
-use crate::record::{AlertDescription, ContentType, Sealer, TrafficKeys, Version, encode};
+use crate::buf::Held;
+use crate::record::{
+    AlertDescription, ContentType, SealError, Sealer, TrafficKeys, Version, encode,
+};
 use crate::sys;
 
 /// Where sent bytes are protected.
@@ -43,6 +48,18 @@ pub(crate) struct Sending {
     key_update_owed: bool,
     /// Application bytes sent so far; the offload policy looks at it.
     pub(crate) sent_bytes: u64,
+    state: State,
+}
+
+impl Step {
+    /// What a non-blocking call did.
+    pub(crate) fn of(moved: io::Result<usize>) -> Result<Self, Cause> {
+        match moved {
+            Ok(bytes) => Ok(Self::Moved(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Self::Blocked),
+            Err(error) => Err(Cause::Io(error)),
+        }
+    }
 }
 
 impl Sending {
@@ -62,6 +79,7 @@ impl Sending {
             control: VecDeque::new(),
             key_update_owed: false,
             sent_bytes: 0,
+            state: State::Open,
         }
     }
 
@@ -95,28 +113,34 @@ impl Sending {
                 user_tls::seal_and_send(socket, sealer, parts, &mut self.queue)
             }
             SendPath::KernelTls(kernel) => kernel.send(socket, parts),
-        }?;
-        self.sent_bytes += (left - parts.left()) as u64;
-        Ok(step)
+        };
+        self.count_sent((left - parts.left()) as u64);
+        step
     }
 
-    /// Sends what comes before application data, one call's worth.
+    /// Sends what comes before application data, one call's worth. After an error the stream can
+    /// send nothing more: what failed may have been half done.
     pub(super) fn settle_step(&mut self, transport: &Transport) -> Result<Step, Cause> {
+        self.check_usable()?;
+        let step = self.try_settle(transport);
+        self.state = if step.is_err() { State::Failed } else { self.state };
+        step
+    }
+
+    fn try_settle(&mut self, transport: &Transport) -> Result<Step, Cause> {
         let socket = transport.socket.descriptor();
         if !self.queue.is_empty() {
             return self.queue.send(socket);
         }
         if let Some(control) = self.control.front() {
             let (content_type, payload) = control.record();
-            match sys::socket::send_record(socket, content_type.into(), &payload) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Step::Blocked);
-                }
-                Err(error) => return Err(Cause::Io(error)),
+            let step = Step::of(sys::socket::send_record(socket, content_type.into(), payload))?;
+            if step == Step::Blocked {
+                return Ok(step);
             }
             let sent = self.control.pop_front();
-            if let (Some(Control::KeyUpdate), SendPath::KernelTls(kernel)) = (sent, &mut self.path)
+            if let (Some(Control::KeyUpdate(_)), SendPath::KernelTls(kernel)) =
+                (sent, &mut self.path)
             {
                 kernel.change_key(transport, transport.next_send_keys()?)?;
             }
@@ -128,13 +152,33 @@ impl Sending {
         Ok(Step::Moved(0))
     }
 
+    /// Makes sure that TCP has everything that the kernel's record layer took: a send of nothing is
+    /// refused with EAGAIN while a part of a record is still to be pushed.
+    pub(super) fn flush_step(&mut self, transport: &Transport) -> Result<Step, Cause> {
+        match &self.path {
+            SendPath::Plain | SendPath::UserTls(_) => Ok(Step::Moved(0)),
+            SendPath::KernelTls(_) => {
+                Step::of(sys::socket::send(transport.socket.descriptor(), &[], false))
+            }
+        }
+    }
+
+    /// Counts application bytes that were handed over.
+    pub(crate) fn count_sent(&mut self, bytes: u64) {
+        self.sent_bytes += bytes;
+        metrics::add(Counter::BytesSent, bytes);
+    }
+
     /// A KeyUpdate will be sent before the next application data.
     pub(super) fn owe_key_update(&mut self) {
         self.key_update_owed = true;
     }
 
+    /// Announces the end, unless an alert has ended this direction already.
     pub(super) fn queue_close_notify(&mut self) {
-        self.queue_alert(AlertDescription::CloseNotify);
+        if self.state == State::Open {
+            self.queue_alert(AlertDescription::CloseNotify);
+        }
     }
 
     /// The path and the queue behind it, for the steps of `net::send`.
@@ -145,6 +189,10 @@ impl Sending {
     /// Whether the key will have to be changed (or the stream ended) before the next chunk; begins
     /// the change when it can be made.
     pub(crate) fn must_change_key(&mut self, transport: &Transport) -> Result<bool, Cause> {
+        self.check_usable()?;
+        if self.state == State::Ended {
+            return Err(Cause::Record("an alert has ended the connection"));
+        }
         if self.records_left() > RECORDS_PER_STEP_MAX {
             return Ok(false);
         }
@@ -157,7 +205,7 @@ impl Sending {
             self.queue_close_notify();
             // One attempt: the stream is over, and a peer that reads nothing is not waited for.
             drop(self.settle_step(transport));
-            return Err(Cause::Limit("records_per_key_max"));
+            return Err(Cause::Limit("limits.records_per_key_max"));
         }
         self.key_update_owed = true;
         Ok(true)
@@ -181,6 +229,15 @@ impl Sending {
         }
     }
 
+    /// The failure itself was reported when it happened; whoever comes later learns that there was
+    /// one.
+    fn check_usable(&self) -> Result<(), Cause> {
+        match self.state {
+            State::Open | State::Ended => Ok(()),
+            State::Failed => Err(Cause::Io(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
     fn has_open_record(&self) -> bool {
         matches!(&self.path, SendPath::KernelTls(kernel) if kernel.has_open_record())
     }
@@ -194,28 +251,33 @@ impl Sending {
                 // RFC 8446 4.6.3: the KeyUpdate itself goes out under the old key, and all that
                 // follows under the new one.
                 let message = encode::key_update(false);
-                sealer
-                    .seal_copy(&mut self.queue.bytes, ContentType::Handshake, &message)
+                self.queue
+                    .seal(sealer, ContentType::Handshake, &message)
                     .map_err(user_tls::seal_cause)?;
                 sealer
                     .replace(transport.next_send_keys()?)
                     .map_err(user_tls::key_cause)
             }
             SendPath::KernelTls(_) => {
-                self.control.push_back(Control::KeyUpdate);
+                let message = encode::key_update(false);
+                self.control.push_back(Control::KeyUpdate(message));
                 Ok(())
             }
         }
     }
 
+    /// Queues an alert. All but no_renegotiation, a warning, end this direction (RFC 8446 6).
     pub(super) fn queue_alert(&mut self, description: AlertDescription) {
+        if description != AlertDescription::NoRenegotiation && self.state == State::Open {
+            self.state = State::Ended;
+        }
         let alert = encode::alert(description);
         match &mut self.path {
             SendPath::Plain => {}
             SendPath::UserTls(sealer) => {
                 // Fails only when the key is used up beyond its reserve: then there is no key left
                 // to tell the peer anything with, and the connection ends without an alert.
-                let _ = sealer.seal_copy(&mut self.queue.bytes, ContentType::Alert, &alert);
+                let _ = self.queue.seal(sealer, ContentType::Alert, &alert);
             }
             SendPath::KernelTls(_) => self.control.push_back(Control::Alert(alert)),
         }
@@ -227,6 +289,7 @@ impl Sending {
 pub(crate) struct Queue {
     bytes: Vec<u8>,
     sent: usize,
+    held: Held,
 }
 
 impl Queue {
@@ -234,62 +297,76 @@ impl Queue {
         self.bytes.is_empty()
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
     /// Hands `bytes` to the socket and keeps what it does not take. The queue must be empty.
     pub(crate) fn send_or_keep(
         &mut self,
-        socket: std::os::fd::BorrowedFd<'_>,
+        socket: BorrowedFd<'_>,
         bytes: &[u8],
     ) -> Result<Step, Cause> {
         debug_assert!(self.is_empty(), "bytes would overtake those that wait");
-        let sent = match sys::socket::send(socket, bytes, false) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(Cause::Io(error)),
+        let sent = match Step::of(sys::socket::send(socket, bytes, false))? {
+            Step::Moved(sent) => sent,
+            Step::Blocked => 0,
         };
         match bytes.get(sent..) {
             None | Some([]) => Ok(Step::Moved(sent)),
             Some(rest) => {
-                self.push(rest);
+                self.bytes.extend_from_slice(rest);
+                self.held.set(self.bytes.len());
                 Ok(Step::Blocked)
             }
         }
     }
 
-    fn send(&mut self, socket: std::os::fd::BorrowedFd<'_>) -> Result<Step, Cause> {
+    /// Seals `payload` behind what waits.
+    fn seal(
+        &mut self,
+        sealer: &mut Sealer,
+        content_type: ContentType,
+        payload: &[u8],
+    ) -> Result<(), SealError> {
+        sealer.seal_copy(&mut self.bytes, content_type, payload)?;
+        self.held.set(self.bytes.len());
+        Ok(())
+    }
+
+    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<Step, Cause> {
         let rest = self.bytes.get(self.sent..).unwrap_or_default();
-        match sys::socket::send(socket, rest, false) {
-            Ok(sent) => {
-                self.sent += sent;
-                if self.sent == self.bytes.len() {
-                    *self = Self::default();
-                    return Ok(Step::Moved(sent));
-                }
-                // A part was taken, so there is no room for the rest: asking again would say so.
-                Ok(Step::Blocked)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Step::Blocked),
-            Err(error) => Err(Cause::Io(error)),
+        let step = Step::of(sys::socket::send(socket, rest, false))?;
+        let Step::Moved(sent) = step else {
+            return Ok(step);
+        };
+        self.sent += sent;
+        if self.sent == self.bytes.len() {
+            *self = Self::default();
+            return Ok(step);
         }
+        // A part was taken, so there is no room for the rest: asking again would say so.
+        Ok(Step::Blocked)
     }
 }
 
 enum Control {
     Alert([u8; 2]),
-    KeyUpdate,
+    KeyUpdate([u8; 5]),
 }
 
 impl Control {
-    fn record(&self) -> (ContentType, Vec<u8>) {
+    fn record(&self) -> (ContentType, &[u8]) {
         match self {
-            Self::Alert(alert) => (ContentType::Alert, alert.to_vec()),
-            Self::KeyUpdate => (ContentType::Handshake, encode::key_update(false).to_vec()),
+            Self::Alert(alert) => (ContentType::Alert, alert),
+            Self::KeyUpdate(message) => (ContentType::Handshake, message),
         }
     }
 }
 
-/// The most records that one step of application data makes.
-pub(super) const RECORDS_PER_STEP_MAX: u64 = 24;
+/// Whether the direction can still be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// For everything.
+    Open,
+    /// Only to get rid of what is queued: an alert is the last of it.
+    Ended,
+    /// For nothing.
+    Failed,
+}

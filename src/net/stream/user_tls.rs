@@ -41,22 +41,28 @@ pub(crate) struct RecordWriter<'a> {
     buffer: &'a mut [u8],
     used: usize,
     plaintext: usize,
+    plaintext_max: usize,
 }
 
 impl<'a> RecordWriter<'a> {
     /// An empty run of records in `buffer`.
     pub(crate) fn new(sealer: &'a mut Sealer, buffer: &'a mut [u8]) -> Self {
+        let plaintext_max = match buf::is_scarce() {
+            true => RECORD_PLAINTEXT_BYTES_MAX,
+            false => SEND_CHUNK_BYTES,
+        };
         Self {
             sealer,
             buffer,
             used: 0,
             plaintext: 0,
+            plaintext_max,
         }
     }
 
     /// Plaintext bytes that may still be written: up to [`SEND_CHUNK_BYTES`] in all.
     pub(crate) fn plaintext_room(&self) -> usize {
-        SEND_CHUNK_BYTES.saturating_sub(self.plaintext)
+        self.plaintext_max.saturating_sub(self.plaintext)
     }
 
     /// Seals one record around what `fill` puts to the front of the payload place, and gives how
@@ -281,12 +287,12 @@ impl UserReceive {
 
 /// Keys that the cipher does not accept are an error of ours.
 pub(super) fn key_cause(_: Unsupported) -> Cause {
-    Cause::Record("the cipher refuses the traffic keys")
+    Cause::Internal("the cipher refuses the traffic keys")
 }
 
 pub(super) fn seal_cause(error: SealError) -> Cause {
     match error {
-        SealError::KeyExhausted => Cause::Limit("records_per_key_max"),
-        SealError::Length | SealError::Cipher => Cause::Record("sealing failed"),
+        SealError::KeyExhausted => Cause::Limit("limits.records_per_key_max"),
+        SealError::Length | SealError::Cipher => Cause::Internal("sealing failed"),
     }
 }
