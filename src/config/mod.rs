@@ -106,11 +106,12 @@ pub struct Files {
 }
 
 /// Which symbolic links are followed below a root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Symlinks {
     /// None: a path through a link is not found.
     Deny,
     /// Those that stay beneath the root (openat2 RESOLVE_BENEATH).
+    #[default]
     Beneath,
     /// All of them.
     Follow,
@@ -288,12 +289,6 @@ impl Files {
     /// The index file names where none are set.
     pub fn index_default() -> Vec<String> {
         vec!["index.html".to_owned()]
-    }
-}
-
-impl Default for Symlinks {
-    fn default() -> Self {
-        Self::Beneath
     }
 }
 

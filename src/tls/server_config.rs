@@ -22,7 +22,6 @@ pub struct TlsSetup {
     /// By site: the index of its policy.
     site_policies: Vec<usize>,
     configs: Vec<Arc<ServerConfig>>,
-    default_policy: usize,
 }
 
 impl TlsSetup {
@@ -59,25 +58,19 @@ impl TlsSetup {
             };
             site_policies.push(policy);
         }
-        let default_policy = config
-            .default_site
-            .and_then(|site| site_policies.get(site).copied())
-            .unwrap_or(0);
         Ok(Self {
             names,
             site_policies,
             configs,
-            default_policy,
         })
     }
 
-    /// The policy of the site that `server_name` belongs to; an unknown name falls under the default
-    /// site's policy (and, without a default site, is refused by the certificate lookup).
-    pub fn policy_for(&self, server_name: Option<&str>) -> usize {
-        self.names
-            .site(server_name)
-            .and_then(|site| self.site_policies.get(site).copied())
-            .unwrap_or(self.default_policy)
+    /// The policy of the site that `server_name` (in lower case) belongs to, which is the default
+    /// site for an unknown name and for none. Without a default site there is no policy: the client
+    /// is due an unrecognized_name alert (RFC 6066 3).
+    pub fn policy_for(&self, server_name: Option<&str>) -> Option<usize> {
+        let site = self.names.site(server_name)?;
+        self.site_policies.get(site).copied()
     }
 
     /// The rustls configuration of a policy.
@@ -136,6 +129,7 @@ fn server_config(
         .iter()
         .map(|protocol| protocol.to_vec())
         .collect();
+    // With the client's order rustls ignores that of `suites`, which then only says what is allowed.
     config.ignore_client_order = policy.suite_order == SuiteOrder::Server;
     // The record layer is ours or the kernel's after the handshake.
     config.enable_secret_extraction = true;
@@ -217,3 +211,6 @@ impl ResolvesServerCert for SiteCertificates {
         self.certificates.get(site).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,8 +83,8 @@ impl Accepted {
         deadline.arm(Phase::Handshake, local.generation.config.timeouts.handshake);
         let tls = &local.generation.tls;
         let accepted = handshake::accept(&socket, &deadline, |hello| {
-            tls.server_config(tls.policy_for(hello.server_name.as_deref()))
-                .cloned()
+            let policy = tls.policy_for(hello.server_name.as_deref())?;
+            tls.server_config(policy).cloned()
         });
         let handshaken = match accepted.await {
             Ok(handshaken) => handshaken,
@@ -109,7 +109,7 @@ impl Accepted {
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
         let session = Session {
             secure: true,
-            server_name_policy: server_name.map(|name| tls.policy_for(Some(&name))),
+            server_name_policy: server_name.and_then(|name| tls.policy_for(Some(&name))),
             peer: peer.ip(),
         };
         let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
