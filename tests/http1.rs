@@ -203,7 +203,7 @@ async fn serve_one(
         }
     });
     let socket = Rc::new(Socket::adopt(accepted.into()).unwrap());
-    let deadline = Rc::new(deadlines.register(socket.clone()));
+    let deadline = Rc::new(deadlines.register());
     let limits = Limits::default();
     let file_threads = FileThreads::start().unwrap();
     let shared = StreamContext {

@@ -50,20 +50,7 @@ impl Places {
 /// # Errors
 /// Every problem found; see [`ConfigError`].
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    let unreadable = |error: io::Error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "name an existing file with --config",
-            io::ErrorKind::PermissionDenied => {
-                "let this user read the file and pass its directories"
-            }
-            _ => "name a regular file with --config",
-        };
-        Problem::new(
-            None,
-            format!("cannot read {}: {error}", path.display()),
-            remedy,
-        )
-    };
+    let unreadable = |error: io::Error| unreadable(path, &error);
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     let text = read_bounded(path).map_err(unreadable)?;
     parse(&text, path, absolute.parent().unwrap_or(Path::new("/")))
@@ -87,6 +74,21 @@ pub fn parse(text: &[u8], file: &Path, base: &Path) -> Result<Loaded, ConfigErro
     let source = Source::new(file, text);
     let raw = parse_raw(text, &source)?;
     check::check(raw, &source, base)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Problem {
+    let remedy = if error.kind() == io::ErrorKind::NotFound {
+        "name an existing file with --config"
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "let this user read the file and pass its directories"
+    } else {
+        "name a regular file with --config"
+    };
+    Problem::new(
+        None,
+        format!("cannot read {}: {error}", path.display()),
+        remedy,
+    )
 }
 
 fn not_utf8(text: &[u8], valid: usize, file: &Path) -> Problem {

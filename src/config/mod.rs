@@ -106,11 +106,12 @@ pub struct Files {
 }
 
 /// Which symbolic links are followed below a root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Symlinks {
     /// None: a path through a link is not found.
     Deny,
     /// Those that stay beneath the root (openat2 RESOLVE_BENEATH).
+    #[default]
     Beneath,
     /// All of them.
     Follow,
@@ -216,7 +217,8 @@ pub enum OffloadPolicy {
 pub struct Timeouts {
     /// From accept to an established session.
     pub handshake: Duration,
-    /// From a request's first byte to the end of its head.
+    /// From a request's first byte, or from the handshake for a connection's first request, to the
+    /// end of the request's head.
     pub header: Duration,
     /// Without a byte of a request body.
     pub body_progress: Duration,
@@ -288,12 +290,6 @@ impl Files {
     /// The index file names where none are set.
     pub fn index_default() -> Vec<String> {
         vec!["index.html".to_owned()]
-    }
-}
-
-impl Default for Symlinks {
-    fn default() -> Self {
-        Self::Beneath
     }
 }
 

@@ -102,6 +102,14 @@ fn what_toml_itself_refuses() {
             "unknown key `idle`",
             "did you mean `idle_ms`?",
         ),
+    ] {
+        refused(marked, what, remedy);
+    }
+}
+
+#[test]
+fn values_of_the_wrong_type() {
+    for (marked, what, remedy) in [
         (
             "workers = «4»",
             "integer `4` stands where a table belongs",
@@ -240,8 +248,6 @@ fn numbers_out_of_range() {
 #[test]
 fn listeners_that_cannot_be() {
     let listener = |text: &str| format!("{SITE}[[listener]]\n{text}\n");
-    let after =
-        |first: &str, text: &str| format!("{SITE}[[listener]]\n{first}\n[[listener]]\n{text}\n");
     for (marked, what, remedy) in [
         (
             format!("«[»{}", &SITE[1..]),
@@ -288,6 +294,15 @@ fn listeners_that_cannot_be() {
             "no address",
             "\"192.0.2.1:443\"",
         ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}
+
+#[test]
+fn listener_settings_that_cannot_be() {
+    let listener = |text: &str| format!("{SITE}[[listener]]\n{text}\n");
+    for (marked, what, remedy) in [
         (
             listener("address = \"0.0.0.0:443\"\nipv6_only = «true»"),
             "on the IPv4 address",
@@ -308,6 +323,16 @@ fn listeners_that_cannot_be() {
             "`backlog` is 0",
             "from 1 to 65535",
         ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}
+
+#[test]
+fn listeners_that_overlap() {
+    let after =
+        |first: &str, text: &str| format!("{SITE}[[listener]]\n{first}\n[[listener]]\n{text}\n");
+    for (marked, what, remedy) in [
         (
             after("address = \"0.0.0.0:443\"", "address = «\"0.0.0.0:443\"»"),
             "in line 7",
@@ -401,6 +426,14 @@ fn sites_that_cannot_be() {
             "not ASCII",
             "punycode",
         ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}
+
+#[test]
+fn site_settings_that_cannot_be() {
+    for (marked, what, remedy) in [
         (
             site_without("certificate", "certificate = «\"\"»"),
             "no path",

@@ -90,7 +90,10 @@ impl Deadlines {
             None => entries.push(Some(entry.clone())),
         }
         drop(entries);
-        Deadline { wheel: self.clone(), entry }
+        Deadline {
+            wheel: self.clone(),
+            entry,
+        }
     }
 
     /// Milliseconds since the wheel was made, as of the last turn: a clock that costs one load.
@@ -150,7 +153,9 @@ impl Deadlines {
     }
 
     fn slot(&self, tick: u64) -> Option<&Slot> {
-        self.0.slots.get(usize::try_from(tick % SLOTS).unwrap_or_default())
+        self.0
+            .slots
+            .get(usize::try_from(tick % SLOTS).unwrap_or_default())
     }
 }
 
@@ -286,9 +291,7 @@ impl<W, E> Lane<W, E> {
                 return Poll::Ready(Ok(Wait::Expired(expiry)));
             }
             match ready.as_mut().poll(context) {
-                Poll::Ready(result) => {
-                    Poll::Ready(result.map(|()| Wait::Ready { suspended }))
-                }
+                Poll::Ready(result) => Poll::Ready(result.map(|()| Wait::Ready { suspended })),
                 Poll::Pending => {
                     suspended = true;
                     self.waiting.set(Some(context.waker().clone()));
@@ -365,7 +368,10 @@ mod tests {
             let mut wait = pin!(deadline.in_phase(std::future::pending()));
             assert!(poll_once(wait.as_mut()).is_pending());
             clock.pass(999);
-            assert!(poll_once(wait.as_mut()).is_pending(), "early after {offset}");
+            assert!(
+                poll_once(wait.as_mut()).is_pending(),
+                "early after {offset}"
+            );
             clock.pass(501);
             match poll_once(wait.as_mut()) {
                 Poll::Ready(Ok(end)) => {
@@ -445,7 +451,10 @@ mod tests {
         assert!(poll_once(receive.as_mut()).is_pending());
         clock.pass(2000);
         assert!(poll_once(receive.as_mut()).is_pending());
-        assert!(matches!(poll_once(send.as_mut()), Poll::Ready(Ok(Wait::Expired(())))));
+        assert!(matches!(
+            poll_once(send.as_mut()),
+            Poll::Ready(Ok(Wait::Expired(())))
+        ));
         clock.pass(60_000);
         assert!(poll_once(receive.as_mut()).is_ready());
     }

@@ -111,7 +111,7 @@ impl FileThreads for FileThreadsHandle {
 
 impl Routes {
     /// The routes of `config`. `tls_policies` has, for each site, the index of its TLS policy
-    /// ([`crate::tls::server_config::TlsSetup::site_policy`]); sites with the same one may be
+    /// ([`crate::tls::server_config::TlsSetup::site_policies`]); sites with the same one may be
     /// reached over each other's connections.
     ///
     /// # Errors

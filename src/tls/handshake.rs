@@ -98,7 +98,9 @@ impl Wire<'_> {
     /// Receives what is there; zero at the end of the stream.
     async fn receive(&mut self) -> Result<usize, NoSession> {
         if self.received.len() >= HANDSHAKE_BYTES_MAX {
-            return Err(failed(Cause::Protocol("more than HANDSHAKE_BYTES_MAX unread")));
+            return Err(failed(Cause::Protocol(
+                "more than HANDSHAKE_BYTES_MAX unread",
+            )));
         }
         loop {
             let room = HANDSHAKE_BYTES_MAX - self.received.len();

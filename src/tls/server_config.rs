@@ -65,8 +65,9 @@ impl TlsSetup {
         })
     }
 
-    /// The policy of the site that `server_name` belongs to, or of the default site. `None` when it
-    /// belongs to no site and there is no default.
+    /// The policy of the site that `server_name` (in lower case) belongs to, which is the default
+    /// site for an unknown name and for none. Without a default site there is no policy: the client
+    /// is due an unrecognized_name alert (RFC 6066 3).
     pub fn policy_for(&self, server_name: Option<&str>) -> Option<usize> {
         let site = self.names.site(server_name)?;
         self.site_policies.get(site).copied()
@@ -128,6 +129,7 @@ fn server_config(
         .iter()
         .map(|protocol| protocol.to_vec())
         .collect();
+    // With the client's order rustls ignores that of `suites`, which then only says what is allowed.
     config.ignore_client_order = policy.suite_order == SuiteOrder::Server;
     // The record layer is ours or the kernel's after the handshake.
     config.enable_secret_extraction = true;
@@ -209,3 +211,6 @@ impl ResolvesServerCert for SiteCertificates {
         self.certificates.get(site).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -244,7 +244,18 @@ mod tests {
         assert_eq!(policy("a.test"), policy("x.c.test"));
         assert_ne!(policy("a.test"), policy("b.test"));
         assert_eq!(tls.policy_for(None), policy("unknown.test"));
-        assert!(tls.server_config(policy("b.test")).is_some());
+        assert!(tls.server_config(policy("b.test").unwrap()).is_some());
         assert!(tls.server_config(2).is_none());
+    }
+
+    #[test]
+    fn without_a_default_unknown_names_have_no_policy() {
+        let tls = Files::new()
+            .prepare(&site("\"a.test\"", "c.pem", "k.pem"))
+            .unwrap()
+            .tls;
+        assert_eq!(tls.policy_for(Some("a.test")), Some(0));
+        assert_eq!(tls.policy_for(Some("b.test")), None);
+        assert_eq!(tls.policy_for(None), None);
     }
 }

@@ -1,6 +1,7 @@
 //! `[[site]]`: names, files and policies.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -182,12 +183,12 @@ impl Checker<'_> {
             ),
             Err(error) => (
                 format!("the root {shown} cannot be served: {error}"),
-                match error.kind() {
-                    std::io::ErrorKind::NotFound => format!("create it: mkdir -p {shown}"),
-                    std::io::ErrorKind::PermissionDenied => {
-                        "let this user search each directory of the path (chmod +x)".to_owned()
-                    }
-                    _ => "name the directory that holds the files".to_owned(),
+                if error.kind() == ErrorKind::NotFound {
+                    format!("create it: mkdir -p {shown}")
+                } else if error.kind() == ErrorKind::PermissionDenied {
+                    "let this user search each directory of the path (chmod +x)".to_owned()
+                } else {
+                    "name the directory that holds the files".to_owned()
                 },
             ),
         };

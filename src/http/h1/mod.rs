@@ -245,8 +245,10 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
     }
 }
 
-const HEAD_TOO_SLOW: Refusal =
-    Refusal::new(408, "timeouts.header_ms passed before the head was complete");
+const HEAD_TOO_SLOW: Refusal = Refusal::new(
+    408,
+    "timeouts.header_ms passed before the head was complete",
+);
 
 const BODY_TOO_LARGE: Refusal = Refusal::new(413, "content-length is over limits.body_bytes_max");
 

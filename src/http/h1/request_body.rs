@@ -5,8 +5,8 @@ use std::io::IoSlice;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Cause, Error, Stage};
-use crate::http::transport::{Receive, Transmit};
 use crate::http::Context;
+use crate::http::transport::{Receive, Transmit};
 use crate::limits::BODY_DISCARD_BYTES_MAX;
 use crate::message::{BodyLength, BodyStream, LocalFuture, Request};
 use crate::metrics::{self, Counter};

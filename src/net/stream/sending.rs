@@ -6,10 +6,10 @@ use std::os::fd::BorrowedFd;
 
 use super::parts::Parts;
 use super::{Transport, kernel_tls, plain, user_tls};
+use crate::buf::Held;
 use crate::error::Cause;
 use crate::limits::RECORDS_PER_STEP_MAX;
 use crate::metrics::{self, Counter};
-use crate::buf::Held;
 use crate::record::{
     AlertDescription, ContentType, SealError, Sealer, TrafficKeys, Version, encode,
 };
@@ -123,7 +123,11 @@ impl Sending {
     pub(super) fn settle_step(&mut self, transport: &Transport) -> Result<Step, Cause> {
         self.check_usable()?;
         let step = self.try_settle(transport);
-        self.state = if step.is_err() { State::Failed } else { self.state };
+        self.state = if step.is_err() {
+            State::Failed
+        } else {
+            self.state
+        };
         step
     }
 
@@ -134,7 +138,11 @@ impl Sending {
         }
         if let Some(control) = self.control.front() {
             let (content_type, payload) = control.record();
-            let step = Step::of(sys::socket::send_record(socket, content_type.into(), payload))?;
+            let step = Step::of(sys::socket::send_record(
+                socket,
+                content_type.into(),
+                payload,
+            ))?;
             if step == Step::Blocked {
                 return Ok(step);
             }
