@@ -47,9 +47,13 @@ struct ServeArguments {
     #[arg(default_value = ".")]
     root: PathBuf,
 
-    /// An address to listen on, as 127.0.0.1:8443 or [::]:443; may be repeated [default: port 443
-    /// where it may be used and 8443 otherwise, on all addresses]
-    #[arg(long, value_name = "ADDRESS")]
+    // Not a doc comment: rustdoc would take the brackets of an IPv6 address for a link.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "An address to listen on, as 127.0.0.1:8443 or [::]:443; may be repeated [default: \
+                port 443 where it may be used and 8443 otherwise, on all addresses]"
+    )]
     listen: Vec<SocketAddr>,
 
     /// When to hand connections to kernel TLS

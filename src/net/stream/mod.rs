@@ -1,6 +1,6 @@
 //! One established connection: plain, TLS in user space, or TLS in the kernel, by the same calls.
 //!
-//! A stream has two independent halves over one shared [`Transport`]. Each direction has a path of
+//! A stream has two independent halves over one shared `Transport`. Each direction has a path of
 //! its own, because the kernel takes each direction over by itself: a file server gains from kernel
 //! TLS when it sends and has little to gain when it receives. The paths' single steps are in
 //! `plain`, `user_tls` and `kernel_tls`; they never wait. Waiting, deadlines and turns are here.
