@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing::Level;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use crate::config::OffloadPolicy;
 use crate::control::Control;
@@ -96,7 +97,7 @@ impl From<OffloadArgument> for OffloadPolicy {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr(arguments.log);
+    let _log = log_to_stderr(arguments.log);
     match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Run(arguments) => run::run(&arguments),
@@ -116,14 +117,30 @@ fn supervise(control: Control) -> ExitCode {
     }
 }
 
-fn log_to_stderr(level: Level) {
+/// Logs to standard error through a thread of its own: a worker never waits for whoever reads the
+/// log. When the reader is too slow, or gone, lines are dropped. The guard writes out what is left
+/// when it is dropped.
+fn log_to_stderr(level: Level) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES_WAITING_MAX)
+        .thread_name("log")
+        .finish(std::io::stderr());
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // Reporting a failed write would go to the same place, and panic there.
+        .log_internal_errors(false)
         .init();
+    // The default hook would write to standard error itself, and wait for its reader.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    guard
 }
+
+/// Lines that may wait to be written.
+const LOG_LINES_WAITING_MAX: usize = 16_384;
 
 /// The process started and cannot go on, or was stopped before it was done.
 const FAILURE: u8 = 1;

@@ -71,11 +71,12 @@ impl Control {
     ///
     /// # Errors
     /// See [`StartError`]. Nothing is left open.
-    pub fn prepare(config: Config, tls: TlsSetup) -> Result<Self, StartError> {
+    pub fn prepare(mut config: Config, tls: TlsSetup) -> Result<Self, StartError> {
         let cpus = sys::cpu::allowed().map_err(|e| StartError::Io("read the allowed CPUs", e))?;
         let workers = config
             .workers
             .unwrap_or_else(|| workers_for(cpus.len(), sys::cpu::quota()));
+        fit_descriptors(&mut config, workers);
         let config = Arc::new(config);
         let routes = Routes::new(config.clone(), tls.site_policies())
             .map_err(|e| StartError::Io("use the roots", e))?;
@@ -171,12 +172,48 @@ impl Control {
     }
 }
 
+/// Lowers the connections per worker to what the limit of open files leaves: the files that are
+/// served and the workers' own need descriptors too, and a server that has none left can neither
+/// open a file nor tell anyone.
+fn fit_descriptors(config: &mut Config, workers: usize) {
+    let limit = match sys::limits::raise_open_files() {
+        Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the limit of open files");
+            return;
+        }
+    };
+    let limits = &mut config.limits;
+    let room = connections_for(limit, workers, limits.open_files_per_worker_max);
+    if room < limits.connections_per_worker_max {
+        tracing::warn!(
+            open_files = limit,
+            connections_per_worker = room,
+            "the limit of open files allows fewer connections than limits.connections_per_worker_max"
+        );
+        limits.connections_per_worker_max = room;
+    }
+}
+
+/// Connections per worker that `descriptors` allow beside `files` open files for each worker. Where
+/// that leaves too little, connections get half of all.
+fn connections_for(descriptors: usize, workers: usize, files: usize) -> usize {
+    let own = DESCRIPTORS_PER_PROCESS + workers.saturating_mul(DESCRIPTORS_PER_WORKER);
+    let left = descriptors.saturating_sub(own.saturating_add(workers.saturating_mul(files)));
+    (left.max(descriptors / 2) / workers.max(1)).max(1)
+}
+
+/// Standard streams, the signal pipe, the files that a start reads.
+const DESCRIPTORS_PER_PROCESS: usize = 32;
+
+/// A ring, listening sockets, socket pairs, a reserve.
+const DESCRIPTORS_PER_WORKER: usize = 32;
+
 /// One per CPU, but no more than the quota lets run: workers beyond it would only be throttled.
 fn workers_for(cpus: usize, quota: Option<f64>) -> usize {
-    // Quotas are small numbers of CPUs; whole ones count, a fraction deserves a worker.
-    (1..=cpus.max(1))
-        .find(|&workers| quota.is_some_and(|quota| workers as f64 >= quota))
-        .unwrap_or(cpus.max(1))
+    let cpus = cpus.max(1);
+    // A fraction of a CPU deserves a worker; `as` saturates, so any quota is a number of CPUs.
+    quota.map_or(cpus, |quota| (quota.ceil() as usize).clamp(1, cpus))
 }
 
 /// What the supervisor waits for.
@@ -327,7 +364,16 @@ fn log_counters() {
 
 #[cfg(test)]
 mod tests {
-    use super::workers_for;
+    use super::{connections_for, workers_for};
+
+    #[test]
+    fn connections_leave_descriptors_for_files() {
+        assert_eq!(connections_for(20_000, 2, 1024), 8928);
+        assert_eq!(connections_for(1_048_576, 64, 1024), 14_319);
+        // Too few for all: half of them.
+        assert_eq!(connections_for(1024, 2, 1024), 256);
+        assert_eq!(connections_for(10, 16, 1024), 1);
+    }
 
     #[test]
     fn workers_follow_cpus_and_quota() {

@@ -8,6 +8,7 @@ pub mod cpu;
 mod descriptor;
 pub mod file;
 pub mod ktls;
+pub mod limits;
 pub mod lock;
 pub mod probe;
 pub mod socket;
