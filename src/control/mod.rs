@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn connections_leave_descriptors_for_files() {
         assert_eq!(connections_for(20_000, 2, 1024), 8928);
-        assert_eq!(connections_for(1_048_576, 64, 1024), 14_319);
+        assert_eq!(connections_for(1_048_576, 64, 1024), 15_327);
         // Too few for all: half of them.
         assert_eq!(connections_for(1024, 2, 1024), 256);
         assert_eq!(connections_for(10, 16, 1024), 1);

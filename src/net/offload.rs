@@ -35,22 +35,24 @@ pub(super) struct OffloadState {
 }
 
 impl Transport {
-    /// Moves the sending direction to the kernel if the policy is [`OffloadPolicy::Auto`] and a
-    /// body of `body_bytes` from a file makes it pay; see [`crate::config::Offload`].
-    pub(super) fn offload_for_file(&self, body_bytes: u64) {
+    /// Whether a body of `body_bytes` from a file makes it pay to move the sending direction to the
+    /// kernel; see [`crate::config::Offload`]. Asked when a file's body begins, and only then: small
+    /// responses are what user space does better.
+    pub(super) fn pays_for_file(&self, body_bytes: u64) -> bool {
         let offload = &self.context.offload;
-        let sent = self.sending.borrow().sent_bytes;
-        if offload.policy == OffloadPolicy::Auto
+        let sending = self.sending.borrow();
+        offload.policy == OffloadPolicy::Auto
+            && !self.offload_state.get().is_refused
+            && matches!(sending.path, SendPath::UserTls(_))
             && (body_bytes >= offload.file_bytes_min
-                || sent.saturating_add(body_bytes) >= offload.sent_bytes_min)
-        {
-            self.offload_sending();
-        }
+                || sending.sent_bytes.saturating_add(body_bytes) >= offload.sent_bytes_min)
     }
 
     /// Moves the sending direction to the kernel if that can be done now.
     pub(super) fn offload_sending(&self) {
         let mut sending = self.sending.borrow_mut();
+        // For `auto` the next body will ask again; for `always` the queue is empty: it was offered to
+        // a socket that had taken nothing but a handshake.
         if self.offload_state.get().is_refused || !sending.is_at_record_boundary() {
             return;
         }

@@ -76,9 +76,10 @@ pub async fn accept(
     let Established {
         connection,
         version,
+        unsent,
     } = established;
     let alpn = connection.alpn_protocol().map(Box::from);
-    let parts = extract(connection, wire.received)?;
+    let parts = extract(connection, unsent, wire.received)?;
     Ok(Handshaken {
         parts,
         server_name: hello.server_name,
@@ -177,6 +178,8 @@ async fn read_client_hello(wire: &mut Wire<'_>) -> Result<ClientHello, NoSession
 struct Established {
     connection: UnbufferedServerConnection,
     version: ProtocolVersion,
+    /// Sealed session tickets.
+    unsent: Vec<u8>,
 }
 
 /// rustls with the bytes it has been shown and the bytes it wants sent.
@@ -214,6 +217,9 @@ impl Driver {
         loop {
             match self.step(&mut wire.received) {
                 Ok(Need::Nothing) => {}
+                // RFC 8446 4.6.1: tickets may come at any time after the client's Finished, so they
+                // share a segment with the first response if the request is there already.
+                Ok(Need::Send) if self.is_tls13_done() && !wire.received.is_empty() => {}
                 Ok(Need::Send) => {
                     wire.send(&self.outgoing).await?;
                     self.outgoing.clear();
@@ -236,7 +242,13 @@ impl Driver {
         Ok(Established {
             connection: self.connection,
             version,
+            unsent: self.outgoing,
         })
+    }
+
+    fn is_tls13_done(&self) -> bool {
+        !self.connection.is_handshaking()
+            && self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Lets rustls look at the records fed so far.
@@ -376,6 +388,7 @@ fn encode_into(
 /// Takes the secrets out of a finished handshake.
 fn extract(
     connection: UnbufferedServerConnection,
+    unsent: Vec<u8>,
     received: Vec<u8>,
 ) -> Result<TlsParts, NoSession> {
     let us = |error| NoSession::Failed(Error::us(STAGE, Cause::Tls(error)));
@@ -391,6 +404,7 @@ fn extract(
         send,
         receive,
         schedule,
+        unsent,
         received,
     })
 }

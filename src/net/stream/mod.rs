@@ -61,6 +61,8 @@ pub struct TlsParts {
     pub receive: TrafficKeys,
     /// Derives the next keys; `None` for TLS 1.2, which cannot change them.
     pub schedule: Option<Box<dyn KeySchedule>>,
+    /// Records of the handshake that may go out with the first data: session tickets.
+    pub unsent: Vec<u8>,
     /// Bytes received after the handshake's last record: the beginning of what follows.
     pub received: Vec<u8>,
 }
@@ -137,7 +139,7 @@ impl Stream {
     ) -> Result<Self, Cause> {
         let records_max = context.records_per_key_max;
         let receiving = Receiving::user_tls(parts.receive, parts.received)?;
-        let sending = Sending::user_tls(parts.send, records_max)?;
+        let sending = Sending::user_tls(parts.send, records_max, parts.unsent)?;
         let transport = Transport::new(
             socket,
             deadline,
@@ -299,6 +301,9 @@ impl Transport {
     fn offload_at_start(&self) {
         match self.context.offload.policy {
             OffloadPolicy::Always => {
+                // The kernel can begin only behind what is sealed here.
+                self.sending.borrow_mut().hold_nothing_back();
+                self.send_owed();
                 self.offload_sending();
                 self.offload_receiving();
             }

@@ -179,7 +179,7 @@ impl Transport {
 
     /// Sends owed records as far as the socket has room now. What remains meets the sender in its
     /// next step, and so does an error: it leaves the sending side failed.
-    fn send_owed(&self) {
+    pub(super) fn send_owed(&self) {
         let mut sending = self.sending.borrow_mut();
         while !sending.is_settled() {
             if !matches!(sending.settle_step(self), Ok(super::Step::Moved(_))) {

@@ -67,9 +67,15 @@ impl Sending {
         Self::new(SendPath::Plain)
     }
 
-    pub(super) fn user_tls(keys: TrafficKeys, records_max: u64) -> Result<Self, Cause> {
+    pub(super) fn user_tls(
+        keys: TrafficKeys,
+        records_max: u64,
+        unsent: Vec<u8>,
+    ) -> Result<Self, Cause> {
         let sealer = Sealer::new(keys, records_max).map_err(user_tls::key_cause)?;
-        Ok(Self::new(SendPath::UserTls(Box::new(sealer))))
+        let mut sending = Self::new(SendPath::UserTls(Box::new(sealer)));
+        sending.queue.hold_back(unsent);
+        Ok(sending)
     }
 
     fn new(path: SendPath) -> Self {
@@ -85,7 +91,7 @@ impl Sending {
 
     /// Whether application data may be sent now.
     pub(super) fn is_settled(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_settled()
             && self.control.is_empty()
             && (!self.key_update_owed || self.has_open_record())
     }
@@ -180,6 +186,11 @@ impl Sending {
     /// A KeyUpdate will be sent before the next application data.
     pub(super) fn owe_key_update(&mut self) {
         self.key_update_owed = true;
+    }
+
+    /// What was held back is now to be sent, like anything else that waits.
+    pub(crate) fn hold_nothing_back(&mut self) {
+        self.queue.is_held_back = false;
     }
 
     /// Announces the end, unless an alert has ended this direction already.
@@ -297,6 +308,8 @@ impl Sending {
 pub(crate) struct Queue {
     bytes: Vec<u8>,
     sent: usize,
+    /// Nothing of it has been sent yet, and it may wait for company.
+    is_held_back: bool,
     held: Held,
 }
 
@@ -305,13 +318,32 @@ impl Queue {
         self.bytes.is_empty()
     }
 
-    /// Hands `bytes` to the socket and keeps what it does not take. The queue must be empty.
+    /// Whether other bytes may follow now: nothing waits but what is held back for them.
+    fn is_settled(&self) -> bool {
+        self.is_empty() || self.is_held_back
+    }
+
+    /// Keeps sealed records for the next send to take along.
+    fn hold_back(&mut self, records: Vec<u8>) {
+        self.held.set(records.len());
+        self.is_held_back = !records.is_empty();
+        self.bytes = records;
+    }
+
+    /// Hands `bytes` to the socket, behind what is held back, and keeps what it does not take. The
+    /// queue must be settled.
     pub(crate) fn send_or_keep(
         &mut self,
         socket: BorrowedFd<'_>,
         bytes: &[u8],
     ) -> Result<Step, Cause> {
-        debug_assert!(self.is_empty(), "bytes would overtake those that wait");
+        debug_assert!(self.is_settled(), "bytes would overtake those that wait");
+        if self.is_held_back {
+            self.is_held_back = false;
+            self.bytes.extend_from_slice(bytes);
+            self.held.set(self.bytes.len());
+            return self.send(socket);
+        }
         let sent = match Step::of(sys::socket::send(socket, bytes, false))? {
             Step::Moved(sent) => sent,
             Step::Blocked => 0,
@@ -334,6 +366,7 @@ impl Queue {
         payload: &[u8],
     ) -> Result<(), SealError> {
         sealer.seal_copy(&mut self.bytes, content_type, payload)?;
+        self.is_held_back = false;
         self.held.set(self.bytes.len());
         Ok(())
     }
