@@ -8,7 +8,13 @@ use crate::support::kernel::{KernelTls, kernel_tls};
 use crate::support::process::{CURL, GNUTLS, OPENSSL};
 use crate::support::server::{Server, Setup};
 
-for_each_policy!(curl, openssl, gnutls, many_on_one_connection, request_with_the_finished);
+for_each_policy!(
+    curl,
+    openssl,
+    gnutls,
+    many_on_one_connection,
+    request_with_the_finished
+);
 
 fn curl(policy: Policy) {
     let server = server_with_files(policy);
@@ -25,7 +31,11 @@ fn curl(policy: Policy) {
             &server.url(&format!("/{size}")),
         ];
         let finished = CURL.run(arguments).success();
-        assert_same_bytes(&finished.stdout, content(size), &format!("{size} bytes by curl"));
+        assert_same_bytes(
+            &finished.stdout,
+            content(size),
+            &format!("{size} bytes by curl"),
+        );
     }
     assert_data_path(&server, policy, SIZES.len());
 }
@@ -34,7 +44,13 @@ fn openssl(policy: Policy) {
     let server = server_with_files(policy);
     for size in SIZES {
         let mut command = OPENSSL.command();
-        command.args(["s_client", "-quiet", "-verify_return_error", "-servername", "localhost"]);
+        command.args([
+            "s_client",
+            "-quiet",
+            "-verify_return_error",
+            "-servername",
+            "localhost",
+        ]);
         command.args(["-CAfile", &server.authority()]);
         command.args(["-connect", &server.address.to_string()]);
         let mut running = OPENSSL.start(&mut command);
@@ -50,8 +66,18 @@ fn gnutls(policy: Policy) {
     let server = server_with_files(policy);
     for size in SIZES {
         let mut command = GNUTLS.command();
-        command.args(["--x509cafile", &server.authority(), "--logfile", "/dev/null"]);
-        command.args(["--sni-hostname", "localhost", "--verify-hostname", "localhost"]);
+        command.args([
+            "--x509cafile",
+            &server.authority(),
+            "--logfile",
+            "/dev/null",
+        ]);
+        command.args([
+            "--sni-hostname",
+            "localhost",
+            "--verify-hostname",
+            "localhost",
+        ]);
         command.args(["--port", &server.address.port().to_string(), "127.0.0.1"]);
         let mut running = GNUTLS.start(&mut command);
         running.write(closing_request(size).as_bytes());
@@ -89,7 +115,10 @@ fn request_with_the_finished(policy: Policy) {
     for size in [1, MIB] {
         let name = manner.name.try_into().unwrap();
         let tls = rustls::ClientConnection::new(manner.config(), name).unwrap();
-        let mut client = Client { tls, socket: manner.connect_tcp(server.address) };
+        let mut client = Client {
+            tls,
+            socket: manner.connect_tcp(server.address),
+        };
         let request = crate::support::client::request(&format!("/{size}"));
         client.tls.writer().write_all(request.as_bytes()).unwrap();
         let response = client.read_response();

@@ -16,19 +16,8 @@
 mod forbid_io_uring;
 mod support;
 
-mod closing;
-mod command_line;
 mod downloads;
-mod drain;
-mod faults;
-mod files;
-mod key_updates;
-mod limits;
-mod load;
 mod negotiation;
-mod overlay;
 mod plain_http;
 mod resumption;
-mod stalls;
 mod suites;
-mod timeouts;

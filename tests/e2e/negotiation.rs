@@ -12,13 +12,26 @@ use crate::support::server::{Server, Setup};
 fn http_1_1_is_agreed_on_among_others_and_without_alpn() {
     let server = Setup::new(Policy::Auto).start();
     server.write_content("1k", 1024);
-    let agreed = Manner { protocols: &["h3", "http/1.1"], ..Manner::default() };
+    let agreed = Manner {
+        protocols: &["h3", "http/1.1"],
+        ..Manner::default()
+    };
     for (manner, protocol) in [
         (agreed, Some("http/1.1".as_bytes())),
-        (Manner { protocols: &[], ..Manner::default() }, None),
+        (
+            Manner {
+                protocols: &[],
+                ..Manner::default()
+            },
+            None,
+        ),
     ] {
-        for versions in [&[&TLS12], &[&TLS13]] {
-            let mut client = Manner { versions, ..manner.clone() }.connect(&server);
+        for versions in [TLS12, TLS13] {
+            let mut client = Manner {
+                versions,
+                ..manner.clone()
+            }
+            .connect(&server);
             assert_eq!(client.tls.alpn_protocol(), protocol);
             assert_eq!(client.get("/1k").status(), 200);
         }
@@ -28,17 +41,31 @@ fn http_1_1_is_agreed_on_among_others_and_without_alpn() {
 #[test]
 fn rfc7301_3_2_no_common_protocol_is_a_fatal_alert() {
     let server = Setup::new(Policy::Auto).start();
-    for versions in [&[&TLS12], &[&TLS13]] {
-        let manner = Manner { protocols: &["gopher"], versions, ..Manner::default() };
+    for versions in [TLS12, TLS13] {
+        let manner = Manner {
+            protocols: &["gopher"],
+            versions,
+            ..Manner::default()
+        };
         let alert = AlertDescription::NoApplicationProtocol;
         assert_eq!(refusal(&manner, &server), Ending::Alert(alert));
     }
     // A foreign client reads the same.
     let mut command = OPENSSL.command();
-    command.args(["s_client", "-alpn", "gopher", "-connect", &server.address.to_string()]);
+    command.args([
+        "s_client",
+        "-alpn",
+        "gopher",
+        "-connect",
+        &server.address.to_string(),
+    ]);
     let finished = OPENSSL.start(&mut command).finish();
     assert!(!finished.status.success());
-    assert!(finished.errors().contains("no application protocol"), "{}", finished.errors());
+    assert!(
+        finished.errors().contains("no application protocol"),
+        "{}",
+        finished.errors()
+    );
     server.wait_for_counter("handshakes_failed", 3);
 }
 
@@ -74,8 +101,12 @@ fn names_that_no_site_has_get_the_default_site() {
 #[test]
 fn rfc6066_3_without_a_default_site_an_unknown_name_is_a_fatal_alert() {
     let server = sites().without_default_site().start();
-    for versions in [&[&TLS12], &[&TLS13]] {
-        let manner = Manner { name: "unknown.test", versions, ..Manner::default() };
+    for versions in [TLS12, TLS13] {
+        let manner = Manner {
+            name: "unknown.test",
+            versions,
+            ..Manner::default()
+        };
         let alert = AlertDescription::UnrecognisedName;
         assert_eq!(refusal(&manner, &server), Ending::Alert(alert));
     }
@@ -85,18 +116,32 @@ fn rfc6066_3_without_a_default_site_an_unknown_name_is_a_fatal_alert() {
 fn each_site_has_its_own_versions() {
     let server = Setup::new(Policy::Auto)
         .site(&["localhost"], KeyKind::P256, "root")
-        .site_with(&["strict.test"], KeyKind::P256, "strict", "tls = { version_min = \"1.3\" }")
-        .site_with(&["old.test"], KeyKind::P256, "old", "tls = { version_max = \"1.2\" }")
+        .site_with(
+            &["strict.test"],
+            KeyKind::P256,
+            "strict",
+            "tls = { version_min = \"1.3\" }",
+        )
+        .site_with(
+            &["old.test"],
+            KeyKind::P256,
+            "old",
+            "tls = { version_max = \"1.2\" }",
+        )
         .start();
-    let manner = |name, versions| Manner { name, versions, ..Manner::default() };
+    let manner = |name, versions| Manner {
+        name,
+        versions,
+        ..Manner::default()
+    };
     let alert = Ending::Alert(AlertDescription::ProtocolVersion);
-    assert_eq!(refusal(&manner("strict.test", &[&TLS12]), &server), alert);
-    assert_eq!(refusal(&manner("old.test", &[&TLS13]), &server), alert);
+    assert_eq!(refusal(&manner("strict.test", TLS12), &server), alert);
+    assert_eq!(refusal(&manner("old.test", TLS13), &server), alert);
     for (name, versions) in [
-        ("strict.test", &[&TLS13]),
-        ("old.test", &[&TLS12]),
-        ("localhost", &[&TLS12]),
-        ("localhost", &[&TLS13]),
+        ("strict.test", TLS13),
+        ("old.test", TLS12),
+        ("localhost", TLS12),
+        ("localhost", TLS13),
     ] {
         manner(name, versions).connect(&server);
     }
@@ -107,7 +152,12 @@ fn each_site_has_its_own_versions() {
 fn rfc9110_7_4_a_host_under_another_policy_is_misdirected() {
     let server = Setup::new(Policy::Auto)
         .site(&["localhost"], KeyKind::P256, "root")
-        .site_with(&["strict.test"], KeyKind::P256, "strict", "tls = { version_min = \"1.3\" }")
+        .site_with(
+            &["strict.test"],
+            KeyKind::P256,
+            "strict",
+            "tls = { version_min = \"1.3\" }",
+        )
         .start();
     let mut client = Client::connect(&server);
     client.send(b"GET / HTTP/1.1\r\nHost: strict.test\r\n\r\n");
@@ -137,7 +187,10 @@ fn write_index(server: &Server) {
 }
 
 fn fetch(server: &Server, host: &str, options: &[&str]) -> String {
-    let (resolve, url) = (server.resolve(host), format!("https://{host}:{}/", server.address.port()));
+    let (resolve, url) = (
+        server.resolve(host),
+        format!("https://{host}:{}/", server.address.port()),
+    );
     let mut arguments = vec!["-sS", "--fail", "--resolve", &resolve, &url];
     arguments.extend(options);
     CURL.run(arguments).success().text()

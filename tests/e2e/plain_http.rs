@@ -16,9 +16,12 @@ fn http_on_the_tls_port_gets_an_answer_that_people_can_read() {
     assert_eq!(status(&answer), 400);
     assert!(answer.contains("https://"), "{answer}");
     // A client that waits for its request to be taken whole before it reads.
-    let upload = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{:0>100000}", 1);
-    assert_eq!(status(&exchange(server.address, upload.as_bytes())), 400);
-    let finished = CURL.run(["-sS", "-i", &format!("http://{}/", server.address)]).success();
+    let mut upload = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n".to_vec();
+    upload.resize(upload.len() + 100_000, b'x');
+    assert_eq!(status(&exchange(server.address, &upload)), 400);
+    let finished = CURL
+        .run(["-sS", "-i", &format!("http://{}/", server.address)])
+        .success();
     assert_eq!(status(&finished.text()), 400);
     server.wait_for_counter("plain_http_on_tls_port", 3);
 }
@@ -32,7 +35,10 @@ fn the_redirect_listener_leads_to_the_same_place_under_https() {
         b"GET /a/b?c=d%20e HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     );
     assert_eq!(status(&answer), 308);
-    assert_eq!(field(&answer, "location"), Some("https://localhost:8443/a/b?c=d%20e"));
+    assert_eq!(
+        field(&answer, "location"),
+        Some("https://localhost:8443/a/b?c=d%20e")
+    );
     let finished = CURL
         .run([
             "-sS",

@@ -22,7 +22,11 @@ fn tls13(policy: Policy) {
 fn resumes_on_all_workers(policy: Policy, version: &str, reused: &str, counter: &str) {
     let server = Setup::new(policy).workers(4).start();
     server.write_content("1k", 1024);
-    let session = server.path("session.pem").into_os_string().into_string().unwrap();
+    let session = server
+        .path("session.pem")
+        .into_os_string()
+        .into_string()
+        .unwrap();
     let first = connect(&server, &[version, "-sess_out", &session]);
     assert!(first.text().contains("New, TLSv1"), "{}", first.text());
     for _ in 0..CONNECTIONS {
@@ -43,11 +47,24 @@ fn gnutls(policy: Policy) {
         ("NORMAL:-VERS-ALL:+VERS-TLS1.3", "handshakes_tls13_resumed"),
     ] {
         let mut command = GNUTLS.command();
-        command.args(["--resume", "--priority", priority, "--x509cafile", &server.authority()]);
-        command.args(["--sni-hostname", "localhost", "--verify-hostname", "localhost"]);
+        command.args([
+            "--resume",
+            "--priority",
+            priority,
+            "--x509cafile",
+            &server.authority(),
+        ]);
+        command.args([
+            "--sni-hostname",
+            "localhost",
+            "--verify-hostname",
+            "localhost",
+        ]);
         command.args(["--port", &server.address.port().to_string(), "127.0.0.1"]);
         let mut running = GNUTLS.start(&mut command);
-        running.stdout.read_until_text("*** This is a resumed session");
+        running
+            .stdout
+            .read_until_text("*** This is a resumed session");
         running.write(REQUEST);
         running.stdout.read_until_text("HTTP/1.1 200");
         running.finish();
@@ -58,9 +75,17 @@ fn gnutls(policy: Policy) {
 /// One connection with one request.
 fn connect(server: &Server, options: &[&str]) -> Finished {
     let mut command = OPENSSL.command();
-    command.args(["s_client", "-ign_eof", "-verify_return_error", "-servername", "localhost"]);
+    command.args([
+        "s_client",
+        "-ign_eof",
+        "-verify_return_error",
+        "-servername",
+        "localhost",
+    ]);
     command.args(["-CAfile", &server.authority()]);
-    command.args(["-connect", &server.address.to_string()]).args(options);
+    command
+        .args(["-connect", &server.address.to_string()])
+        .args(options);
     let mut running = OPENSSL.start(&mut command);
     running.write(REQUEST);
     running.finish().success()

@@ -66,12 +66,18 @@ fn download(server: &Server, name: &str, options: &[&str]) {
     command.args(["s_client", "-quiet", "-verify_return_error"]);
     command.args(["-verify_hostname", name, "-servername", name]);
     command.args(["-CAfile", &server.authority()]);
-    command.args(["-connect", &server.address.to_string()]).args(options);
+    command
+        .args(["-connect", &server.address.to_string()])
+        .args(options);
     let mut running = OPENSSL.start(&mut command);
     let request = format!("GET /1m HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
     running.write(request.as_bytes());
     let finished = running.finish().success();
-    assert_same_bytes(body_of(&finished.stdout), content(MIB), &format!("{options:?}"));
+    assert_same_bytes(
+        body_of(&finished.stdout),
+        content(MIB),
+        &format!("{options:?}"),
+    );
 }
 
 /// Runs `task`, which makes one connection that gets a large file, and compares what the kernel says
@@ -80,12 +86,18 @@ fn assert_carried(policy: Policy, what: &str, task: impl FnOnce()) {
     let before = TlsStatistics::read();
     task();
     let after = TlsStatistics::read();
-    let carried = (after.since(&before, "TlsTxSw"), after.since(&before, "TlsRxSw"));
+    let carried = (
+        after.since(&before, "TlsTxSw"),
+        after.since(&before, "TlsRxSw"),
+    );
     let wanted = match (kernel_tls(), policy) {
         (KernelTls::Absent, _) | (_, Policy::Never) => (0, 0),
         (_, Policy::Auto) => (1, 0),
         (_, Policy::Always) => (1, 1),
     };
-    assert_eq!(carried, wanted, "{what}: connections sent and received by the kernel");
+    assert_eq!(
+        carried, wanted,
+        "{what}: connections sent and received by the kernel"
+    );
     assert_eq!(after.since(&before, "TlsDecryptError"), 0, "{what}");
 }

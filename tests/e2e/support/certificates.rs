@@ -43,14 +43,14 @@ pub(crate) fn leaf(kind: KeyKind, names: &[&str]) -> Leaf {
     let key = match kind {
         KeyKind::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
         KeyKind::P384 => KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap(),
-        KeyKind::Rsa => {
-            KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
-        }
+        KeyKind::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap(),
         KeyKind::Ed25519 => KeyPair::generate_for(&PKCS_ED25519).unwrap(),
     };
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let mut parameters = CertificateParams::new(names).unwrap();
-    parameters.distinguished_name.push(DnType::CommonName, "portcullis test");
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "portcullis test");
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     parameters.use_authority_key_identifier_extension = true;
@@ -65,7 +65,9 @@ fn issuer() -> &'static CertifiedIssuer<'static, KeyPair> {
     static ISSUER: OnceLock<CertifiedIssuer<'static, KeyPair>> = OnceLock::new();
     ISSUER.get_or_init(|| {
         let mut parameters = CertificateParams::default();
-        parameters.distinguished_name.push(DnType::CommonName, "portcullis test authority");
+        parameters
+            .distinguished_name
+            .push(DnType::CommonName, "portcullis test authority");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();

@@ -17,13 +17,18 @@ use super::process::find;
 use super::server::Server;
 use super::wait::{PATIENCE, until_settled};
 
-pub(crate) use rustls::version::{TLS12, TLS13};
+/// Versions that a client offers.
+pub(crate) type Versions = &'static [&'static SupportedProtocolVersion];
+
+pub(crate) static TLS12: Versions = &[&rustls::version::TLS12];
+pub(crate) static TLS13: Versions = &[&rustls::version::TLS13];
+static BOTH: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// How a client speaks.
 #[derive(Clone)]
 pub(crate) struct Manner {
     pub(crate) name: &'static str,
-    pub(crate) versions: &'static [&'static SupportedProtocolVersion],
+    pub(crate) versions: Versions,
     /// The only suite offered; `None` offers all.
     pub(crate) suite: Option<CipherSuite>,
     pub(crate) protocols: &'static [&'static str],
@@ -35,7 +40,7 @@ impl Default for Manner {
     fn default() -> Self {
         Self {
             name: "localhost",
-            versions: &[&TLS13, &TLS12],
+            versions: BOTH,
             suite: None,
             protocols: &["http/1.1"],
             receive_buffer_bytes: None,
@@ -73,7 +78,9 @@ impl Manner {
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
         let mut provider: CryptoProvider = aws_lc_rs::default_provider();
         if let Some(suite) = self.suite {
-            provider.cipher_suites.retain(|known| known.suite() == suite);
+            provider
+                .cipher_suites
+                .retain(|known| known.suite() == suite);
         }
         let mut roots = RootCertStore::empty();
         roots.add(authority_der()).unwrap();
@@ -82,7 +89,11 @@ impl Manner {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = self.protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.alpn_protocols = self
+            .protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         config.resumption = Resumption::disabled();
         Arc::new(config)
     }
@@ -109,7 +120,10 @@ impl Manner {
     pub(crate) fn try_connect(&self, server: &Server) -> io::Result<Client> {
         let name = self.name.try_into().unwrap();
         let tls = ClientConnection::new(self.config(), name).unwrap();
-        let mut client = Client { tls, socket: self.connect_tcp(server.address) };
+        let mut client = Client {
+            tls,
+            socket: self.connect_tcp(server.address),
+        };
         while client.tls.is_handshaking() {
             client.tls.complete_io(&mut client.socket)?;
         }
@@ -179,10 +193,17 @@ impl Client {
         bytes.resize(start + count, 0);
         let mut filled = start;
         while filled < bytes.len() {
-            let more = self.read_some(&mut bytes[filled..]).unwrap_or_else(|error| {
-                panic!("{error} after {} of {count} bytes", filled - start)
-            });
-            assert_ne!(more, 0, "close_notify after {} of {count} bytes", filled - start);
+            let more = self
+                .read_some(&mut bytes[filled..])
+                .unwrap_or_else(|error| {
+                    panic!("{error} after {} of {count} bytes", filled - start)
+                });
+            assert_ne!(
+                more,
+                0,
+                "close_notify after {} of {count} bytes",
+                filled - start
+            );
             filled += more;
         }
     }
@@ -254,7 +275,9 @@ impl Client {
 impl Ending {
     /// The ending that shows itself as `error`.
     pub(crate) fn of(error: &io::Error) -> Self {
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let inner = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match (error.kind(), inner) {
             (_, Some(rustls::Error::AlertReceived(alert))) => Self::Alert(*alert),
             (io::ErrorKind::UnexpectedEof, _) => Self::Truncated,
@@ -310,7 +333,9 @@ pub(crate) fn body_of(bytes: &[u8]) -> &[u8] {
 
 /// Closes by a RST.
 pub(crate) fn reset(socket: TcpStream) {
-    Socket::from(socket).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    Socket::from(socket)
+        .set_linger(Some(std::time::Duration::ZERO))
+        .unwrap();
 }
 
 /// Bytes that wait in the receive queue of the local socket with `address`.
@@ -323,7 +348,12 @@ fn unread_bytes(address: SocketAddr) -> u64 {
         // An established one: the server's end has this port as its peer's.
         (local.ends_with(&wanted) && columns.nth(1) == Some("01")).then_some(line)
     });
-    let queues = line.and_then(|line| line.split_ascii_whitespace().nth(4)).unwrap_or_default();
-    let unread = queues.split_once(':').map(|(_, unread)| unread).unwrap_or_default();
+    let queues = line
+        .and_then(|line| line.split_ascii_whitespace().nth(4))
+        .unwrap_or_default();
+    let unread = queues
+        .split_once(':')
+        .map(|(_, unread)| unread)
+        .unwrap_or_default();
     u64::from_str_radix(unread, 16).unwrap_or_default()
 }

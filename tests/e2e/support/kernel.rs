@@ -40,7 +40,10 @@ pub(crate) fn kernel_tls() -> KernelTls {
 fn probed() -> KernelTls {
     let found = probe::kernel_tls();
     let is_whole = found.ulp.is_ok()
-        && found.suites.iter().all(|suite| suite.send.is_ok() && suite.receive.is_ok());
+        && found
+            .suites
+            .iter()
+            .all(|suite| suite.send.is_ok() && suite.receive.is_ok());
     if !is_whole {
         return KernelTls::Absent;
     }

@@ -15,12 +15,30 @@ pub(crate) struct Tool {
     package: &'static str,
 }
 
-pub(crate) const CURL: Tool = Tool { program: "curl", package: "curl" };
-pub(crate) const OPENSSL: Tool = Tool { program: "openssl", package: "openssl" };
-pub(crate) const GNUTLS: Tool = Tool { program: "gnutls-cli", package: "gnutls-bin" };
-pub(crate) const H2LOAD: Tool = Tool { program: "h2load", package: "nghttp2-client" };
-pub(crate) const PRLIMIT: Tool = Tool { program: "prlimit", package: "util-linux" };
-pub(crate) const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux" };
+pub(crate) const CURL: Tool = Tool {
+    program: "curl",
+    package: "curl",
+};
+pub(crate) const OPENSSL: Tool = Tool {
+    program: "openssl",
+    package: "openssl",
+};
+pub(crate) const GNUTLS: Tool = Tool {
+    program: "gnutls-cli",
+    package: "gnutls-bin",
+};
+pub(crate) const H2LOAD: Tool = Tool {
+    program: "h2load",
+    package: "nghttp2-client",
+};
+pub(crate) const PRLIMIT: Tool = Tool {
+    program: "prlimit",
+    package: "util-linux",
+};
+pub(crate) const UNSHARE: Tool = Tool {
+    program: "unshare",
+    package: "util-linux",
+};
 
 /// What a program that has ended leaves behind.
 #[derive(Debug)]
@@ -197,7 +215,10 @@ impl Output {
                 Ok(chunk) => self.bytes.extend(chunk),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("{name} runs after {PATIENCE:?}; it printed {}", self.shown())
+                    panic!(
+                        "{name} runs after {PATIENCE:?}; it printed {}",
+                        self.shown()
+                    )
                 }
             }
         }

@@ -115,7 +115,13 @@ impl Setup {
     ) -> Self {
         let is_default = self.sites.is_empty();
         let names = names.to_vec();
-        self.sites.push(SiteSetup { names, key, is_default, root, extra });
+        self.sites.push(SiteSetup {
+            names,
+            key,
+            is_default,
+            root,
+            extra,
+        });
         self
     }
 
@@ -164,7 +170,9 @@ impl Setup {
         let config = folder.path().join("portcullis.toml");
         fs::write(&config, self.config(folder.path())).unwrap();
         let mut command = self.command();
-        command.args(["run", "--log", "debug", "--config"]).arg(&config);
+        command
+            .args(["run", "--log", "debug", "--config"])
+            .arg(&config);
         command.current_dir(folder.path());
         Server::start(command, folder)
     }
@@ -175,7 +183,9 @@ impl Setup {
             Some(count) => {
                 // It becomes the server: the process id stays.
                 let mut command = PRLIMIT.command();
-                command.arg(format!("--nofile={count}:{count}")).arg(program);
+                command
+                    .arg(format!("--nofile={count}:{count}"))
+                    .arg(program);
                 command
             }
             None => Command::new(program),
@@ -308,13 +318,18 @@ impl Server {
 
     /// Its open descriptors.
     pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
+        fs::read_dir(format!("/proc/{}/fd", self.id()))
+            .unwrap()
+            .count()
     }
 
     /// Its resident memory, in bytes.
     pub(crate) fn resident_bytes(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
         kib * files::KIB
     }
@@ -338,7 +353,10 @@ impl Server {
         wait_for(&mut self.child).unwrap_or_else(|| panic!("it runs on:\n{}", self.log.tail()))
     }
 
-    #[expect(unsafe_code, reason = "kill(2) by process id has no safe equivalent in std")]
+    #[expect(
+        unsafe_code,
+        reason = "kill(2) by process id has no safe equivalent in std"
+    )]
     fn signal(&self, signal: i32) {
         let id = libc::pid_t::try_from(self.id()).unwrap();
         // SAFETY: kill(2) takes integers only. The child has not been waited for, so its id is its
@@ -389,7 +407,9 @@ impl Index<&str> for Counters {
     type Output = u64;
 
     fn index(&self, name: &str) -> &u64 {
-        self.0.get(name).unwrap_or_else(|| panic!("there is no counter {name}"))
+        self.0
+            .get(name)
+            .unwrap_or_else(|| panic!("there is no counter {name}"))
     }
 }
 
@@ -421,7 +441,11 @@ impl Log {
     }
 
     fn has(&self, text: &str) -> bool {
-        self.lines.lock().unwrap().iter().any(|line| line.contains(text))
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.contains(text))
     }
 
     fn wait_for(&self, seen: usize, text: &str) -> String {
@@ -433,7 +457,11 @@ impl Log {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {text:?} in the log:\n{}", lines.join("\n"));
+            assert!(
+                !left.is_zero(),
+                "no {text:?} in the log:\n{}",
+                lines.join("\n")
+            );
             lines = self.grown.wait_timeout(lines, left).unwrap().0;
         }
     }
