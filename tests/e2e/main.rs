@@ -16,8 +16,12 @@
 mod forbid_io_uring;
 mod support;
 
+mod closing;
 mod downloads;
+mod key_updates;
+mod load;
 mod negotiation;
 mod plain_http;
 mod resumption;
+mod stalls;
 mod suites;

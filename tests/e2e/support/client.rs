@@ -174,6 +174,7 @@ impl Client {
 
     /// Reads some plaintext; an empty answer is the peer's close_notify.
     pub(crate) fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.flush()?;
         loop {
             match self.tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
