@@ -1,7 +1,7 @@
 //! How connections end, and that either side can tell a whole ending from a cut (RFC 8446 6.1).
 
 use crate::support::Policy;
-use crate::support::client::{Client, Ending, Manner, TLS12, TLS13, content_length};
+use crate::support::client::{Ending, Manner, TLS12, TLS13, content_length};
 use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::server::{Server, Setup};

@@ -129,7 +129,8 @@ fn read_in_pieces(client: &mut Client, length: usize) {
         client.read_into(&mut body, length / PIECES / 2);
         client.wait_until_full();
     }
-    client.read_into(&mut body, length - body.len());
+    let left = length - body.len();
+    client.read_into(&mut body, left);
     assert_same_bytes(&body, content(length), "a download in pieces");
 }
 
