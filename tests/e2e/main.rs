@@ -15,10 +15,13 @@
 #[path = "../support/forbid_io_uring.rs"]
 mod forbid_io_uring;
 mod support;
+mod support_faults;
 
 mod closing;
 mod downloads;
+mod faults;
 mod key_updates;
+mod limits;
 mod load;
 mod negotiation;
 mod plain_http;
