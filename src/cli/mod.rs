@@ -5,7 +5,7 @@ pub mod doctor;
 mod run;
 mod serve;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,9 +106,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Serves until a signal ends it.
-fn supervise(control: Control) -> ExitCode {
-    match control.run() {
+/// Serves until a signal ends it; prints `announcement` when it does.
+fn supervise(control: Control, announcement: &str) -> ExitCode {
+    let announce = || {
+        let mut out = io::stdout().lock();
+        out.write_all(announcement.as_bytes())?;
+        out.flush()
+    };
+    match control.run(announce) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("portcullis: {error}");

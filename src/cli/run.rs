@@ -1,6 +1,5 @@
 //! `portcullis run`: the sites of a configuration file.
 
-use std::io;
 use std::process::ExitCode;
 
 use super::{ConfigArguments, FAILURE, check};
@@ -18,9 +17,6 @@ pub(super) fn run(arguments: &ConfigArguments) -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
-    if let Err(error) = control.describe(&mut io::stdout().lock()) {
-        eprintln!("portcullis: cannot write to standard output: {error}");
-        return ExitCode::from(FAILURE);
-    }
-    super::supervise(control)
+    let announcement = control.describe();
+    super::supervise(control, &announcement)
 }

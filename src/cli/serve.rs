@@ -1,6 +1,6 @@
 //! `portcullis serve`: a directory over HTTPS, with nothing configured.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -22,13 +22,10 @@ pub(super) fn run(arguments: ServeArguments) -> ExitCode {
         Err(message) => return refuse(&message, FAILURE),
     };
     match prepare(&arguments, &root, &certificate) {
-        Ok(control) => match announce(&control, &root, &certificate) {
-            Ok(()) => super::supervise(control),
-            Err(error) => refuse(
-                &format!("cannot write to standard output: {error}"),
-                FAILURE,
-            ),
-        },
+        Ok(control) => {
+            let announcement = announcement(&control, &root, &certificate);
+            super::supervise(control, &announcement)
+        }
         Err(error) => refuse(&error.to_string(), FAILURE),
     }
 }
@@ -85,13 +82,14 @@ fn prepare(
     Err(result.unwrap_or_else(|| StartError::Io("listen", io::ErrorKind::InvalidInput.into())))
 }
 
-fn announce(control: &Control, root: &Path, certificate: &SelfSigned) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "Portcullis serves {}", root.display())?;
-    control.describe(&mut out)?;
-    writeln!(out, "certificate: {}", certificate.file.display())?;
-    writeln!(out, "fingerprint (SHA-256): {}", certificate.fingerprint)?;
-    out.flush()
+fn announcement(control: &Control, root: &Path, certificate: &SelfSigned) -> String {
+    format!(
+        "Portcullis serves {}\n{}certificate: {}\nfingerprint (SHA-256): {}\n",
+        root.display(),
+        control.describe(),
+        certificate.file.display(),
+        certificate.fingerprint
+    )
 }
 
 fn refuse(message: &str, code: u8) -> ExitCode {

@@ -99,46 +99,37 @@ impl Control {
         })
     }
 
-    /// What an operator wants to know at the start: addresses, workers, data path.
-    ///
-    /// # Errors
-    /// When `out` cannot be written.
-    pub fn describe(&self, out: &mut impl Write) -> io::Result<()> {
+    /// What an operator wants to know at the start, line by line: addresses, workers, data path.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
         for (listener, address, _) in &self.listeners {
-            match listener.service {
-                Service::Https => writeln!(out, "listening on https://{address}")?,
+            text += &match listener.service {
+                Service::Https => format!("listening on https://{address}\n"),
                 Service::RedirectToHttps { port } => {
-                    writeln!(
-                        out,
-                        "listening on http://{address} (redirects to port {port})"
-                    )?;
+                    format!("listening on http://{address} (redirects to port {port})\n")
                 }
-            }
+            };
         }
-        writeln!(out, "workers: {}", self.workers)?;
-        writeln!(
-            out,
-            "data path: {}",
-            probe::summary(&self.ring, &self.kernel)
-        )?;
-        out.flush()
+        let data_path = probe::summary(&self.ring, &self.kernel);
+        text + &format!("workers: {}\ndata path: {data_path}\n", self.workers)
     }
 
-    /// Starts the workers and serves until a signal ends it.
+    /// Starts the workers and serves until a signal ends it. Calls `announce` when every worker
+    /// accepts connections and signals are obeyed: whoever reads it may rely on both.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn run(self) -> Result<ExitCode, StartError> {
+    pub fn run(self, announce: impl FnOnce() -> io::Result<()>) -> Result<ExitCode, StartError> {
         let drain = self.generation.config.timeouts.drain;
         let (sender, events) = channel();
         forward_signals(sender.clone()).map_err(|e| StartError::Io("handle signals", e))?;
         let workers = self.start_workers(&sender)?;
-        Ok(Supervisor {
+        Supervisor {
             workers,
             events,
             drain,
         }
-        .supervise())
+        .supervise(announce)
     }
 
     fn start_workers(self, events: &Sender<Event>) -> Result<Vec<Handle>, StartError> {
@@ -219,6 +210,7 @@ fn workers_for(cpus: usize, quota: Option<f64>) -> usize {
 /// What the supervisor waits for.
 enum Event {
     Signal(i32),
+    WorkerReady,
     WorkerEnded {
         index: usize,
         result: io::Result<()>,
@@ -251,6 +243,7 @@ fn start_worker(
     let (commands, receiver) = channel();
     let (wake, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
+    let ready = events.clone();
     let setup = WorkerSetup {
         index,
         cpu,
@@ -259,6 +252,7 @@ fn start_worker(
         shared: shared.clone(),
         commands: receiver,
         wake: theirs,
+        on_ready: Box::new(move || drop(ready.send(Event::WorkerReady))),
     };
     let events = events.clone();
     let thread = std::thread::Builder::new()
@@ -300,26 +294,34 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn supervise(self) -> ExitCode {
+    fn supervise(self, announce: impl FnOnce() -> io::Result<()>) -> Result<ExitCode, StartError> {
         let mut running = self.workers.len();
+        let mut starting = running;
+        let mut announce = Some(announce);
         let mut hard_stop: Option<Instant> = None;
         while running > 0 {
             match self.next_event(hard_stop) {
+                Some(Event::WorkerReady) => {
+                    starting -= 1;
+                    if let Some(announce) = announce.take_if(|_| starting == 0) {
+                        announce().map_err(|e| StartError::Io("write to standard output", e))?;
+                    }
+                }
                 Some(Event::Signal(SIGUSR2)) => log_counters(),
                 Some(Event::Signal(_)) if hard_stop.is_none() => {
                     tracing::info!(limit_ms = self.drain.as_millis(), "draining");
                     hard_stop = Some(Instant::now() + self.drain);
                     self.command_all(Command::Drain);
                 }
-                Some(Event::Signal(_)) => return stop_at_once("second signal"),
+                Some(Event::Signal(_)) => return Ok(stop_at_once("second signal")),
                 Some(Event::WorkerEnded { index, result }) => {
                     running -= 1;
                     if let Err(error) = result {
                         tracing::error!(worker = index, %error, "a worker failed");
-                        return ExitCode::FAILURE;
+                        return Ok(ExitCode::FAILURE);
                     }
                 }
-                None => return stop_at_once("timeouts.drain_ms passed"),
+                None => return Ok(stop_at_once("timeouts.drain_ms passed")),
             }
         }
         for worker in self.workers {
@@ -327,7 +329,7 @@ impl Supervisor {
         }
         log_counters();
         tracing::info!("drained");
-        ExitCode::SUCCESS
+        Ok(ExitCode::SUCCESS)
     }
 
     /// The next event; `None` when the hard stop is due.

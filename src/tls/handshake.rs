@@ -40,7 +40,7 @@ pub struct Handshaken {
 pub enum NoSession {
     /// The client speaks plain HTTP. It has not been answered.
     PlainHttp,
-    /// The client closed before it had sent anything: a health check, or a browser's spare.
+    /// The client closed or reset before it had sent anything: a health check, or a browser's spare.
     NeverBegan,
     /// It failed; the client has been told what RFC 8446 6.2 wants it told.
     Failed(Error),
@@ -163,16 +163,22 @@ async fn read_client_hello(wire: &mut Wire<'_>) -> Result<ClientHello, NoSession
             }
             Outcome::NeedMore { .. } => {
                 let is_first = wire.received.is_empty();
-                if wire.receive().await? == 0 {
-                    return Err(if is_first {
-                        NoSession::NeverBegan
-                    } else {
-                        truncated()
-                    });
+                match wire.receive().await {
+                    Ok(1..) => {}
+                    Ok(0) if is_first => return Err(NoSession::NeverBegan),
+                    Ok(0) => return Err(truncated()),
+                    Err(NoSession::Failed(error)) if is_first && is_reset(&error) => {
+                        return Err(NoSession::NeverBegan);
+                    }
+                    Err(failure) => return Err(failure),
                 }
             }
         }
     }
+}
+
+fn is_reset(error: &Error) -> bool {
+    matches!(&error.cause, Cause::Io(error) if error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 struct Established {

@@ -69,6 +69,8 @@ pub struct WorkerSetup {
     pub commands: Receiver<Command>,
     /// Wakes the worker for `commands`; its end of stream is an order to stop at once.
     pub wake: UnixStream,
+    /// Called when it accepts connections and obeys commands.
+    pub on_ready: Box<dyn FnOnce() + Send>,
 }
 
 /// What the control thread asks of a worker.
@@ -121,6 +123,7 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
         shared,
         commands,
         wake,
+        on_ready,
         ..
     } = setup;
     let file_threads = shared.file_threads.attach()?;
@@ -151,7 +154,9 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
         ));
     }
     rt::spawn(turn_wheel(worker.deadlines.clone()));
-    obey(&worker, sockets, &commands, wake).await
+    let control = Socket::adopt(wake.try_clone()?.into())?;
+    on_ready();
+    obey(&worker, sockets, &commands, (control, wake)).await
 }
 
 /// Carries out commands until the worker has drained.
@@ -159,11 +164,10 @@ async fn obey(
     worker: &Rc<Worker>,
     mut listeners: Vec<(Rc<Socket>, Service)>,
     commands: &Receiver<Command>,
-    wake: UnixStream,
+    (readiness, wake): (Socket, UnixStream),
 ) -> io::Result<()> {
-    let socket = Socket::adopt(wake.try_clone()?.into())?;
     loop {
-        socket.readable().await?;
+        readiness.readable().await?;
         let mut scratch = [0; 16];
         let is_orphaned = matches!((&wake).read(&mut scratch), Ok(0));
         while let Ok(command) = commands.try_recv() {

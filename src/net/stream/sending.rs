@@ -221,7 +221,8 @@ impl Sending {
         }
         if !self.can_change_key(transport) {
             metrics::count(Counter::KeyExhausted);
-            self.queue_close_notify();
+            // Not a close_notify: what is cut short must not look complete (RFC 8446 6.1).
+            self.queue_alert(AlertDescription::InternalError);
             // One attempt: the stream is over, and a peer that reads nothing is not waited for.
             drop(self.settle_step(transport));
             return Err(Cause::Limit("limits.records_per_key_max"));

@@ -1,0 +1,253 @@
+//! KeyUpdates (RFC 8446 4.6.3) from the client, with and without a request for the server's, at rest
+//! and in the middle of a transfer; and the server's own when a key is used up.
+//!
+//! User space always can. A kernel before 6.14 cannot change a key it was given: such a connection
+//! ends with an alert, never with a silence that looks like a lost connection.
+
+use rustls::AlertDescription;
+
+use crate::support::Policy;
+use crate::support::client::{Client, Ending, Manner, TLS12, TLS13, content_length};
+use crate::support::files::{KIB, MIB, assert_same_bytes, content};
+use crate::support::for_each_policy;
+use crate::support::kernel::{KernelTls, TlsStatistics, kernel_tls};
+use crate::support::process::{OPENSSL, Running};
+use crate::support::server::{Server, Setup};
+
+for_each_policy!(
+    by_openssl,
+    by_openssl_with_a_request,
+    during_a_download,
+    of_the_server,
+    of_the_server_under_tls12,
+    too_many,
+);
+
+fn by_openssl(policy: Policy) {
+    at_rest(policy, "k\n");
+}
+
+fn by_openssl_with_a_request(policy: Policy) {
+    at_rest(policy, "K\n");
+}
+
+/// Sends two KeyUpdates between requests, the first before anything else.
+fn at_rest(policy: Policy, command: &str) {
+    let server = server(policy, "");
+    let before = TlsStatistics::read();
+    let mut client = OpensslClient::start(&server);
+    client.update_key(command);
+    if policy == Policy::Always && kernel_tls() == KernelTls::WithoutRekey {
+        client.expect_alert();
+        return;
+    }
+    client.get_text("/text");
+    client.update_key(command);
+    client.get_text("/text");
+    let counters = server.counters();
+    assert_eq!(counters["key_updates_received"], 2);
+    let answered = if command == "K\n" { 2 } else { 0 };
+    assert_eq!(counters["key_updates_sent"], answered);
+    if policy == Policy::Always && kernel_tls() == KernelTls::WithRekey {
+        let after = TlsStatistics::read();
+        assert_eq!(after.since(&before, "TlsRxRekeyOk"), 2);
+        assert_eq!(after.since(&before, "TlsTxRekeyOk"), answered);
+    }
+}
+
+/// The client asks for new keys while the server sends 64 MiB and cannot go on because nobody reads.
+fn during_a_download(policy: Policy) {
+    let server = server(policy, "");
+    let before = TlsStatistics::read();
+    let manner = Manner {
+        versions: TLS13,
+        receive_buffer_bytes: Some(64 * KIB),
+        ..Manner::default()
+    };
+    let mut client = manner.connect(&server);
+    client.ask("/64m");
+    client.wait_until_full();
+    let length = content_length(&client.read_head());
+    let mut body = Vec::new();
+    for _ in 0..UPDATES {
+        client.read_into(&mut body, 2 * MIB);
+        client.wait_until_full();
+        client.tls.refresh_traffic_keys().unwrap();
+        client.flush().unwrap();
+        if policy != Policy::Never && kernel_tls() == KernelTls::WithoutRekey {
+            let (_, ending) = client.read_rest();
+            assert!(matches!(ending, Ending::Alert(_)), "{ending:?}");
+            return;
+        }
+    }
+    let left = length - body.len();
+    client.read_into(&mut body, left);
+    assert_same_bytes(&body, content(64 * MIB), "the download");
+    assert_eq!(client.get("/1k").body, content(KIB));
+    let counters = server.counters();
+    assert_eq!(counters["key_updates_received"], UPDATES);
+    assert_eq!(counters["key_updates_sent"], UPDATES);
+    if policy != Policy::Never && kernel_tls() == KernelTls::WithRekey {
+        let after = TlsStatistics::read();
+        assert_eq!(after.since(&before, "TlsTxRekeyOk"), UPDATES);
+        assert_eq!(after.since(&before, "TlsTxSw"), 1);
+    }
+}
+
+/// With a low limit for records per key the server changes its own keys, many times in a download.
+fn of_the_server(policy: Policy) {
+    let server = server(policy, &format!("records_per_key_max = {RECORDS_PER_KEY}"));
+    let mut client = Manner {
+        versions: TLS13,
+        ..Manner::default()
+    }
+    .connect(&server);
+    client.ask("/64m");
+    let is_stuck = policy != Policy::Never && kernel_tls() == KernelTls::WithoutRekey;
+    if is_stuck {
+        ends_before_the_limit(&server, &mut client);
+        return;
+    }
+    let response = client.read_response();
+    assert_same_bytes(&response.body, content(64 * MIB), "the download");
+    let records = u64::try_from(64 * MIB / (16 * KIB)).unwrap();
+    let sent = server.counters()["key_updates_sent"];
+    assert!(
+        sent >= records / RECORDS_PER_KEY - 1,
+        "{sent} KeyUpdates for {records} records at least"
+    );
+}
+
+/// TLS 1.2 has no way to change keys: the connection ends in good order before the key is used up.
+fn of_the_server_under_tls12(policy: Policy) {
+    let server = server(policy, &format!("records_per_key_max = {RECORDS_PER_KEY}"));
+    let mut client = Manner {
+        versions: TLS12,
+        ..Manner::default()
+    }
+    .connect(&server);
+    client.ask("/64m");
+    ends_before_the_limit(&server, &mut client);
+}
+
+/// The connection ends with a close_notify or an alert, short of its content, and is counted.
+fn ends_before_the_limit(server: &Server, client: &mut Client) {
+    let (bytes, ending) = client.read_rest();
+    assert!(
+        matches!(ending, Ending::CloseNotify | Ending::Alert(_)),
+        "{ending:?}"
+    );
+    let bytes_max = usize::try_from(RECORDS_PER_KEY).unwrap() * 16 * KIB;
+    assert!(
+        (bytes_max / 2..=bytes_max).contains(&bytes.len()),
+        "{} bytes under one key",
+        bytes.len()
+    );
+    server.wait_for_counter("key_exhausted", 1);
+}
+
+/// Each KeyUpdate costs the server more than the client: a flood of them ends the connection.
+fn too_many(policy: Policy) {
+    let server = server(policy, "");
+    let before = server.holdings();
+    let mut client = Manner {
+        versions: TLS13,
+        ..Manner::default()
+    }
+    .connect(&server);
+    let ending = loop {
+        client.tls.refresh_traffic_keys().unwrap();
+        let answered = client.flush().and_then(|()| {
+            client.tls.read_tls(&mut client.socket)?;
+            let processed = client.tls.process_new_packets();
+            processed.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+        });
+        if let Err(error) = answered {
+            break Ending::of(&error);
+        }
+    };
+    if !(policy == Policy::Always && kernel_tls() == KernelTls::WithoutRekey) {
+        assert_eq!(ending, Ending::Alert(AlertDescription::UnexpectedMessage));
+        let received = server.counters()["key_updates_received"];
+        assert!((2..=64).contains(&received), "{received} were taken");
+    }
+    drop(client);
+    server.wait_for_holdings(before);
+}
+
+/// openssl's interactive client.
+struct OpensslClient {
+    running: Running,
+    responses: usize,
+}
+
+impl OpensslClient {
+    fn start(server: &Server) -> Self {
+        let mut command = OPENSSL.command();
+        command.args([
+            "s_client",
+            "-tls1_3",
+            "-servername",
+            "localhost",
+            "-verify_return_error",
+        ]);
+        command.args(["-CAfile", &server.authority()]);
+        command.args(["-connect", &server.address.to_string()]);
+        let mut running = OPENSSL.start(&mut command);
+        running.stdout.read_until_text("Verify return code: 0");
+        Self {
+            running,
+            responses: 0,
+        }
+    }
+
+    /// A line that begins with `k` or `K` is a command, if it is all that one read(2) brings: it is
+    /// written by itself, when the last one has been seen to work.
+    fn update_key(&mut self, command: &str) {
+        let seen = self.updates();
+        self.running.write(command.as_bytes());
+        self.running
+            .stderr
+            .read_until("KEYUPDATE", |bytes| count(bytes, b"KEYUPDATE") > seen);
+    }
+
+    fn updates(&self) -> usize {
+        count(&self.running.stderr.bytes, b"KEYUPDATE")
+    }
+
+    fn get_text(&mut self, path: &str) {
+        self.running
+            .write(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        self.responses += 1;
+        let wanted = self.responses;
+        self.running
+            .stdout
+            .read_until(path, |bytes| count(bytes, TEXT) == wanted);
+    }
+
+    /// The server ends the connection and says so.
+    fn expect_alert(mut self) {
+        self.running.stderr.read_until_text("alert");
+    }
+}
+
+fn server(policy: Policy, limits: &str) -> Server {
+    let server = Setup::new(policy).table("limits", limits).start();
+    std::fs::write(server.path("root/text"), TEXT).unwrap();
+    server.write_content("1k", KIB);
+    server.write_content("64m", 64 * MIB);
+    server
+}
+
+fn count(bytes: &[u8], wanted: &[u8]) -> usize {
+    memchr::memmem::find_iter(bytes, wanted).count()
+}
+
+/// A body that appears nowhere else in openssl's output.
+const TEXT: &[u8] = b"the text that was asked for";
+
+/// A low limit, near the lowest that the configuration takes.
+const RECORDS_PER_KEY: u64 = 512;
+
+/// Fewer than the server takes in ten seconds.
+const UPDATES: u64 = 4;

@@ -1,0 +1,30 @@
+//! The built program and its clients, over real sockets.
+//!
+//! Each test starts a server of its own and most run once for each offload policy. The same tests
+//! run on the machine itself, with io_uring taken away, and in the lab's kernels that have kernel
+//! TLS; see `support::kernel` for what tells them apart.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in a test's helpers a panic is the verdict"
+)]
+
+#[path = "../support/forbid_io_uring.rs"]
+mod forbid_io_uring;
+mod support;
+mod support_faults;
+
+mod closing;
+mod downloads;
+mod faults;
+mod key_updates;
+mod limits;
+mod load;
+mod negotiation;
+mod plain_http;
+mod resumption;
+mod stalls;
+mod suites;

@@ -1,0 +1,495 @@
+//! The server under test: the built program, with a configuration and a document root of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::ops::Index;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::Policy;
+use super::certificates::{self, KeyKind};
+use super::files;
+use super::process::{PRLIMIT, wait_for};
+use super::wait::{PATIENCE, until_equal};
+use crate::forbid_io_uring::command_without_io_uring;
+
+/// What a server is started with.
+pub(crate) struct Setup {
+    workers: usize,
+    sites: Vec<SiteSetup>,
+    tables: BTreeMap<&'static str, Vec<String>>,
+    has_redirect: bool,
+    descriptors_max: Option<u64>,
+    forbids_io_uring: bool,
+    parent: PathBuf,
+}
+
+struct SiteSetup {
+    names: Vec<&'static str>,
+    key: KeyKind,
+    is_default: bool,
+    /// Its document root's name; below it each site has its own files.
+    root: &'static str,
+    extra: &'static str,
+}
+
+/// A running server. It is killed when this is dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// Where it speaks TLS.
+    pub(crate) address: SocketAddr,
+    /// Where it redirects plain HTTP.
+    pub(crate) redirect: Option<SocketAddr>,
+    log: Arc<Log>,
+    log_reader: Option<JoinHandle<()>>,
+    folder: TempDir,
+    may_panic: bool,
+}
+
+/// The server's counters at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Counters(HashMap<String, u64>);
+
+/// What a server holds of the system's resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    pub(crate) descriptors: usize,
+    /// Accepted connections that have not ended.
+    pub(crate) connections: u64,
+}
+
+/// The lines of a server's log, as they come.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+impl Setup {
+    /// Two workers and a site for "localhost".
+    pub(crate) fn new(policy: Policy) -> Self {
+        let setup = Self {
+            workers: 2,
+            sites: Vec::new(),
+            tables: BTreeMap::new(),
+            has_redirect: false,
+            descriptors_max: None,
+            forbids_io_uring: std::env::var_os(FORBID_IO_URING).is_some(),
+            parent: std::env::temp_dir(),
+        };
+        setup.table("offload", &format!("policy = \"{}\"", policy.name()))
+    }
+
+    pub(crate) fn workers(mut self, count: usize) -> Self {
+        self.workers = count;
+        self
+    }
+
+    /// Adds a line to a table of the configuration.
+    pub(crate) fn table(mut self, table: &'static str, line: &str) -> Self {
+        self.tables.entry(table).or_default().push(line.to_owned());
+        self
+    }
+
+    /// Adds a site; the first one is the default.
+    pub(crate) fn site(self, names: &[&'static str], key: KeyKind, root: &'static str) -> Self {
+        self.site_with(names, key, root, "")
+    }
+
+    /// As [`Setup::site`], with lines of configuration.
+    pub(crate) fn site_with(
+        mut self,
+        names: &[&'static str],
+        key: KeyKind,
+        root: &'static str,
+        extra: &'static str,
+    ) -> Self {
+        let is_default = self.sites.is_empty();
+        let names = names.to_vec();
+        self.sites.push(SiteSetup {
+            names,
+            key,
+            is_default,
+            root,
+            extra,
+        });
+        self
+    }
+
+    /// No site serves names that no site has.
+    pub(crate) fn without_default_site(mut self) -> Self {
+        for site in &mut self.sites {
+            site.is_default = false;
+        }
+        self
+    }
+
+    /// Listens for plain HTTP too, and redirects it.
+    pub(crate) fn with_redirect(mut self) -> Self {
+        self.has_redirect = true;
+        self
+    }
+
+    /// Lets the server have so many open descriptors.
+    pub(crate) fn descriptors_max(mut self, count: u64) -> Self {
+        self.descriptors_max = Some(count);
+        self
+    }
+
+    /// Takes io_uring from the server.
+    pub(crate) fn forbid_io_uring(mut self) -> Self {
+        self.forbids_io_uring = true;
+        self
+    }
+
+    /// Keeps configuration, certificates and document roots below `folder`.
+    pub(crate) fn below(mut self, folder: &Path) -> Self {
+        self.parent = folder.to_owned();
+        self
+    }
+
+    /// Writes what the server needs and starts it; gives it when it listens.
+    pub(crate) fn start(mut self) -> Server {
+        if self.sites.is_empty() {
+            self = self.site(&["localhost"], KeyKind::P256, "root");
+        }
+        let folder = tempfile::Builder::new()
+            .prefix("portcullis-e2e-")
+            .tempdir_in(&self.parent)
+            .unwrap();
+        fs::write(folder.path().join(AUTHORITY), certificates::authority()).unwrap();
+        let config = folder.path().join("portcullis.toml");
+        fs::write(&config, self.config(folder.path())).unwrap();
+        let mut command = self.command();
+        command
+            .args(["run", "--log", "debug", "--config"])
+            .arg(&config);
+        command.current_dir(folder.path());
+        Server::start(command, folder)
+    }
+
+    fn command(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_portcullis");
+        let mut command = match self.descriptors_max {
+            Some(count) => {
+                // It becomes the server: the process id stays.
+                let mut command = PRLIMIT.command();
+                command
+                    .arg(format!("--nofile={count}:{count}"))
+                    .arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        if self.forbids_io_uring {
+            command_without_io_uring(&mut command);
+        }
+        command
+    }
+
+    fn config(&self, folder: &Path) -> String {
+        let mut text = format!("[workers]\ncount = {}\n", self.workers);
+        text.push_str("[[listener]]\naddress = \"127.0.0.1:0\"\n");
+        if self.has_redirect {
+            text.push_str(
+                "[[listener]]\naddress = \"127.0.0.2:0\"\nservice = \"redirect\"\n\
+                 redirect_port = 8443\n",
+            );
+        }
+        for (index, site) in self.sites.iter().enumerate() {
+            let leaf = certificates::leaf(site.key, &site.names);
+            fs::write(folder.join(format!("{index}.pem")), leaf.chain).unwrap();
+            let key = folder.join(format!("{index}.key"));
+            fs::write(&key, leaf.key).unwrap();
+            restrict(&key);
+            fs::create_dir_all(folder.join(site.root)).unwrap();
+            write!(
+                text,
+                "[[site]]\nnames = {:?}\ndefault = {}\ncertificate = \"{index}.pem\"\n\
+                 key = \"{index}.key\"\nroot = \"{}\"\n{}\n",
+                site.names, site.is_default, site.root, site.extra
+            )
+            .unwrap();
+        }
+        for (table, lines) in &self.tables {
+            write!(text, "[{table}]\n{}\n", lines.join("\n")).unwrap();
+        }
+        text
+    }
+}
+
+impl Server {
+    /// Starts `command` and waits until it has said where it listens.
+    pub(crate) fn start(mut command: Command, folder: TempDir) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let log = Arc::new(Log::default());
+        let log_reader = log.collect(child.stderr.take().unwrap());
+        let mut server = Self {
+            child,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            redirect: None,
+            log,
+            log_reader: Some(log_reader),
+            folder,
+            may_panic: false,
+        };
+        server.read_announcement(&lines);
+        server
+    }
+
+    /// The URL of `path` under the name "localhost".
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.address.port())
+    }
+
+    /// What curl takes to find `host` at this server.
+    pub(crate) fn resolve(&self, host: &str) -> String {
+        format!("{host}:{}:{}", self.address.port(), self.address.ip())
+    }
+
+    /// The certificate that clients trust.
+    pub(crate) fn authority(&self) -> String {
+        self.path(AUTHORITY).into_os_string().into_string().unwrap()
+    }
+
+    /// A path in the server's folder.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join(relative)
+    }
+
+    /// Writes a file of [`files::content`] into the document root "root".
+    pub(crate) fn write_content(&self, name: &str, length: usize) {
+        files::write_content(&self.path("root").join(name), length);
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks for the counters and waits for them.
+    pub(crate) fn counters(&self) -> Counters {
+        let seen = self.log.length();
+        self.signal(libc::SIGUSR2);
+        let line = self.log.wait_for(seen, "counters ");
+        let (_, values) = line.split_once("counters ").unwrap();
+        let parse = |pair: &str| {
+            let (name, value) = pair.split_once('=')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Counters(values.split_ascii_whitespace().filter_map(parse).collect())
+    }
+
+    /// Waits until the counter `name` has reached `value`.
+    pub(crate) fn wait_for_counter(&self, name: &str, value: u64) {
+        super::wait::until_some(&format!("{name} is {value}"), || {
+            (self.counters()[name] >= value).then_some(())
+        });
+    }
+
+    /// What it holds now.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let counters = self.counters();
+        Holdings {
+            descriptors: self.descriptors(),
+            connections: counters["connections_accepted"] - counters["connections_closed"],
+        }
+    }
+
+    /// Waits until it holds no more than `before`.
+    pub(crate) fn wait_for_holdings(&self, before: Holdings) {
+        until_equal("what the server holds", &before, || self.holdings());
+    }
+
+    /// Its open descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id()))
+            .unwrap()
+            .count()
+    }
+
+    /// Its resident memory, in bytes.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * files::KIB
+    }
+
+    /// Waits until the log has `text` in a line after the first `seen` lines.
+    pub(crate) fn wait_for_log(&self, text: &str) -> String {
+        self.log.wait_for(0, text)
+    }
+
+    /// A connection's panic is part of this test.
+    pub(crate) fn expect_panics(&mut self) {
+        self.may_panic = true;
+    }
+
+    pub(crate) fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_for(&mut self.child).unwrap_or_else(|| panic!("it runs on:\n{}", self.log.tail()))
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "kill(2) by process id has no safe equivalent in std"
+    )]
+    fn signal(&self, signal: i32) {
+        let id = libc::pid_t::try_from(self.id()).unwrap();
+        // SAFETY: kill(2) takes integers only. The child has not been waited for, so its id is its
+        // own.
+        let result = unsafe { libc::kill(id, signal) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    fn read_announcement(&mut self, lines: &Receiver<String>) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = lines.recv_timeout(left) else {
+                drop(self.child.kill());
+                if let Some(reader) = self.log_reader.take() {
+                    reader.join().unwrap();
+                }
+                panic!("the server did not start:\n{}", self.log.tail());
+            };
+            if let Some(address) = line.strip_prefix("listening on https://") {
+                self.address = address.trim().parse().unwrap();
+            } else if let Some(rest) = line.strip_prefix("listening on http://") {
+                let address = rest.split_ascii_whitespace().next().unwrap();
+                self.redirect = Some(address.parse().unwrap());
+            } else if line.starts_with("data path: ") {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if let Some(reader) = self.log_reader.take() {
+            drop(reader.join());
+        }
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log.tail());
+        } else if !self.may_panic {
+            assert!(!self.log.has("panicked at"), "{}", self.log.tail());
+        }
+    }
+}
+
+impl Index<&str> for Counters {
+    type Output = u64;
+
+    fn index(&self, name: &str) -> &u64 {
+        self.0
+            .get(name)
+            .unwrap_or_else(|| panic!("there is no counter {name}"))
+    }
+}
+
+impl Counters {
+    /// Its name and value, one by one.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, &value)| (name.as_str(), value))
+    }
+
+    /// How much `name` has grown since `before`.
+    pub(crate) fn since(&self, before: &Self, name: &str) -> u64 {
+        self[name] - before[name]
+    }
+}
+
+impl Log {
+    fn collect(self: &Arc<Self>, source: impl Read + Send + 'static) -> JoinHandle<()> {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                log.lines.lock().unwrap().push(line);
+                log.grown.notify_all();
+            }
+        })
+    }
+
+    fn length(&self) -> usize {
+        self.lines.lock().unwrap().len()
+    }
+
+    fn has(&self, text: &str) -> bool {
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.contains(text))
+    }
+
+    fn wait_for(&self, seen: usize, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.lines.lock().unwrap();
+        loop {
+            let found = lines[seen..].iter().find(|line| line.contains(text));
+            if let Some(line) = found {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(lines);
+                panic!("no {text:?} in the log:\n{}", self.tail());
+            }
+            lines = self.grown.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    fn tail(&self) -> String {
+        let lines = self.lines.lock().unwrap();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+fn lines_of(source: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn restrict(key: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The authority's certificate in a server's folder.
+const AUTHORITY: &str = "authority.pem";
+
+/// Set to run every server as where io_uring is forbidden.
+const FORBID_IO_URING: &str = "E2E_FORBID_IO_URING";
