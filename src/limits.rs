@@ -129,6 +129,32 @@ pub const NEGATIVE_ENTRIES_PER_WORKER_MAX: usize = 1024;
 /// The longest such path, in bytes.
 pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
 
+/// Bytes after the prefix of an HPACK integer (RFC 7541 5.1): those of 32 bits.
+pub const HPACK_INTEGER_BYTES_MAX: u32 = 5;
+
+/// The dynamic table that this side uses to compress header fields, in bytes (RFC 7541 4.1). Room
+/// for the fields that a server sends again and again; each lookup reads its lengths once.
+pub const HPACK_ENCODER_TABLE_BYTES_MAX: usize = 2048;
+
+/// Bytes of one compressed HTTP/2 header block, over all its frames. Beyond, it cannot be decoded
+/// and the connection ends: twice what any list within the bounds compresses to in practice.
+pub const H2_HEADER_BLOCK_BYTES_MAX: usize = 64 * 1024;
+
+/// CONTINUATION frames of one header block: those of the longest block at the smallest frame size
+/// that a peer can be limited to (RFC 9113 4.2), and some for peers that cut smaller. Empty ones
+/// count, which bytes would not bound.
+pub const H2_CONTINUATIONS_MAX: usize = 16;
+
+/// The longest priority that is looked at (RFC 9218 4 needs six bytes; parameters may be added).
+pub const H2_PRIORITY_FIELD_BYTES_MAX: usize = 256;
+
+/// The largest window that a peer is given, per stream and per connection: what it sends and nobody
+/// has consumed is held in memory. 16 MiB fill 1 Gbit/s over 130 ms.
+pub const H2_RECEIVE_WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// Settings in one SETTINGS frame: several times those registered, where a frame has room for 2730.
+pub const H2_SETTINGS_PER_FRAME_MAX: usize = 64;
+
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(RECORDS_PER_KEY_MIN < AES_GCM_RECORDS_MAX);
