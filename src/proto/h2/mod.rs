@@ -4,7 +4,10 @@
 //! violation is either one of the connection ([`ConnectionError`]: GOAWAY and the end) or of one
 //! stream ([`StreamError`]: RST_STREAM, and the connection goes on).
 
+pub mod flow;
+pub mod frame;
 pub mod hpack;
+pub mod settings;
 
 use std::fmt;
 

@@ -8,10 +8,10 @@ const BOUNDS: Bounds = Bounds {
 };
 
 fn bytes(hex: &str) -> Vec<u8> {
-    let digit = |d: u8| (d as char).to_digit(16).unwrap() as u8;
     let pairs = hex.as_bytes().chunks(2);
+    let pairs = pairs.map(|pair| std::str::from_utf8(pair).unwrap());
     pairs
-        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+        .map(|pair| u8::from_str_radix(pair, 16).unwrap())
         .collect()
 }
 

@@ -168,18 +168,17 @@ enum Found {
 
 /// Appends `value` with a prefix of `prefix_bits` under `pattern` (RFC 7541 5.1).
 fn integer(pattern: u8, prefix_bits: u32, value: usize, out: &mut Vec<u8>) {
+    let low_byte = |number: usize| number.to_le_bytes()[0];
     let prefix_max = (1_usize << prefix_bits) - 1;
-    if value < prefix_max {
-        out.push(pattern | (value & 0xff) as u8);
+    out.push(pattern | low_byte(value.min(prefix_max)));
+    let Some(mut rest) = value.checked_sub(prefix_max) else {
         return;
-    }
-    out.push(pattern | (prefix_max & 0xff) as u8);
-    let mut rest = value - prefix_max;
+    };
     while rest >= 0x80 {
-        out.push((rest & 0x7f) as u8 | 0x80);
+        out.push(low_byte(rest) | 0x80);
         rest >>= 7;
     }
-    out.push((rest & 0x7f) as u8);
+    out.push(low_byte(rest));
 }
 
 /// Appends a string literal, in Huffman code where that is shorter (RFC 7541 5.2).

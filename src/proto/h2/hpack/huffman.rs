@@ -99,7 +99,7 @@ fn next_symbol(window: u64) -> Option<Symbol> {
     let code = window >> (64 - LONGEST_CODE_BITS);
     let range = LONG_CODES.iter().find(|range| code < range.end)?;
     let distance = (code - range.start) >> (LONGEST_CODE_BITS - u32::from(range.bits));
-    let byte = *SYMBOLS_BY_CODE.get(range.first + distance as usize)?;
+    let byte = *SYMBOLS_BY_CODE.get(range.first + usize::try_from(distance).ok()?)?;
     // EOS is the last symbol of the order and the only one that is not a byte.
     Some(Symbol {
         byte: u8::try_from(byte).ok()?,
