@@ -155,6 +155,49 @@ pub const H2_RECEIVE_WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Settings in one SETTINGS frame: several times those registered, where a frame has room for 2730.
 pub const H2_SETTINGS_PER_FRAME_MAX: usize = 64;
 
+/// How often something may happen on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At once.
+    pub burst: u32,
+    /// In the long run, per second.
+    pub per_second: u32,
+}
+
+impl Rate {
+    const fn new(burst: u32, per_second: u32) -> Self {
+        Self { burst, per_second }
+    }
+}
+
+/// HTTP/2 streams that the peer resets: a browser that leaves a page resets all it had open.
+pub const H2_PEER_RESETS: Rate = Rate::new(256, 20);
+
+/// HTTP/2 streams that the peer's errors make this side reset: honest peers make none.
+pub const H2_PROVOKED_RESETS: Rate = Rate::new(64, 2);
+
+/// DATA frames without content that end nothing.
+pub const H2_EMPTY_DATA: Rate = Rate::new(64, 2);
+
+/// SETTINGS after the first: peers change them once or twice in a connection's life.
+pub const H2_SETTINGS: Rate = Rate::new(16, 1);
+
+/// PINGs: some peers measure the path with one per window.
+pub const H2_PINGS: Rate = Rate::new(128, 20);
+
+/// PRIORITY and PRIORITY_UPDATE frames: old browsers send a tree of them, new ones a few per page.
+pub const H2_PRIORITIES: Rate = Rate::new(512, 50);
+
+/// WINDOW_UPDATEs beyond one per 1000 bytes sent.
+pub const H2_WINDOW_UPDATES: Rate = Rate::new(2048, 100);
+
+/// Frames that are ignored: of unknown types, or late for a stream that is closed.
+pub const H2_IGNORED_FRAMES: Rate = Rate::new(512, 50);
+
+/// Streams reset by this side that are remembered, so that what the peer had in flight for them is
+/// no error: as many as may be open at once.
+pub const H2_RESETS_REMEMBERED: usize = 128;
+
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(RECORDS_PER_KEY_MIN < AES_GCM_RECORDS_MAX);

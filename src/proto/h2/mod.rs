@@ -4,9 +4,12 @@
 //! violation is either one of the connection ([`ConnectionError`]: GOAWAY and the end) or of one
 //! stream ([`StreamError`]: RST_STREAM, and the connection goes on).
 
+pub mod flood;
 pub mod flow;
 pub mod frame;
 pub mod hpack;
+pub mod priority;
+pub mod request;
 pub mod settings;
 
 use std::fmt;
