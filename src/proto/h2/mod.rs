@@ -11,6 +11,7 @@ pub mod hpack;
 pub mod priority;
 pub mod request;
 pub mod settings;
+pub mod stream;
 
 use std::fmt;
 
