@@ -1,0 +1,134 @@
+//! h2load as the client of kept-alive connections.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use crate::Failure;
+use crate::cpu::Sample;
+use crate::servers::pinned;
+
+/// A load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load<'a> {
+    pub(crate) address: SocketAddr,
+    pub(crate) path: &'a str,
+    /// Connections, each with one request at a time.
+    pub(crate) clients: u32,
+    pub(crate) seconds: u32,
+    pub(crate) cpu: usize,
+}
+
+/// What h2load counted in its main phase, and the server's counters at that phase's ends.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) requests: u64,
+    pub(crate) before: Sample,
+    pub(crate) after: Sample,
+}
+
+/// Runs `load` and takes `sample` when the warm-up is over and when the main phase is.
+///
+/// Warm-up holds the handshakes and the first requests; h2load counts only what the main phase
+/// completed. It prints a line at each phase's end, and that line is the signal for a sample.
+///
+/// # Errors
+/// When a request failed, had a status beyond 2xx, or went over another session than the one all
+/// servers are pinned to.
+pub(crate) fn run(
+    load: &Load<'_>,
+    sample: impl Fn() -> Result<Sample, Failure>,
+) -> Result<Run, Failure> {
+    let mut command = Command::new("h2load");
+    command
+        .args(["--h1", "--threads=1", "--groups=X25519"])
+        .arg(format!("--tls13-ciphers={SUITE}"))
+        .arg(format!("--warm-up-time={WARM_UP_MS}ms"))
+        .arg(format!("--clients={}", load.clients))
+        .arg(format!("--duration={}", load.seconds))
+        .arg(format!("https://{}/{}", load.address, load.path));
+    let mut child = pinned(&command, load.cpu)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot start h2load: {error}"))?;
+    let out = child
+        .stdout
+        .take()
+        .ok_or("h2load without standard output")?;
+    let mut samples = VecDeque::new();
+    let mut text = String::new();
+    for line in BufReader::new(out).lines() {
+        let line = line?;
+        if line.starts_with("Main benchmark duration is ") {
+            samples.push_back(sample()?);
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    let status = child.wait()?;
+    let (Some(before), Some(after), true) =
+        (samples.pop_front(), samples.pop_front(), status.success())
+    else {
+        return Err(format!("h2load did not finish: {status}\n{text}").into());
+    };
+    let requests = judge(&text).map_err(|reason| format!("h2load: {reason}\n{text}"))?;
+    Ok(Run {
+        requests,
+        before,
+        after,
+    })
+}
+
+/// The number of requests completed, when all went as they must.
+fn judge(text: &str) -> Result<u64, String> {
+    let due = [
+        "TLS Protocol: TLSv1.3".to_owned(),
+        format!("Cipher: {SUITE}"),
+        "Server Temp Key: X25519 253 bits".to_owned(),
+        "Application protocol: http/1.1".to_owned(),
+    ];
+    for line in due {
+        if !text.lines().any(|found| found == line) {
+            return Err(format!("no line {line:?}"));
+        }
+    }
+    let done = count(text, "requests: ", "done")?;
+    for (label, bad) in BAD {
+        if count(text, label, bad)? > 0 {
+            return Err(format!("requests with {bad}"));
+        }
+    }
+    // Not 2xx == done: of responses in progress when the main phase begins, the status came before.
+    if done == 0 || count(text, "status codes: ", "2xx")? == 0 {
+        return Err("no request was answered".to_owned());
+    }
+    Ok(done)
+}
+
+/// The number before `unit` in the line that begins with `label`: "requests: 12 total, 11 done".
+fn count(text: &str, label: &str, unit: &str) -> Result<u64, String> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(label))
+        .and_then(|line| {
+            line.split(", ")
+                .find_map(|part| part.strip_suffix(unit)?.trim().parse().ok())
+        })
+        .ok_or_else(|| format!("no count of {unit} in the line {label:?}"))
+}
+
+/// Counts that must be 0, by the line they are in.
+const BAD: [(&str, &str); 6] = [
+    ("requests: ", "failed"),
+    ("requests: ", "errored"),
+    ("requests: ", "timeout"),
+    ("status codes: ", "3xx"),
+    ("status codes: ", "4xx"),
+    ("status codes: ", "5xx"),
+];
+
+const SUITE: &str = "TLS_AES_128_GCM_SHA256";
+
+/// Long enough for the handshakes of all clients, and for every cache to have what it will have.
+const WARM_UP_MS: u32 = 500;

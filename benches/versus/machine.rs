@@ -1,0 +1,69 @@
+//! The machine a result belongs to.
+
+use std::fs;
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::arguments::Arguments;
+use crate::tools;
+
+/// What a reader needs to know about it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) kernel: String,
+    pub(crate) cpu_model: String,
+    pub(crate) cpus: usize,
+    /// The CPUs that share the server's physical core; the load's should not be among them.
+    pub(crate) server_cpu_siblings: String,
+    /// Whether softirqs are left out of threads' CPU time: the kernel's
+    /// CONFIG_IRQ_TIME_ACCOUNTING; `None` when its configuration cannot be read.
+    pub(crate) softirqs_apart: Option<bool>,
+}
+
+impl Machine {
+    pub(crate) fn look(arguments: &Arguments) -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let models: Vec<&str> = cpuinfo
+            .lines()
+            .filter(|line| line.starts_with("model name"))
+            .filter_map(|line| Some(line.split_once(':')?.1.trim()))
+            .collect();
+        let siblings = format!(
+            "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list",
+            arguments.server_cpu
+        );
+        let kernel = one_line("/proc/sys/kernel/osrelease");
+        Self {
+            cpu_model: models.first().map_or("unknown", |model| model).to_owned(),
+            cpus: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
+            server_cpu_siblings: one_line(&siblings),
+            softirqs_apart: softirqs_apart(&kernel),
+            kernel,
+        }
+    }
+}
+
+fn one_line(file: &str) -> String {
+    fs::read_to_string(file).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+fn softirqs_apart(kernel: &str) -> Option<bool> {
+    let zcat = || tools::all_output(Command::new("zcat").arg("/proc/config.gz")).ok();
+    let config = fs::read_to_string(format!("/boot/config-{kernel}"))
+        .ok()
+        .or_else(zcat)?;
+    if config
+        .lines()
+        .any(|line| line == "CONFIG_IRQ_TIME_ACCOUNTING=y")
+    {
+        return Some(true);
+    }
+    config
+        .lines()
+        .any(|line| line == "# CONFIG_IRQ_TIME_ACCOUNTING is not set")
+        .then_some(false)
+}
