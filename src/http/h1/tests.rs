@@ -413,6 +413,37 @@ fn rfc9110_9_3_2_a_refused_head_request_gets_no_content() {
 }
 
 #[test]
+fn rfc9110_9_3_2_a_refusal_after_a_head_request_has_its_content_again() {
+    let head = || data("HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n");
+    for (events, status) in [
+        (vec![head(), data("\x16\x03")], 400),
+        (vec![head(), data("\r\n\nGET")], 400),
+        (vec![head(), data("GET / HT"), Silence(Phase::Header)], 408),
+        (vec![head(), data("\r\n\r\nGE"), Silence(Phase::Header)], 408),
+    ] {
+        let text = format!("{events:?}");
+        let ended = ended(events);
+        assert_eq!(ended.statuses(), [200, status], "{text}");
+        assert!(ended.sent().ends_with("</h1>\n"), "{text}: {}", ended.sent());
+    }
+}
+
+#[test]
+fn rfc9110_9_3_2_a_head_request_that_is_not_complete_is_refused_without_content() {
+    let long = format!("HEAD /{}", "x".repeat(2000));
+    for (events, status) in [
+        (vec![data("HEAD / HT"), Silence(Phase::Header)], 408),
+        (vec![get("/a"), data("HEAD / HTTP/1.1\n")], 400),
+        (vec![data(long)], 414),
+    ] {
+        let text = format!("{events:?}");
+        let ended = ended(events);
+        assert_eq!(ended.statuses().last(), Some(&status), "{text}");
+        assert!(ended.sent().ends_with("\r\n\r\n"), "{text}");
+    }
+}
+
+#[test]
 fn rfc9110_15_statuses_without_content() {
     let ended = ended([get("/none"), get("/unchanged")]);
     assert_eq!(

@@ -43,7 +43,7 @@ pub struct HeadParser {
     lines: usize,
     /// Empty lines skipped before the request line.
     empty_lines: usize,
-    /// The last request line was one of HEAD.
+    /// The last request line, complete or not, is one of HEAD.
     is_head: bool,
 }
 
@@ -78,8 +78,8 @@ impl HeadParser {
         }
     }
 
-    /// Whether the last request line said HEAD, so that a refusal too is sent without content (RFC
-    /// 9110 9.3.2).
+    /// Whether the request line looked at last, complete or not, says HEAD, so that its refusal too
+    /// is sent without content (RFC 9110 9.3.2).
     pub fn is_head(&self) -> bool {
         self.is_head
     }
@@ -93,6 +93,9 @@ impl HeadParser {
         bounds: &Bounds,
     ) -> Result<Option<usize>, Refusal> {
         loop {
+            if self.lines == 0 {
+                self.is_head = input.starts_with(b"HEAD ");
+            }
             let unseen = input.get(self.scanned..).unwrap_or_default();
             let Some(newline) = memchr::memchr(b'\n', unseen) else {
                 self.scanned = input.len();
@@ -119,7 +122,6 @@ impl HeadParser {
                 (0, _) if end > bounds.header_bytes_max => return Err(HEAD_TOO_LARGE),
                 (0, _) => return Ok(Some(end)),
                 (bytes, 0) => {
-                    self.is_head = line.starts_with(b"HEAD ");
                     check_request_line_start(line, bounds)?;
                     self.request_line_bytes = bytes;
                 }
