@@ -253,7 +253,7 @@ impl<T: FileThreads> Cache<T> {
             (Err(error), _) => {
                 let refusal = refusal(&error);
                 if refusal == Refusal::Failed {
-                    tracing::warn!(path = %path.to_string_lossy(), %error, "cannot open a file");
+                    tracing::warn!(?path, %error, "cannot open a file");
                 }
                 self.keep_other(site, path, Err(refusal), now);
                 return Err(refusal);
