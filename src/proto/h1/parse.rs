@@ -481,9 +481,11 @@ const FIELDS_USUAL_MAX: usize = 32;
 
 const _: () = assert!(FIELDS_USUAL_MAX < HEADER_FIELDS_MAX);
 
-const HEAD_TOO_LARGE: Refusal = Refusal::new(431, "the head is larger than header_bytes_max");
+const HEAD_TOO_LARGE: Refusal =
+    Refusal::new(431, "the head is larger than limits.header_bytes_max");
 const TOO_MANY_FIELDS: Refusal = Refusal::new(431, "too many fields");
-const TARGET_TOO_LONG: Refusal = Refusal::new(414, "the target is longer than target_bytes_max");
+const TARGET_TOO_LONG: Refusal =
+    Refusal::new(414, "the target is longer than limits.target_bytes_max");
 const MALFORMED_METHOD: Refusal = Refusal::bad("malformed method");
 const MALFORMED_TARGET: Refusal = Refusal::bad("malformed request target");
 const MALFORMED_CODING: Refusal = Refusal::bad("transfer-encoding other than chunked");
