@@ -1,15 +1,16 @@
 //! One connection's whole story: accepted, handshaken, served, closed.
 
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+
+use bytes::Bytes;
 
 use super::{Local, Worker};
 use crate::config::Service;
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Handler, Outcome, h1};
-use crate::message::{BodyStream, Request, Response};
+use crate::message::{Body, BodyStream, Request, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
@@ -191,8 +192,10 @@ fn panic_if_asked(_request: &Request) {}
 /// A client that speaks HTTP to the TLS port gets an answer it can read.
 async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), Error> {
     let (mut read, mut write) = stream.into_halves();
-    let sent = write.send(&[IoSlice::new(PLAIN_HTTP_ANSWER)]).await;
-    sent.map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
+    let answer = Response::new(Status(400))
+        .with("content-type", "text/plain; charset=utf-8")
+        .with_body(Body::Bytes(PLAIN_HTTP_ANSWER));
+    h1::answer(&mut write, context, answer).await?;
     http::close(&mut read, &mut write, context).await;
     Ok(())
 }
@@ -204,11 +207,9 @@ struct SiteHandler<'a> {
 }
 
 impl Handler for SiteHandler<'_> {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
+    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, now: Now) -> Response {
         panic_if_asked(request);
-        self.serve
-            .respond(&self.session, request, body, Now::read())
-            .await
+        self.serve.respond(&self.session, request, body, now).await
     }
 }
 
@@ -217,14 +218,10 @@ struct RedirectHandler<'a> {
 }
 
 impl Handler for RedirectHandler<'_> {
-    async fn respond(&self, request: &Request, _body: &mut dyn BodyStream) -> Response {
+    async fn respond(&self, request: &Request, _body: &mut dyn BodyStream, _now: Now) -> Response {
         self.redirect.respond(request)
     }
 }
 
-const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    content-length: 51\r\n\
-    connection: close\r\n\
-    \r\n\
-    This port speaks HTTPS: use https:// in the address";
+const PLAIN_HTTP_ANSWER: Bytes =
+    Bytes::from_static(b"This port speaks HTTPS: use https:// in the address");
