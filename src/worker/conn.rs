@@ -16,7 +16,7 @@ use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::serve::redirect::Redirect;
-use crate::serve::{Now, Serve, Session};
+use crate::serve::{Client, Now, Serve};
 use crate::tls::handshake::{self, Handshaken, NoSession};
 
 /// Serves `descriptor` to its end. Each stage is boxed by itself and gone when the next begins, so
@@ -52,7 +52,7 @@ struct Accepted {
 struct Established {
     local: Rc<Local>,
     stream: Stream,
-    session: Session,
+    client: Client,
 }
 
 impl Accepted {
@@ -113,17 +113,21 @@ impl Accepted {
             ..
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
-        let session = Session {
-            secure: true,
-            server_name_policy: tls.policy_for(server_name.as_deref()),
-            peer: peer.ip(),
+        let Some(tls_policy) = tls.policy_for(server_name.as_deref()) else {
+            return Err(Error::us(
+                Stage::Handshake,
+                Cause::Internal("a session under no policy"),
+            ));
+        };
+        let client = Client {
+            tls_policy: Some(tls_policy),
         };
         let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
             .map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
         Ok(Some(Established {
             local,
             stream,
-            session,
+            client,
         }))
     }
 
@@ -155,11 +159,11 @@ impl Established {
         let Self {
             local,
             stream,
-            session,
+            client,
         } = self;
         let handler = SiteHandler {
             serve: &local.serve,
-            session,
+            client,
         };
         let (read, write) = stream.into_halves();
         h1::serve(read, write, &handler, &local.http)
@@ -200,16 +204,16 @@ async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), 
     Ok(())
 }
 
-/// The sites, for one session.
+/// The sites, for one client.
 struct SiteHandler<'a> {
     serve: &'a Serve,
-    session: Session,
+    client: Client,
 }
 
 impl Handler for SiteHandler<'_> {
     async fn respond(&self, request: &Request, body: &mut dyn BodyStream, now: Now) -> Response {
         panic_if_asked(request);
-        self.serve.respond(&self.session, request, body, now).await
+        self.serve.respond(&self.client, request, body, now).await
     }
 }
 
