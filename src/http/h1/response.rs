@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::error::{Cause, Error, Stage};
 use crate::http::transport::Transmit;
 use crate::http::{Context, count_response};
-use crate::message::{Body, BodyStream, Method, Response, Version};
+use crate::message::{Body, BodyStream, FieldBlock, Method, Response, Version};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, LAST_CHUNK, Plan, ResponseHead, push_chunk_line,
 };
@@ -49,6 +49,7 @@ impl Delivery<'_> {
             status: response.status,
             version: self.version,
             date: &date,
+            block_lines: response.block.as_deref().map_or(b"", FieldBlock::lines),
             fields: &response.fields,
             framing: plan.framing,
             keep_alive,

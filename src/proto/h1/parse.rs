@@ -286,7 +286,7 @@ impl<'a> Control<'a> {
     }
 
     /// RFC 9112 6.3, with every case in which two recipients could differ refused.
-    fn body_length(&self, version: Version, fields: &Fields) -> Result<BodyLength, Refusal> {
+    fn body_length(&self, version: Version, fields: &[Header<'_>]) -> Result<BodyLength, Refusal> {
         match (self.transfer_encoding, self.content_length) {
             (Given::Never, Given::Never) => Ok(BodyLength::Known(0)),
             (Given::Never, Given::Once(value)) => decimal(value)
@@ -327,11 +327,12 @@ impl<'a> Control<'a> {
 /// The refusal of transfer codings other than exactly one `chunked`: 501 for codings that are not
 /// implemented under a final `chunked` (RFC 9112 6.1), 400 where the length of the body cannot be
 /// told (RFC 9112 6.3).
-fn refuse_codings(fields: &Fields) -> Refusal {
+fn refuse_codings(fields: &[Header<'_>]) -> Refusal {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     let codings: Vec<&[u8]> = fields
-        .all("transfer-encoding")
-        .flat_map(list_members)
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
+        .flat_map(|field| list_members(field.value))
         .collect();
     match &*codings {
         [before @ .., last] if !before.is_empty() && is_chunked(last) => {
@@ -428,27 +429,29 @@ fn parse_block<const N: usize>(
     };
     let mut control = Control::default();
     let mut entries = Vec::with_capacity(headers.len());
-    for field in headers {
+    for field in &*headers {
         control.read(field);
         let name = span_within(head, field.name.as_bytes()).ok_or(HEAD_TOO_LARGE)?;
         let value = span_within(head, field.value).ok_or(HEAD_TOO_LARGE)?;
         entries.push((name, value));
     }
-    let fields = Fields::new(block.clone(), entries);
 
     let (host, target) = resolve_target(&line, &control)?;
-    let body_length = control.body_length(line.version, &fields)?;
+    let body_length = control.body_length(line.version, headers)?;
     // RFC 9110 10.1.1: without content there is nothing to wait with.
     let expects_continue = control.expects_continue(line.version)? && !body_length.is_none();
     let keep_alive = control.persists(line.version);
+    let RequestLine {
+        method, version, ..
+    } = line;
     Ok(Head {
         keep_alive,
         request: Request {
-            version: line.version,
-            method: line.method,
+            version,
+            method,
             host,
             target,
-            fields,
+            fields: Fields::new(block, entries),
             body_length,
             expects_continue,
         },
