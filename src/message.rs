@@ -9,11 +9,13 @@ use std::fs::File;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::error::Error;
+use crate::proto::h1::encode::push_field_lines;
 
 /// An HTTP method (RFC 9110 9). Methods are case-sensitive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,12 +234,44 @@ impl Status {
     }
 }
 
+/// Response fields that stay the same from one response to the next. Their HTTP/1.1 text is made
+/// once; other versions frame the fields themselves.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FieldBlock {
+    fields: Box<[(&'static str, Bytes)]>,
+    lines: Box<[u8]>,
+}
+
+impl FieldBlock {
+    /// A block of these fields, in order, named as [`Response::fields`] are.
+    pub fn new(fields: Vec<(&'static str, Bytes)>) -> Self {
+        let mut lines = Vec::new();
+        push_field_lines(&mut lines, &fields);
+        Self {
+            fields: fields.into(),
+            lines: lines.into(),
+        }
+    }
+
+    /// The fields.
+    pub fn fields(&self) -> &[(&'static str, Bytes)] {
+        &self.fields
+    }
+
+    /// Their lines in HTTP/1.1, each with the CRLF that ends the line before it.
+    pub fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
 /// A response head and body, before any HTTP version frames it.
 #[derive(Debug)]
 pub struct Response {
     /// The status.
     pub status: Status,
-    /// Fields in order. Names in lower case. Without the fields that framing owns (content-length,
+    /// Fields that come before the others, shared with other responses.
+    pub block: Option<Rc<FieldBlock>>,
+    /// The other fields, in order. Names in lower case. Without the fields that framing owns (content-length,
     /// transfer-encoding, connection) and without date: the drivers write those.
     pub fields: Vec<(&'static str, Bytes)>,
     /// The body. For HEAD and 304 it is the body that GET would have sent; the driver sends only
@@ -250,9 +284,23 @@ impl Response {
     pub fn new(status: Status) -> Self {
         Self {
             status,
+            block: None,
             fields: Vec::new(),
             body: Body::Empty,
         }
+    }
+
+    /// All fields, in order.
+    pub fn all_fields(&self) -> impl Iterator<Item = &(&'static str, Bytes)> {
+        let block = self.block.as_deref().map(FieldBlock::fields);
+        block.unwrap_or_default().iter().chain(&self.fields)
+    }
+
+    /// The same response with these fields before all others, instead of those that were.
+    #[must_use]
+    pub fn with_block(mut self, block: Rc<FieldBlock>) -> Self {
+        self.block = Some(block);
+        self
     }
 
     /// The same response with one more field. `name` in lower case.

@@ -25,6 +25,7 @@ use portcullis::net::file_threads::FileThreads;
 use portcullis::net::rt::{self, Driver};
 use portcullis::net::socket::Socket;
 use portcullis::net::stream::{Stream, StreamContext};
+use portcullis::serve::Now;
 use portcullis::sys::probe::{KernelTls, Refusal, ring};
 
 #[test]
@@ -227,7 +228,7 @@ struct Site {
 }
 
 impl Handler for Site {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
+    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, _now: Now) -> Response {
         let body = match (request.path(), &self.file) {
             ("/file", Some(file)) => Body::File(FileRange {
                 file: file.clone(),

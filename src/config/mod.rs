@@ -222,6 +222,8 @@ pub struct Timeouts {
     pub header: Duration,
     /// Without a byte of a request body.
     pub body_progress: Duration,
+    /// From the end of a request's head to the end of its body, however steadily it comes.
+    pub body: Duration,
     /// Without a byte of the response accepted by the socket.
     pub send_progress: Duration,
     /// Between requests on a kept connection.
@@ -337,6 +339,7 @@ impl Default for Timeouts {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(15),
             body_progress: Duration::from_secs(30),
+            body: Duration::from_secs(300),
             send_progress: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             linger: Duration::from_secs(5),

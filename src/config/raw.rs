@@ -97,6 +97,7 @@ pub(super) struct RawTimeouts {
     pub(super) handshake_ms: Value<i64>,
     pub(super) header_ms: Value<i64>,
     pub(super) body_progress_ms: Value<i64>,
+    pub(super) body_ms: Value<i64>,
     pub(super) send_progress_ms: Value<i64>,
     pub(super) idle_ms: Value<i64>,
     pub(super) linger_ms: Value<i64>,

@@ -247,3 +247,103 @@ fn the_example_is_accepted() {
         "{shown}"
     );
 }
+
+#[test]
+fn keys_that_errors_name_are_keys() {
+    let keys: Vec<String> = rows()
+        .iter()
+        .map(|row| format!("{}.{}", row.table.trim_matches(['[', ']']), row.key))
+        .collect();
+    let mut files = Vec::new();
+    collect_sources(
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+        &mut files,
+    );
+    let mut named = 0;
+    for (path, text) in files {
+        let wrong = misnamed_keys(&text, &keys, &mut named);
+        assert!(
+            wrong.is_empty(),
+            "{}: no such keys: {wrong:?}",
+            path.display()
+        );
+    }
+    assert!(named >= 10, "only {named} keys found: the search is broken");
+}
+
+#[test]
+fn a_misnamed_key_is_found() {
+    let keys = [
+        "timeouts.idle_ms".to_owned(),
+        "limits.body_bytes_max".to_owned(),
+    ];
+    for (text, wrong) in [
+        (r#"Cause::Timeout("timeouts.idle_ms")"#, vec![]),
+        (r#"Cause::Timeout("idle")"#, vec!["idle"]),
+        ("Cause::Limit(\n    \"body\",\n)", vec!["body"]),
+        (
+            r#"Refusal::new(413, "over body_bytes_max")"#,
+            vec!["body_bytes_max"],
+        ),
+        (r#"Refusal::new(413, "over limits.body_bytes_max")"#, vec![]),
+        (
+            r#"let key = "timeouts.idel_ms passed";"#,
+            vec!["timeouts.idel_ms"],
+        ),
+        (r#"// Refusal::new(413, "over body_bytes_max")"#, vec![]),
+    ] {
+        assert_eq!(misnamed_keys(text, &keys, &mut 0), wrong, "{text}");
+    }
+}
+
+/// The words in `text`'s literals that name a deadline or bound otherwise than by its whole key:
+/// all there is in a `Cause::Timeout` or `Cause::Limit`, a word that begins like a key, and a key
+/// without its table in a refusal. Counts in `named` those that are right.
+fn misnamed_keys(text: &str, keys: &[String], named: &mut usize) -> Vec<String> {
+    let code: Vec<&str> = text
+        .lines()
+        .take_while(|line| *line != "#[cfg(test)]")
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    let code = code.join("\n");
+    let mut wrong = Vec::new();
+    let mut before = "";
+    for (index, piece) in code.split('"').enumerate() {
+        if index % 2 == 0 {
+            before = piece.trim_end();
+            continue;
+        }
+        let is_key = |word: &str| keys.iter().any(|key| key == word);
+        let is_cause = before.ends_with("Cause::Timeout(") || before.ends_with("Cause::Limit(");
+        let is_refusal = before.contains("Refusal::");
+        let words = piece.split(|c: char| !c.is_ascii_alphanumeric() && !"_.".contains(c));
+        for word in words.map(|word| word.trim_matches('.')) {
+            let is_like_key = ["timeouts.", "limits."].iter().any(|t| word.starts_with(t));
+            let is_bare = keys.iter().any(|key| {
+                key.split_once('.')
+                    .is_some_and(|(_, bare)| bare == word && bare.contains('_'))
+            });
+            match () {
+                () if is_key(word) => *named += 1,
+                () if is_cause || is_like_key || is_refusal && is_bare => {
+                    wrong.push(word.to_owned());
+                }
+                () => {}
+            }
+        }
+    }
+    wrong
+}
+
+fn collect_sources(directory: &Path, files: &mut Vec<(std::path::PathBuf, String)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect_sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.to_string_lossy().contains("tests")
+        {
+            files.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}

@@ -17,22 +17,23 @@ use self::date::DateCache;
 use self::transport::{Receive, Transmit};
 
 use crate::config::{Limits, Timeouts};
-
 use crate::limits::LINGER_BYTES_MAX;
 use crate::message::{BodyStream, Request, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::Received;
+use crate::serve::Now;
 
 /// Makes responses. One handler serves one connection: what it needs to know of the session, it
 /// holds.
 pub trait Handler {
-    /// The response to `request`. The handler reads as much of `body` as it wants; what it leaves
-    /// is the driver's business.
+    /// The response to `request`, whose head was complete at `now`. The handler reads as much of
+    /// `body` as it wants; what it leaves is the driver's business.
     fn respond(
         &self,
         request: &Request,
         body: &mut dyn BodyStream,
+        now: Now,
     ) -> impl Future<Output = Response>;
 }
 

@@ -10,6 +10,7 @@ use crate::error::Cause;
 use crate::message::FileRange;
 use crate::net::deadline::Phase;
 use crate::net::stream::{ReadHalf, Received, WriteHalf};
+use crate::serve::Now;
 
 /// The receiving half of a connection, with its deadline.
 pub trait Receive {
@@ -24,6 +25,9 @@ pub trait Receive {
 
     /// As [`ReadHalf::give_up_records`].
     fn give_up_records(&mut self);
+
+    /// This moment, on the clocks that this connection's deadlines go by.
+    fn now(&self) -> Now;
 }
 
 /// The sending half of a connection. It times its sends by itself.
@@ -43,6 +47,9 @@ pub trait Transmit {
 
     /// As [`WriteHalf::is_nearly_exhausted`].
     fn is_nearly_exhausted(&self) -> bool;
+
+    /// As [`WriteHalf::sent_bytes`].
+    fn sent_bytes(&self) -> u64;
 }
 
 impl Receive for ReadHalf {
@@ -61,6 +68,10 @@ impl Receive for ReadHalf {
     fn give_up_records(&mut self) {
         ReadHalf::give_up_records(self);
     }
+
+    fn now(&self) -> Now {
+        Now::read()
+    }
 }
 
 impl Transmit for WriteHalf {
@@ -78,5 +89,9 @@ impl Transmit for WriteHalf {
 
     fn is_nearly_exhausted(&self) -> bool {
         WriteHalf::is_nearly_exhausted(self)
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        WriteHalf::sent_bytes(self)
     }
 }

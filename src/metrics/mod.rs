@@ -155,6 +155,15 @@ pub fn total(counter: Counter) -> u64 {
         .sum()
 }
 
+/// What this thread alone has counted: tests run side by side.
+#[cfg(test)]
+pub(crate) fn of_this_thread(counter: Counter) -> u64 {
+    BLOCK
+        .get()
+        .and_then(|block| block.0.get(counter as usize))
+        .map_or(0, |cell| cell.load(Ordering::Relaxed))
+}
+
 #[cold]
 fn register_thread() -> &'static Block {
     let block: &'static Block = Box::leak(Box::new(Block(

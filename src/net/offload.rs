@@ -157,11 +157,7 @@ impl Transport {
     /// See [`super::stream::WriteHalf::is_nearly_exhausted`].
     pub(super) fn is_nearly_exhausted(&self) -> bool {
         let sending = self.sending.borrow();
-        let is_exhausted = sending.records_left() < self.context.records_per_key_max / 8
-            && !sending.can_change_key(self);
-        if is_exhausted {
-            metrics::count(Counter::KeyExhausted);
-        }
-        is_exhausted
+        sending.records_left() < self.context.records_per_key_max / 8
+            && !sending.can_change_key(self)
     }
 }

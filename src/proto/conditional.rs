@@ -111,6 +111,16 @@ pub fn evaluate(request: &Request, current: Option<&Validators<'_>>) -> Verdict 
     Verdict::Proceed
 }
 
+/// Whether `fields` hold anything that [`evaluate`] or [`crate::proto::range::select`] looks at. Most
+/// requests have nothing of it, which one look at each name tells.
+pub fn may_decide(fields: &Fields) -> bool {
+    fields.iter().any(|(name, _)| match name {
+        [b'i' | b'I', b'f' | b'F', b'-', ..] => true,
+        [b'r' | b'R', ..] => name.eq_ignore_ascii_case(b"range"),
+        _ => false,
+    })
+}
+
 /// An HTTP date in any of its three forms (RFC 9110 5.6.7).
 pub fn parse_date(value: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()

@@ -121,6 +121,30 @@ fn rfc9110_13_1_2_if_none_match() {
 }
 
 #[test]
+fn rfc9110_13_what_may_decide_is_never_overlooked() {
+    for name in [
+        "if-match",
+        "If-None-Match",
+        "IF-MODIFIED-SINCE",
+        "if-Unmodified-since",
+        "iF-Range",
+        "Range",
+        "RANGE",
+    ] {
+        let request = request(Method::Get, &[("accept", "*/*"), (name, "x")]);
+        assert!(may_decide(&request.fields), "{name}");
+    }
+    let others = [
+        ("accept", "*/*"),
+        ("referer", "/"),
+        ("accept-ranges", "bytes"),
+        ("ranges", "bytes=0-"),
+        ("i", "f"),
+    ];
+    assert!(!may_decide(&request(Method::Get, &others).fields));
+}
+
+#[test]
 fn rfc9110_13_1_3_if_modified_since() {
     assert_eq!(get(&[("If-Modified-Since", OLD)]), Verdict::Proceed);
     assert_eq!(get(&[("If-Modified-Since", SAME)]), Verdict::NotModified);

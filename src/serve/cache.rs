@@ -24,6 +24,7 @@ use bytes::Bytes;
 
 use super::bounded_map::BoundedMap;
 use super::content_type;
+use super::error_page::NOSNIFF;
 use super::flight::Flights;
 use super::open::{Lookup, Opened, OpenedContent, OpenedFile};
 use super::{FileThreads, JobError, Now};
@@ -32,6 +33,7 @@ use crate::limits::{
     CACHED_CONTENT_BYTES_PER_WORKER_MAX, NEGATIVE_ENTRIES_PER_WORKER_MAX,
     NEGATIVE_ENTRY_PATH_BYTES_MAX,
 };
+use crate::message::FieldBlock;
 use crate::metrics::{self, Counter};
 use crate::sys::file::{FileStat, Reach};
 
@@ -69,6 +71,8 @@ pub struct OpenFile {
     pub last_modified: Bytes,
     /// The value of Content-Type.
     pub content_type: Bytes,
+    /// The fields of every response with its bytes.
+    pub fields: Rc<FieldBlock>,
     stat: FileStat,
     settled: bool,
 }
@@ -253,7 +257,7 @@ impl<T: FileThreads> Cache<T> {
             (Err(error), _) => {
                 let refusal = refusal(&error);
                 if refusal == Refusal::Failed {
-                    tracing::warn!(path = %path.to_string_lossy(), %error, "cannot open a file");
+                    tracing::warn!(?path, %error, "cannot open a file");
                 }
                 self.keep_other(site, path, Err(refusal), now);
                 return Err(refusal);
@@ -312,6 +316,16 @@ impl OpenFile {
             content,
         } = opened;
         let modified = system_time(stat.modified_ns).min(wall);
+        let etag = etag(&stat, settled);
+        let last_modified = Bytes::from(httpdate::fmt_http_date(modified));
+        let content_type = content_type::of_name(path.to_bytes());
+        let fields = FieldBlock::new(vec![
+            ("content-type", content_type.clone()),
+            ("last-modified", last_modified.clone()),
+            ("etag", etag.clone()),
+            ("accept-ranges", ACCEPT_RANGES),
+            ("x-content-type-options", NOSNIFF),
+        ]);
         Self {
             content: match content {
                 OpenedContent::Bytes(bytes) => Content::Bytes(bytes.into()),
@@ -319,9 +333,10 @@ impl OpenFile {
             },
             size: stat.size,
             modified,
-            etag: etag(&stat, settled),
-            last_modified: httpdate::fmt_http_date(modified).into(),
-            content_type: content_type::of_name(path.to_bytes()),
+            etag,
+            last_modified,
+            content_type,
+            fields: Rc::new(fields),
             stat,
             settled,
         }
@@ -452,6 +467,9 @@ fn system_time(since_epoch_ns: i128) -> SystemTime {
         .checked_add(Duration::from_nanos(since))
         .unwrap_or(UNIX_EPOCH)
 }
+
+/// The value of Accept-Ranges (RFC 9110 14.3).
+pub(crate) const ACCEPT_RANGES: Bytes = Bytes::from_static(b"bytes");
 
 /// How long ago a file's last change must be before its state is sure to tell it from the next: the
 /// coarsest clock of a file system in use (FAT) ticks every two seconds.

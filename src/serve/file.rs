@@ -1,12 +1,13 @@
 //! Files of a site: which one a request names, and what of it is sent.
 
 use std::ffi::CStr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::cache::{Cache, Content, Found, OpenFile, Refusal};
-use super::error_page::{self, NOSNIFF};
+use super::cache::{ACCEPT_RANGES, Cache, Content, Found, OpenFile, Refusal};
+use super::error_page;
 use super::path::RelativePath;
 use super::{FileThreads, Now};
 use crate::config::Files;
@@ -84,6 +85,9 @@ async fn find_index<T: FileThreads>(
 
 /// The response with `file`, after the request's preconditions and range.
 fn represent(request: &Request, file: &OpenFile, now: Now) -> Response {
+    if !conditional::may_decide(&request.fields) {
+        return describe(Status(200), file).with_body(body(file, 0, file.size));
+    }
     let validators = Validators {
         etag: EntityTag::parse(&file.etag),
         last_modified: Some(file.modified),
@@ -114,18 +118,7 @@ fn represent(request: &Request, file: &OpenFile, now: Now) -> Response {
 }
 
 fn describe(status: Status, file: &OpenFile) -> Response {
-    let fields = vec![
-        ("content-type", file.content_type.clone()),
-        ("last-modified", file.last_modified.clone()),
-        ("etag", file.etag.clone()),
-        ("accept-ranges", ACCEPT_RANGES),
-        ("x-content-type-options", NOSNIFF),
-    ];
-    Response {
-        status,
-        fields,
-        body: Body::Empty,
-    }
+    Response::new(status).with_block(Rc::clone(&file.fields))
 }
 
 fn body(file: &OpenFile, offset: u64, length: u64) -> Body {
@@ -151,5 +144,3 @@ fn part(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
 }
 
 const ALLOW: Bytes = Bytes::from_static(b"GET, HEAD, OPTIONS");
-
-const ACCEPT_RANGES: Bytes = Bytes::from_static(b"bytes");

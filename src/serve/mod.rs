@@ -17,7 +17,6 @@ pub mod redirect;
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -51,15 +50,10 @@ impl Now {
 
 /// What is known of the connection that carries a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Whether it is protected by TLS.
-    pub secure: bool,
-    /// The index of the TLS policy under which its handshake was done: that of the site its server
-    /// name (RFC 6066 3) belongs to. `None` for a handshake without a server name, which the default
-    /// site's policy governs.
-    pub server_name_policy: Option<usize>,
-    /// The client's address.
-    pub peer: IpAddr,
+pub struct Client {
+    /// The index of the TLS policy under which its handshake was done
+    /// ([`crate::tls::server_config::TlsSetup::policy_for`]); `None` for plain HTTP.
+    pub tls_policy: Option<usize>,
 }
 
 /// What all workers share: the sites of one configuration.
@@ -151,13 +145,6 @@ impl Routes {
         let index = self.names.site(Some(host))?;
         Some((index, self.sites.get(index)?))
     }
-
-    fn tls_policy(&self, session: &Session) -> Option<usize> {
-        session.server_name_policy.or_else(|| {
-            let default = self.sites.get(self.config.default_site?)?;
-            Some(default.tls_policy)
-        })
-    }
 }
 
 impl<T: FileThreads> Serve<T> {
@@ -180,22 +167,29 @@ impl<T: FileThreads> Serve<T> {
     /// under (421, RFC 9110 15.5.20): its versions, suites or groups might not allow this connection.
     pub async fn respond(
         &self,
-        session: &Session,
+        client: &Client,
         request: &Request,
         _body: &mut dyn BodyStream,
         now: Now,
     ) -> Response {
         let Some((index, route)) = self.routes.site(&request.host) else {
-            let status = if session.secure { 421 } else { 404 };
+            let status = if client.tls_policy.is_some() {
+                421
+            } else {
+                404
+            };
             return error_page::page(Status(status));
         };
-        if session.secure && self.routes.tls_policy(session) != Some(route.tls_policy) {
+        if client
+            .tls_policy
+            .is_some_and(|policy| policy != route.tls_policy)
+        {
             return error_page::page(Status(421));
         }
         let response = file::respond(&self.cache, index, &route.site.files, request, now).await;
         match &route.hsts {
             // RFC 6797 7.2: only over a secure transport.
-            Some(value) if session.secure => {
+            Some(value) if client.tls_policy.is_some() => {
                 response.with("strict-transport-security", value.clone())
             }
             _ => response,

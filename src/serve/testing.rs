@@ -62,7 +62,7 @@ pub(crate) fn request(
 
 /// The value of the response's field `name`, which appears at most once.
 pub(crate) fn field(response: &Response, name: &str) -> Option<String> {
-    let mut values = response.fields.iter().filter(|(field, _)| *field == name);
+    let mut values = response.all_fields().filter(|(field, _)| *field == name);
     let value = values.next()?.1.to_vec();
     assert!(values.next().is_none(), "{name} twice in {response:?}");
     Some(String::from_utf8(value).unwrap())

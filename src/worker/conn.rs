@@ -1,21 +1,22 @@
 //! One connection's whole story: accepted, handshaken, served, closed.
 
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+
+use bytes::Bytes;
 
 use super::{Local, Worker};
 use crate::config::Service;
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Handler, Outcome, h1};
-use crate::message::{BodyStream, Request, Response};
+use crate::message::{Body, BodyStream, Request, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::serve::redirect::Redirect;
-use crate::serve::{Now, Serve, Session};
+use crate::serve::{Client, Now, Serve};
 use crate::tls::handshake::{self, Handshaken, NoSession};
 
 /// Serves `descriptor` to its end. Each stage is boxed by itself and gone when the next begins, so
@@ -51,7 +52,7 @@ struct Accepted {
 struct Established {
     local: Rc<Local>,
     stream: Stream,
-    session: Session,
+    client: Client,
 }
 
 impl Accepted {
@@ -112,17 +113,21 @@ impl Accepted {
             ..
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
-        let session = Session {
-            secure: true,
-            server_name_policy: tls.policy_for(server_name.as_deref()),
-            peer: peer.ip(),
+        let Some(tls_policy) = tls.policy_for(server_name.as_deref()) else {
+            return Err(Error::us(
+                Stage::Handshake,
+                Cause::Internal("a session under no policy"),
+            ));
+        };
+        let client = Client {
+            tls_policy: Some(tls_policy),
         };
         let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
             .map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
         Ok(Some(Established {
             local,
             stream,
-            session,
+            client,
         }))
     }
 
@@ -154,11 +159,11 @@ impl Established {
         let Self {
             local,
             stream,
-            session,
+            client,
         } = self;
         let handler = SiteHandler {
             serve: &local.serve,
-            session,
+            client,
         };
         let (read, write) = stream.into_halves();
         h1::serve(read, write, &handler, &local.http)
@@ -191,24 +196,24 @@ fn panic_if_asked(_request: &Request) {}
 /// A client that speaks HTTP to the TLS port gets an answer it can read.
 async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), Error> {
     let (mut read, mut write) = stream.into_halves();
-    let sent = write.send(&[IoSlice::new(PLAIN_HTTP_ANSWER)]).await;
-    sent.map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
+    let answer = Response::new(Status(400))
+        .with("content-type", "text/plain; charset=utf-8")
+        .with_body(Body::Bytes(PLAIN_HTTP_ANSWER));
+    h1::answer(&mut write, context, answer).await?;
     http::close(&mut read, &mut write, context).await;
     Ok(())
 }
 
-/// The sites, for one session.
+/// The sites, for one client.
 struct SiteHandler<'a> {
     serve: &'a Serve,
-    session: Session,
+    client: Client,
 }
 
 impl Handler for SiteHandler<'_> {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
+    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, now: Now) -> Response {
         panic_if_asked(request);
-        self.serve
-            .respond(&self.session, request, body, Now::read())
-            .await
+        self.serve.respond(&self.client, request, body, now).await
     }
 }
 
@@ -217,14 +222,10 @@ struct RedirectHandler<'a> {
 }
 
 impl Handler for RedirectHandler<'_> {
-    async fn respond(&self, request: &Request, _body: &mut dyn BodyStream) -> Response {
+    async fn respond(&self, request: &Request, _body: &mut dyn BodyStream, _now: Now) -> Response {
         self.redirect.respond(request)
     }
 }
 
-const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    content-length: 51\r\n\
-    connection: close\r\n\
-    \r\n\
-    This port speaks HTTPS: use https:// in the address";
+const PLAIN_HTTP_ANSWER: Bytes =
+    Bytes::from_static(b"This port speaks HTTPS: use https:// in the address");

@@ -114,6 +114,7 @@ impl Checker<'_> {
                 range,
                 default.body_progress,
             ),
+            body: ms("body_ms", raw.body_ms, range, default.body),
             send_progress: ms(
                 "send_progress_ms",
                 raw.send_progress_ms,

@@ -3,6 +3,8 @@
 mod request_body;
 mod response;
 
+use std::time::SystemTime;
+
 use bytes::BytesMut;
 
 use self::request_body::{Failure, RequestBody};
@@ -10,7 +12,7 @@ use self::response::Delivery;
 use super::transport::{Receive, Transmit};
 use super::{Context, Handler, Outcome, close};
 use crate::error::{Cause, Error, Side, Stage};
-use crate::message::{BodyLength, Method, Version};
+use crate::message::{BodyLength, Method, Response, Version};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::Received;
@@ -47,6 +49,25 @@ pub async fn serve<R: Receive, W: Transmit, H: Handler>(
         close(&mut connection.read, &mut connection.write, context).await;
     }
     ended
+}
+
+/// Sends a response that no request was read for, as to a client that does not speak what is spoken
+/// here, and says that the connection ends with it. [`close`] is to follow.
+///
+/// # Errors
+/// When it could not be sent.
+pub async fn answer<W: Transmit>(
+    write: &mut W,
+    context: &Context,
+    response: Response,
+) -> Result<(), Error> {
+    let delivery = Delivery {
+        method: &Method::Get,
+        version: Version::Http11,
+        keep_alive: false,
+        date: SystemTime::now(),
+    };
+    delivery.send(write, context, response).await.map(drop)
 }
 
 struct Connection<'a, R, W, H> {
@@ -190,14 +211,16 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
             return self.refuse(BODY_TOO_LARGE).await;
         }
+        let now = self.read.now();
         let mut body = RequestBody::new(
             &request,
             &mut self.read,
             &mut self.write,
             &mut self.input,
             self.context,
+            now.monotonic,
         );
-        let response = self.handler.respond(&request, &mut body).await;
+        let response = self.handler.respond(&request, &mut body, now).await;
         let at_end = if keep_alive {
             body.discard_rest().await
         } else {
@@ -208,18 +231,27 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             Some(Failure::Refused(refusal)) => return self.refuse(refusal).await,
             Some(Failure::Broken(error)) => return Err(error),
         }
+        let may_go_on = keep_alive
+            && at_end
+            && !self.context.is_draining()
+            && self.served < limits.requests_per_connection_max;
+        let key_exhausted = may_go_on && self.write.is_nearly_exhausted();
         let delivery = Delivery {
             method: &request.method,
             version: request.version,
-            keep_alive: keep_alive
-                && at_end
-                && !self.context.is_draining()
-                && self.served < limits.requests_per_connection_max
-                && !self.write.is_nearly_exhausted(),
+            keep_alive: may_go_on && !key_exhausted,
+            // A body may have taken minutes.
+            date: match request.body_length.is_none() {
+                true => now.wall,
+                false => self.read.now().wall,
+            },
         };
         let kept = delivery
             .send(&mut self.write, self.context, response)
             .await?;
+        if key_exhausted {
+            metrics::count(Counter::KeyExhausted);
+        }
         Ok(match kept {
             true => After::NextRequest,
             false => After::Close(Outcome::Closed),
@@ -238,6 +270,7 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             method: &method,
             version: Version::Http11,
             keep_alive: false,
+            date: self.read.now().wall,
         };
         let page = error_page::page(refusal.status);
         delivery.send(&mut self.write, self.context, page).await?;

@@ -1,6 +1,7 @@
 //! A request's body while its response is made.
 
 use std::io::IoSlice;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,6 +24,8 @@ pub(super) struct RequestBody<'a, R, W> {
     input: &'a mut BytesMut,
     context: &'a Context,
     decoder: BodyDecoder,
+    /// When the head was complete.
+    begun: Instant,
     /// The client waits for 100 (Continue) and has not been sent it.
     owes_continue: bool,
     failure: Option<Failure>,
@@ -37,14 +40,15 @@ pub(super) enum Failure {
 }
 
 impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
-    /// The body of `request`, whose first bytes may be in `input`. A known length must lie within
-    /// its bound.
+    /// The body of `request`, whose head was complete at `begun` and whose first bytes may be in
+    /// `input`. A known length must lie within its bound.
     pub(super) fn new(
         request: &Request,
         read: &'a mut R,
         write: &'a mut W,
         input: &'a mut BytesMut,
         context: &'a Context,
+        begun: Instant,
     ) -> Self {
         let decoder = match request.body_length {
             BodyLength::Known(length) => BodyDecoder::known(length),
@@ -56,6 +60,7 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
             input,
             context,
             decoder,
+            begun,
             owes_continue: request.expects_continue,
             failure: None,
         }
@@ -128,21 +133,35 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
             let sent = self.write.send(&[IoSlice::new(CONTINUE)]).await;
             sent.map_err(|cause| self.broken(Error::on_connection(Stage::Response, cause)))?;
         }
-        self.read
-            .arm(Phase::BodyProgress, self.context.timeouts.body_progress);
+        let progress = self.context.timeouts.body_progress;
+        let left = self.time_left();
+        if left.is_zero() {
+            return Err(self.timed_out(BODY_TOO_SLOW));
+        }
+        self.read.arm(Phase::BodyProgress, progress.min(left));
         let received = self.read.receive(self.input).await;
         self.read.disarm();
         match received {
             Ok(Received::Data(_)) => Ok(()),
-            Ok(Received::Expired(_)) => {
-                metrics::count(Counter::TimeoutsBody);
-                Err(self.refused(TIMED_OUT, Cause::Timeout("timeouts.body_progress_ms")))
-            }
+            Ok(Received::Expired(_)) if left < progress => Err(self.timed_out(BODY_TOO_SLOW)),
+            Ok(Received::Expired(_)) => Err(self.timed_out(BODY_STALLED)),
             Ok(Received::Closed(_)) => {
                 Err(self.broken(Error::client(Stage::RequestBody, Cause::Truncated)))
             }
             Err(cause) => Err(self.broken(Error::on_connection(Stage::RequestBody, cause))),
         }
+    }
+
+    /// What is left of the time for the whole body: one sent byte by byte makes progress forever.
+    fn time_left(&self) -> Duration {
+        let now = self.read.now().monotonic;
+        let passed = now.saturating_duration_since(self.begun);
+        self.context.timeouts.body.saturating_sub(passed)
+    }
+
+    fn timed_out(&mut self, (refusal, key): (Refusal, &'static str)) -> Error {
+        metrics::count(Counter::TimeoutsBody);
+        self.refused(refusal, Cause::Timeout(key))
     }
 
     /// Keeps why the request is to be refused; gives the handler its error.
@@ -169,4 +188,12 @@ impl<R: Receive, W: Transmit> BodyStream for RequestBody<'_, R, W> {
     }
 }
 
-const TIMED_OUT: Refusal = Refusal::new(408, "timeouts.body_progress_ms passed without a byte");
+/// Refusals of a body that came too slowly, each with the key that sets the deadline.
+const BODY_STALLED: (Refusal, &str) = (
+    Refusal::new(408, "timeouts.body_progress_ms passed without a byte"),
+    "timeouts.body_progress_ms",
+);
+const BODY_TOO_SLOW: (Refusal, &str) = (
+    Refusal::new(408, "timeouts.body_ms passed before the body was complete"),
+    "timeouts.body_ms",
+);

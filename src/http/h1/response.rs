@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::error::{Cause, Error, Stage};
 use crate::http::transport::Transmit;
 use crate::http::{Context, count_response};
-use crate::message::{Body, BodyStream, Method, Response, Version};
+use crate::message::{Body, BodyStream, FieldBlock, Method, Response, Version};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, LAST_CHUNK, Plan, ResponseHead, push_chunk_line,
 };
@@ -24,6 +24,8 @@ pub(super) struct Delivery<'a> {
     pub(super) version: Version,
     /// Whether the connection is to be kept after it.
     pub(super) keep_alive: bool,
+    /// When it is made (RFC 9110 6.6.1).
+    pub(super) date: SystemTime,
 }
 
 impl Delivery<'_> {
@@ -38,43 +40,58 @@ impl Delivery<'_> {
         context: &Context,
         response: Response,
     ) -> Result<bool, Error> {
-        count_response(response.status);
         let length = response.body.length();
         let plan = Plan::new(self.method, self.version, response.status, length);
         let keep_alive = self.keep_alive && !plan.closes();
-        let date = context.date.text(SystemTime::now());
+        let date = context.date.text(self.date);
         let mut head = context.take_head_buffer();
         let head_fields = ResponseHead {
             status: response.status,
             version: self.version,
             date: &date,
+            block_lines: response.block.as_deref().map_or(b"", FieldBlock::lines),
             fields: &response.fields,
             framing: plan.framing,
             keep_alive,
         };
         head_fields.write(&mut head);
+        let status = response.status;
+        let head_end = write.sent_bytes() + head.len() as u64;
         let body = match plan.sends_body {
             true => response.body,
             false => Body::Empty,
         };
-        match body {
-            Body::Empty => write.send(&[IoSlice::new(&head)]).await,
-            Body::Bytes(bytes) => {
-                write
-                    .send(&[IoSlice::new(&head), IoSlice::new(&bytes)])
-                    .await
-            }
-            Body::File(range) => write.send_file(&head, &range).await,
-            Body::Stream(stream, _) => {
-                let sender = StreamSender::new(write, plan.framing);
-                sender.send(&mut head, stream).await?;
-                Ok(())
-            }
+        let sent = send_parts(write, &mut head, body, plan.framing).await;
+        // Also where the body failed: the client has seen the status.
+        if write.sent_bytes() >= head_end {
+            count_response(status);
         }
-        .map_err(failed)?;
+        sent?;
         context.return_head_buffer(head);
         Ok(keep_alive)
     }
+}
+
+/// Sends `head` and what follows it.
+async fn send_parts<W: Transmit>(
+    write: &mut W,
+    head: &mut Vec<u8>,
+    body: Body,
+    framing: Framing,
+) -> Result<(), Error> {
+    match body {
+        Body::Empty => write.send(&[IoSlice::new(head)]).await,
+        Body::Bytes(bytes) => {
+            let parts = [IoSlice::new(head), IoSlice::new(&bytes)];
+            write.send(&parts).await
+        }
+        Body::File(range) => write.send_file(head, &range).await,
+        Body::Stream(stream, _) => {
+            let sender = StreamSender::new(write, framing);
+            return sender.send(head, stream).await;
+        }
+    }
+    .map_err(failed)
 }
 
 /// Sends a body as it is made.

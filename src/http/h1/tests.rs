@@ -21,6 +21,10 @@ use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{Body, BodyStream, FileRange, LocalFuture, Request, Response, Status};
 use crate::net::stream::Closure;
+use crate::serve::Now;
+
+mod counts;
+mod slow_bodies;
 
 /// What the client does next.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ enum Event {
     Received(&'static str),
     /// It is silent until the deadline of this phase passes.
     Silence(Phase),
+    /// It lets this time pass, which is within the deadline, or the test fails.
+    Passes(Duration),
     /// It is idle when the worker begins to drain.
     Drained,
     /// It ends its direction.
@@ -39,22 +45,43 @@ enum Event {
     Reset,
 }
 
-use Event::{Close, Drained, Received as Saw, Reset, Silence};
+use Event::{Close, Drained, Passes, Received as Saw, Reset, Silence};
 
-#[derive(Default)]
 struct Script {
+    /// Passes by itself only in [`Event::Passes`] and while the client is silent.
+    now: Now,
     events: VecDeque<Event>,
     sent: Vec<u8>,
     /// The bytes of each send.
     sends: Vec<usize>,
     finished: bool,
     phase: Option<Phase>,
+    /// How long it may last.
+    after: Duration,
     /// Data received after our side was finished.
     lingered: usize,
     send_fails: bool,
     exhausted: bool,
     /// The capacity of the input buffer whenever the connection became idle.
     idle_capacity_max: usize,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            now: Now::read(),
+            events: VecDeque::new(),
+            sent: Vec::new(),
+            sends: Vec::new(),
+            finished: false,
+            phase: None,
+            after: Duration::ZERO,
+            lingered: 0,
+            send_fails: false,
+            exhausted: false,
+            idle_capacity_max: 0,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -83,7 +110,14 @@ impl Receive for Wire {
                 }
                 Some(Event::Silence(phase)) => {
                     assert_eq!(script.phase, Some(phase));
+                    let after = script.after;
+                    script.now.monotonic += after;
                     return Ok(Received::Expired(Expiry::Phase(phase)));
+                }
+                Some(Event::Passes(time)) => {
+                    assert!(time <= script.after, "the deadline would have passed");
+                    script.after -= time;
+                    script.now.monotonic += time;
                 }
                 Some(Event::Drained) => {
                     assert_eq!(script.phase, Some(Phase::Idle));
@@ -98,8 +132,10 @@ impl Receive for Wire {
         }
     }
 
-    fn arm(&self, phase: Phase, _after: Duration) {
-        self.0.borrow_mut().phase = Some(phase);
+    fn arm(&self, phase: Phase, after: Duration) {
+        let mut script = self.0.borrow_mut();
+        script.phase = Some(phase);
+        script.after = after;
     }
 
     fn disarm(&self) {
@@ -107,6 +143,10 @@ impl Receive for Wire {
     }
 
     fn give_up_records(&mut self) {}
+
+    fn now(&self) -> Now {
+        self.0.borrow().now
+    }
 }
 
 impl Transmit for Wire {
@@ -129,10 +169,11 @@ impl Transmit for Wire {
     async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
         let length = usize::try_from(range.length).unwrap();
         let mut body = vec![0; length];
-        range
-            .file
-            .read_exact_at(&mut body, range.offset)
-            .map_err(|_| Cause::FileTruncated)?;
+        let read = range.file.read_exact_at(&mut body, range.offset);
+        if read.is_err() {
+            self.send(&[IoSlice::new(head)]).await?;
+            return Err(Cause::FileTruncated);
+        }
         self.send(&[IoSlice::new(head), IoSlice::new(&body)]).await
     }
 
@@ -143,6 +184,10 @@ impl Transmit for Wire {
 
     fn is_nearly_exhausted(&self) -> bool {
         self.0.borrow().exhausted
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.0.borrow().sent.len() as u64
     }
 }
 
@@ -184,7 +229,7 @@ struct Site {
 }
 
 impl Handler for Site {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream) -> Response {
+    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, _now: Now) -> Response {
         self.seen.borrow_mut().push(request.target.to_string());
         let ok = |body| Response::new(Status(200)).with_body(body);
         match request.path() {
@@ -410,6 +455,44 @@ fn rfc9110_9_3_2_a_refused_head_request_gets_no_content() {
     let ended = ended([data("HEAD / HTTP/1.1\r\n\r\n")]);
     assert_eq!(ended.statuses(), [400]);
     assert!(ended.sent().ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn rfc9110_9_3_2_a_refusal_after_a_head_request_has_its_content_again() {
+    let head = || data("HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n");
+    for (events, status) in [
+        (vec![head(), data("\x16\x03")], 400),
+        (vec![head(), data("\r\n\nGET")], 400),
+        (vec![head(), data("GET / HT"), Silence(Phase::Header)], 408),
+        (
+            vec![head(), data("\r\n\r\nGE"), Silence(Phase::Header)],
+            408,
+        ),
+    ] {
+        let text = format!("{events:?}");
+        let ended = ended(events);
+        assert_eq!(ended.statuses(), [200, status], "{text}");
+        assert!(
+            ended.sent().ends_with("</h1>\n"),
+            "{text}: {}",
+            ended.sent()
+        );
+    }
+}
+
+#[test]
+fn rfc9110_9_3_2_a_head_request_that_is_not_complete_is_refused_without_content() {
+    let long = format!("HEAD /{}", "x".repeat(2000));
+    for (events, status) in [
+        (vec![data("HEAD / HT"), Silence(Phase::Header)], 408),
+        (vec![get("/a"), data("HEAD / HTTP/1.1\n")], 400),
+        (vec![data(long)], 414),
+    ] {
+        let text = format!("{events:?}");
+        let ended = ended(events);
+        assert_eq!(ended.statuses().last(), Some(&status), "{text}");
+        assert!(ended.sent().ends_with("\r\n\r\n"), "{text}");
+    }
 }
 
 #[test]

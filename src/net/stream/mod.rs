@@ -258,6 +258,11 @@ impl WriteHalf {
         self.transport.is_nearly_exhausted()
     }
 
+    /// The application bytes handed over for sending so far, those of a send that failed included.
+    pub fn sent_bytes(&self) -> u64 {
+        self.transport.sending.borrow().sent_bytes
+    }
+
     /// The connection's deadline.
     pub fn deadline(&self) -> &Deadline {
         &self.transport.deadline

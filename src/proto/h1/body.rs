@@ -184,10 +184,10 @@ impl BodyDecoder {
             .overhead
             .checked_sub(extensions.len())
             .ok_or(Refusal::bad("too many chunk extensions"))?;
-        self.budget = self
-            .budget
-            .checked_sub(size)
-            .ok_or(Refusal::new(413, "the body is larger than body_bytes_max"))?;
+        self.budget = self.budget.checked_sub(size).ok_or(Refusal::new(
+            413,
+            "the body is larger than limits.body_bytes_max",
+        ))?;
         self.state = match size {
             0 => State::Trailers(0),
             size => State::ChunkData(size),

@@ -81,6 +81,8 @@ pub struct ResponseHead<'a> {
     pub version: Version,
     /// The Date (RFC 9110 6.6.1), as text.
     pub date: &'a [u8],
+    /// The lines of a [`crate::message::FieldBlock`]; empty without one.
+    pub block_lines: &'a [u8],
     /// The other fields.
     pub fields: &'a [(&'static str, Bytes)],
     /// How the body ends.
@@ -102,12 +104,8 @@ impl ResponseHead<'_> {
         out.extend_from_slice(self.status.reason().as_bytes());
         out.extend_from_slice(b"\r\ndate: ");
         out.extend_from_slice(self.date);
-        for (name, value) in self.fields {
-            out.extend_from_slice(b"\r\n");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            push_value(out, value);
-        }
+        out.extend_from_slice(self.block_lines);
+        push_field_lines(out, self.fields);
         match self.framing {
             Framing::Length(length) => {
                 out.extend_from_slice(b"\r\ncontent-length: ");
@@ -122,6 +120,16 @@ impl ResponseHead<'_> {
             (true, Version::Http11 | Version::Http2) => {}
         }
         out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+/// Appends the lines of `fields` (RFC 9112 5), each with the CRLF that ends the line before it.
+pub fn push_field_lines(out: &mut Vec<u8>, fields: &[(&'static str, Bytes)]) {
+    for (name, value) in fields {
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        push_value(out, value);
     }
 }
 

@@ -14,6 +14,7 @@ fn head(framing: Framing) -> ResponseHead<'static> {
         status: Status(200),
         version: Version::Http11,
         date: DATE,
+        block_lines: b"",
         fields: &[],
         framing,
         keep_alive: true,
@@ -219,4 +220,26 @@ proptest! {
             prop_assert_eq!(parsed.headers.len(), fields.len() + 2);
         }
     }
+}
+
+#[test]
+fn a_block_is_written_as_its_fields_would_be() {
+    let fields = vec![
+        ("content-type", Bytes::from_static(b"text/plain")),
+        ("x-forged", Bytes::from_static(b"a\r\nset-cookie: b")),
+    ];
+    let block = crate::message::FieldBlock::new(fields.clone());
+    let others = [("etag", Bytes::from_static(b"\"a\""))];
+    let with_block = ResponseHead {
+        block_lines: block.lines(),
+        fields: &others,
+        ..head(Framing::Length(3))
+    };
+    let all = [&fields[..], &others].concat();
+    let with_fields = ResponseHead {
+        fields: &all,
+        ..head(Framing::Length(3))
+    };
+    assert_eq!(written(&with_block), written(&with_fields));
+    assert_eq!(block.fields(), fields);
 }

@@ -43,7 +43,7 @@ pub struct HeadParser {
     lines: usize,
     /// Empty lines skipped before the request line.
     empty_lines: usize,
-    /// The last request line was one of HEAD.
+    /// The last request line, complete or not, is one of HEAD.
     is_head: bool,
 }
 
@@ -78,8 +78,8 @@ impl HeadParser {
         }
     }
 
-    /// Whether the last request line said HEAD, so that a refusal too is sent without content (RFC
-    /// 9110 9.3.2).
+    /// Whether the request line looked at last, complete or not, says HEAD, so that its refusal too
+    /// is sent without content (RFC 9110 9.3.2).
     pub fn is_head(&self) -> bool {
         self.is_head
     }
@@ -93,6 +93,9 @@ impl HeadParser {
         bounds: &Bounds,
     ) -> Result<Option<usize>, Refusal> {
         loop {
+            if self.lines == 0 {
+                self.is_head = input.starts_with(b"HEAD ");
+            }
             let unseen = input.get(self.scanned..).unwrap_or_default();
             let Some(newline) = memchr::memchr(b'\n', unseen) else {
                 self.scanned = input.len();
@@ -119,7 +122,6 @@ impl HeadParser {
                 (0, _) if end > bounds.header_bytes_max => return Err(HEAD_TOO_LARGE),
                 (0, _) => return Ok(Some(end)),
                 (bytes, 0) => {
-                    self.is_head = line.starts_with(b"HEAD ");
                     check_request_line_start(line, bounds)?;
                     self.request_line_bytes = bytes;
                 }
@@ -284,7 +286,7 @@ impl<'a> Control<'a> {
     }
 
     /// RFC 9112 6.3, with every case in which two recipients could differ refused.
-    fn body_length(&self, version: Version, fields: &Fields) -> Result<BodyLength, Refusal> {
+    fn body_length(&self, version: Version, fields: &[Header<'_>]) -> Result<BodyLength, Refusal> {
         match (self.transfer_encoding, self.content_length) {
             (Given::Never, Given::Never) => Ok(BodyLength::Known(0)),
             (Given::Never, Given::Once(value)) => decimal(value)
@@ -325,11 +327,12 @@ impl<'a> Control<'a> {
 /// The refusal of transfer codings other than exactly one `chunked`: 501 for codings that are not
 /// implemented under a final `chunked` (RFC 9112 6.1), 400 where the length of the body cannot be
 /// told (RFC 9112 6.3).
-fn refuse_codings(fields: &Fields) -> Refusal {
+fn refuse_codings(fields: &[Header<'_>]) -> Refusal {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     let codings: Vec<&[u8]> = fields
-        .all("transfer-encoding")
-        .flat_map(list_members)
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
+        .flat_map(|field| list_members(field.value))
         .collect();
     match &*codings {
         [before @ .., last] if !before.is_empty() && is_chunked(last) => {
@@ -426,27 +429,29 @@ fn parse_block<const N: usize>(
     };
     let mut control = Control::default();
     let mut entries = Vec::with_capacity(headers.len());
-    for field in headers {
+    for field in &*headers {
         control.read(field);
         let name = span_within(head, field.name.as_bytes()).ok_or(HEAD_TOO_LARGE)?;
         let value = span_within(head, field.value).ok_or(HEAD_TOO_LARGE)?;
         entries.push((name, value));
     }
-    let fields = Fields::new(block.clone(), entries);
 
     let (host, target) = resolve_target(&line, &control)?;
-    let body_length = control.body_length(line.version, &fields)?;
+    let body_length = control.body_length(line.version, headers)?;
     // RFC 9110 10.1.1: without content there is nothing to wait with.
     let expects_continue = control.expects_continue(line.version)? && !body_length.is_none();
     let keep_alive = control.persists(line.version);
+    let RequestLine {
+        method, version, ..
+    } = line;
     Ok(Head {
         keep_alive,
         request: Request {
-            version: line.version,
-            method: line.method,
+            version,
+            method,
             host,
             target,
-            fields,
+            fields: Fields::new(block, entries),
             body_length,
             expects_continue,
         },
@@ -479,9 +484,11 @@ const FIELDS_USUAL_MAX: usize = 32;
 
 const _: () = assert!(FIELDS_USUAL_MAX < HEADER_FIELDS_MAX);
 
-const HEAD_TOO_LARGE: Refusal = Refusal::new(431, "the head is larger than header_bytes_max");
+const HEAD_TOO_LARGE: Refusal =
+    Refusal::new(431, "the head is larger than limits.header_bytes_max");
 const TOO_MANY_FIELDS: Refusal = Refusal::new(431, "too many fields");
-const TARGET_TOO_LONG: Refusal = Refusal::new(414, "the target is longer than target_bytes_max");
+const TARGET_TOO_LONG: Refusal =
+    Refusal::new(414, "the target is longer than limits.target_bytes_max");
 const MALFORMED_METHOD: Refusal = Refusal::bad("malformed method");
 const MALFORMED_TARGET: Refusal = Refusal::bad("malformed request target");
 const MALFORMED_CODING: Refusal = Refusal::bad("transfer-encoding other than chunked");
