@@ -201,9 +201,14 @@ const DESCRIPTORS_PER_PROCESS: usize = 32;
 const DESCRIPTORS_PER_WORKER: usize = 32;
 
 /// One per CPU, but no more than the quota lets run: workers beyond it would only be throttled.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float cast saturates, so any quota is a number of CPUs"
+)]
 fn workers_for(cpus: usize, quota: Option<f64>) -> usize {
     let cpus = cpus.max(1);
-    // A fraction of a CPU deserves a worker; `as` saturates, so any quota is a number of CPUs.
+    // A fraction of a CPU deserves a worker.
     quota.map_or(cpus, |quota| (quota.ceil() as usize).clamp(1, cpus))
 }
 
