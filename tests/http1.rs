@@ -102,9 +102,9 @@ fn rfc9110_15_5_9_deadlines_of_heads_and_bodies_are_answered_with_408() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_an_answer() {
+fn a_silent_connection_is_closed_without_an_answer() {
     let timeouts = Timeouts {
-        idle: TICK,
+        header: TICK,
         ..Timeouts::default()
     };
     for driver in drivers() {
