@@ -12,6 +12,11 @@ mod receiving;
 mod sending;
 mod user_tls;
 
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
