@@ -43,6 +43,12 @@ pub fn is_scarce() -> bool {
     HELD.get() >= QUEUED_BYTES_PER_WORKER_MAX
 }
 
+/// Bytes that this worker's connections keep.
+#[cfg(test)]
+pub(crate) fn held_bytes() -> usize {
+    HELD.get()
+}
+
 fn sized(scratch: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     if scratch.len() != bytes {
         *scratch = vec![0; bytes];

@@ -10,5 +10,7 @@ pub mod file_threads;
 pub mod offload;
 pub mod rt;
 mod send;
+#[cfg(test)]
+mod send_tests;
 pub mod socket;
 pub mod stream;

@@ -1,12 +1,12 @@
 //! The runtime, wrapped: drivers, tasks, timers, yielding.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
@@ -58,7 +58,13 @@ pub fn block_on<F: Future>(driver: Driver, future: F) -> io::Result<F::Output> {
             let mut runtime = RuntimeBuilder::<LegacyDriver>::new()
                 .enable_timer()
                 .build()?;
-            Ok(runtime.block_on(future))
+            runtime.block_on(async move {
+                spawn(wake_yielded());
+                let output = future.await;
+                // A waker belongs to its runtime.
+                drop(YIELDED.take());
+                Ok(output)
+            })
         }
     }
 }
@@ -75,17 +81,19 @@ pub async fn sleep(duration: Duration) {
 
 /// Lets every other ready task and completion run before this one goes on.
 ///
-/// A task that merely wakes itself is run again first, and with DEFER_TASKRUN no completion is seen
-/// before the queue of tasks is empty. So on a ring this waits for a descriptor that is always
-/// ready: the wait completes within the next io_uring_enter, beside whatever else has completed.
-/// The epoll driver looks for events after each round of its queue, so there waking is enough.
+/// A task that merely wakes itself is run again first, before all others, on both drivers; and with
+/// DEFER_TASKRUN no completion is seen before the queue of tasks is empty. So on a ring this waits
+/// for a descriptor that is always ready: the wait completes within the next io_uring_enter, beside
+/// whatever else has completed. On epoll such a wait would not suspend, but the driver looks for
+/// events between the rounds of its queue: there it is enough to be woken by another task, which
+/// puts this one behind all that are ready.
 pub async fn yield_turn() {
     let ready = YIELD.with_borrow(Clone::clone);
     match ready {
         // An error here would mean the descriptor is gone; going on without a pause is all that
         // is left then.
         Some(ready) => drop(ready.readable().await),
-        None => WakeOnce(false).await,
+        None => BeWoken(false).await,
     }
 }
 
@@ -122,6 +130,7 @@ impl<F: Future> Future for CatchPanic<F> {
 thread_local! {
     /// On a ring: a descriptor that is always readable. See [`yield_turn`].
     static YIELD: RefCell<Option<Rc<Socket>>> = const { RefCell::new(None) };
+    static YIELDED: RefCell<Yielded> = const { RefCell::new(Yielded::new()) };
 }
 
 /// One end of a closed pair: end of file is always there to be read.
@@ -131,10 +140,39 @@ fn always_readable() -> io::Result<Socket> {
     Socket::adopt(ready.into())
 }
 
-/// Pending once, having woken itself.
-struct WakeOnce(bool);
+/// On epoll: the tasks that yield, and the task that wakes them.
+#[derive(Default)]
+struct Yielded {
+    tasks: Vec<Waker>,
+    waking: Option<Waker>,
+}
 
-impl Future for WakeOnce {
+impl Yielded {
+    const fn new() -> Self {
+        Self {
+            tasks: Vec::new(),
+            waking: None,
+        }
+    }
+}
+
+/// Wakes those that have yielded, for as long as the runtime lives.
+async fn wake_yielded() {
+    poll_fn(|context| {
+        let tasks = YIELDED.with_borrow_mut(|yielded| {
+            yielded.waking = Some(context.waker().clone());
+            std::mem::take(&mut yielded.tasks)
+        });
+        tasks.into_iter().for_each(Waker::wake);
+        Poll::Pending
+    })
+    .await
+}
+
+/// Pending once, to be woken by [`wake_yielded`].
+struct BeWoken(bool);
+
+impl Future for BeWoken {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -142,7 +180,14 @@ impl Future for WakeOnce {
             return Poll::Ready(());
         }
         self.0 = true;
-        context.waker().wake_by_ref();
+        let waking = YIELDED.with_borrow_mut(|yielded| {
+            yielded.tasks.push(context.waker().clone());
+            yielded.waking.clone()
+        });
+        // Not there yet: its first run, which is queued, wakes what is waiting by then.
+        if let Some(waking) = waking {
+            waking.wake();
+        }
         Poll::Pending
     }
 }

@@ -20,7 +20,7 @@ pub mod seal;
     clippy::cast_possible_truncation,
     reason = "tests write length fields of lengths they chose"
 )]
-mod tests;
+pub(crate) mod tests;
 
 pub use keys::{Aead, TrafficKeys, Unsupported, Version};
 pub use machine::{Event, PostHandshake};

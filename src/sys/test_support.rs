@@ -1,9 +1,16 @@
 //! What the tests of this room share: real loopback connections, and waiting for readiness.
 
-#![expect(unsafe_code, reason = "poll(2) and mkfifo(3)")]
+#![expect(
+    unsafe_code,
+    reason = "poll(2), mkfifo(3), getrusage(2), posix_fadvise(2)"
+)]
 
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 /// Both ends of an established TCP connection over loopback.
 pub(crate) struct TcpPair {
@@ -32,6 +39,54 @@ pub(crate) fn make_fifo(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
+/// Lets one side of a test wait until the other is so far.
+pub(crate) struct Signal {
+    sender: Sender<()>,
+    receiver: Mutex<Receiver<()>>,
+}
+
+impl Signal {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = channel();
+        let receiver = Mutex::new(receiver);
+        Self { sender, receiver }
+    }
+
+    pub(crate) fn send(&self) {
+        self.sender.send(()).unwrap();
+    }
+
+    /// Returns once for each [`Signal::send`]. A side that has failed will never send one, so this
+    /// fails as well after as long as no test takes.
+    pub(crate) fn wait(&self) {
+        let receiver = self.receiver.lock().unwrap();
+        receiver.recv_timeout(SIGNAL_PATIENCE).unwrap();
+    }
+}
+
+/// The processor time that the calling thread has used, in user space and in the kernel.
+pub(crate) fn thread_cpu_time() -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage writes one rusage, for which there is room, and keeps nothing.
+    let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    assert_eq!(result, 0);
+    // SAFETY: every field is an integer, so zeroes were a valid value before the call wrote one.
+    let usage = unsafe { usage.assume_init() };
+    let duration = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.unsigned_abs())
+            + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    duration(usage.ru_utime) + duration(usage.ru_stime)
+}
+
+/// Asks the kernel to forget the pages of `file`, which must be written back already. File systems
+/// in memory keep them.
+pub(crate) fn advise_not_needed(file: BorrowedFd<'_>) {
+    // SAFETY: posix_fadvise takes no pointer; the descriptor is open.
+    let advised = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    assert_eq!(advised, 0);
+}
+
 /// Returns once `socket` has something to receive (the end of the stream included).
 pub(crate) fn wait_readable(socket: BorrowedFd<'_>) {
     wait(socket, libc::POLLIN);
@@ -54,3 +109,5 @@ fn wait(socket: BorrowedFd<'_>, events: libc::c_short) {
 }
 
 const WAIT_MS_MAX: libc::c_int = 10_000;
+
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(60);

@@ -459,3 +459,7 @@ const ENCODE_ROOM_BYTES: usize = 2048;
 
 /// Steps in which rustls gives out an alert: encode, transmit, and a ticket or two before it.
 const ALERT_STEPS_MAX: usize = 8;
+
+#[cfg(test)]
+#[path = "handshake_tests.rs"]
+mod tests;

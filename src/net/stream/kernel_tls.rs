@@ -189,7 +189,7 @@ impl KernelReceive {
                     })
                 }
                 Ok(Event::CloseNotify) => Ok(Took::CloseNotify { data: 0 }),
-                Ok(Event::FatalAlert(description)) => Err(Cause::AlertReceived(description.into())),
+                Ok(Event::FatalAlert(description)) => Err(transport.given_up(description)),
                 Err(error) => Err(transport.refuse(&error)),
             }
         })

@@ -12,6 +12,11 @@ mod receiving;
 mod sending;
 mod user_tls;
 
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
@@ -183,7 +188,6 @@ impl ReadHalf {
     /// the alert that RFC 8446 6.2 names for it). Nothing can be received after an error.
     pub async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
         let transport = &self.transport;
-        let mut fruitless = 0;
         loop {
             if transport.turn_is_over() {
                 rt::yield_turn().await;
@@ -192,10 +196,9 @@ impl ReadHalf {
                 return Ok(received);
             }
             if transport.receiving.borrow().must_wait() {
-                if let Some(expiry) = transport.wait_readable(fruitless).await? {
+                if let Some(expiry) = transport.wait_readable().await? {
                     return Ok(Received::Expired(expiry));
                 }
-                fruitless += 1;
             }
         }
     }
@@ -350,6 +353,8 @@ impl Transport {
             Wait::Ready { suspended } => self.waited(suspended),
             Wait::Expired(()) => {
                 metrics::count(Counter::TimeoutsSend);
+                // What the caller had still to send is lost: nothing may follow that hole.
+                self.sending.borrow_mut().give_up();
                 return Err(Cause::Timeout("timeouts.send_progress_ms"));
             }
         }
@@ -359,10 +364,10 @@ impl Transport {
     /// Waits until a receive is worth trying, as long as the phase lasts.
     ///
     /// Under kernel TLS poll(2) may report a record of which a part has come (Linux 6.1 always, any
-    /// kernel once the connection is half-closed), and a receive then finds nothing: `fruitless`
-    /// such waits in a row are paid for with growing pauses, or the loop would spin.
-    async fn wait_readable(&self, fruitless: u32) -> Result<Option<Expiry>, Cause> {
-        let pause = match fruitless {
+    /// kernel once the connection is half-closed), and a receive then finds nothing: such waits in a
+    /// row are paid for with growing pauses, or the loop would spin.
+    async fn wait_readable(&self) -> Result<Option<Expiry>, Cause> {
+        let pause = match self.receiving.borrow().fruitless {
             0 => None,
             many => Some(FRUITLESS_PAUSE * (1 << many.min(FRUITLESS_DOUBLINGS_MAX))),
         };

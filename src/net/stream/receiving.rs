@@ -25,6 +25,10 @@ pub(crate) enum ReceivePath {
 pub(crate) struct Receiving {
     pub(crate) path: ReceivePath,
     closed: Option<Closure>,
+    /// A receive has failed: where the next record begins is unknown.
+    has_failed: bool,
+    /// Receives in a row that found nothing although the socket was said to be readable.
+    pub(super) fruitless: u32,
     /// A receive is worth trying: the socket was readable, or the last receive filled its buffer.
     likely_more: bool,
 }
@@ -44,20 +48,22 @@ pub(super) enum Took {
 
 impl Receiving {
     pub(super) fn plain() -> Self {
-        Self {
-            path: ReceivePath::Plain,
-            closed: None,
-            likely_more: false,
-        }
+        Self::new(ReceivePath::Plain)
     }
 
     pub(super) fn user_tls(keys: TrafficKeys, received: Vec<u8>) -> Result<Self, Cause> {
         let user = UserReceive::new(keys, received)?;
-        Ok(Self {
-            path: ReceivePath::UserTls(Box::new(user)),
+        Ok(Self::new(ReceivePath::UserTls(Box::new(user))))
+    }
+
+    fn new(path: ReceivePath) -> Self {
+        Self {
+            path,
             closed: None,
+            has_failed: false,
+            fruitless: 0,
             likely_more: false,
-        })
+        }
     }
 
     /// Whether the socket must become readable before the next step.
@@ -91,6 +97,9 @@ impl Transport {
         if let Some(closure) = receiving.closed {
             return Ok(Some(Received::Closed(closure)));
         }
+        if receiving.has_failed {
+            return Err(Cause::Io(io::ErrorKind::BrokenPipe.into()));
+        }
         if receiving.must_wait() {
             return Ok(None);
         }
@@ -98,7 +107,13 @@ impl Transport {
             ReceivePath::Plain => plain::receive(self.socket.descriptor(), into),
             ReceivePath::UserTls(user) => user.receive(self, into),
             ReceivePath::KernelTls(kernel) => kernel.receive(self, into),
-        }?;
+        };
+        receiving.has_failed = took.is_err();
+        let took = took?;
+        receiving.fruitless = match took {
+            Took::Nothing => receiving.fruitless.saturating_add(1),
+            Took::Bytes { .. } | Took::CloseNotify { .. } | Took::End => 0,
+        };
         let data = match took {
             Took::Bytes { data, filled } => {
                 receiving.likely_more = filled;
@@ -149,6 +164,12 @@ impl Transport {
     pub(super) fn refuse(&self, error: &ProtocolError) -> Cause {
         self.send_alert(error.alert);
         Cause::Record(error.reason)
+    }
+
+    /// The peer gave up: RFC 8446 6.2 lets nothing more be sent.
+    pub(super) fn given_up(&self, description: AlertDescription) -> Cause {
+        self.sending.borrow_mut().give_up();
+        Cause::AlertReceived(description.into())
     }
 
     /// Ends the connection because this kernel lacks what the peer may rightly ask for.

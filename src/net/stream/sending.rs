@@ -183,6 +183,14 @@ impl Sending {
         metrics::add(Counter::BytesSent, bytes);
     }
 
+    /// From now on nothing is sent: a part of what was to be sent is missing, or nobody wants it.
+    pub(super) fn give_up(&mut self) {
+        self.state = State::Failed;
+        self.queue = Queue::default();
+        self.control.clear();
+        self.key_update_owed = false;
+    }
+
     /// A KeyUpdate will be sent before the next application data.
     pub(super) fn owe_key_update(&mut self) {
         self.key_update_owed = true;

@@ -263,7 +263,7 @@ impl UserReceive {
                 }
                 Ok(Event::CloseNotify) => is_closed = true,
                 Ok(Event::FatalAlert(description)) => {
-                    return Err(Cause::AlertReceived(description.into()));
+                    return Err(transport.given_up(description));
                 }
                 Err(error) => return Err(transport.refuse(&error)),
             }

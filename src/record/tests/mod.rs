@@ -12,7 +12,7 @@ use rustls::{ConnectionTrafficSecrets, SupportedCipherSuite};
 
 use super::{Aead, TrafficKeys, Version};
 
-pub(super) const SUITES: [(Version, Aead, SupportedCipherSuite); 6] = [
+pub(crate) const SUITES: [(Version, Aead, SupportedCipherSuite); 6] = [
     (
         Version::Tls13,
         Aead::Aes128Gcm,
@@ -47,14 +47,14 @@ pub(super) const SUITES: [(Version, Aead, SupportedCipherSuite); 6] = [
 
 /// Key and IV of one direction, before either side has made a cipher of them.
 #[derive(Clone, Debug)]
-pub(super) struct Material {
-    pub(super) suite: usize,
-    pub(super) key: [u8; 32],
-    pub(super) iv: [u8; 12],
+pub(crate) struct Material {
+    pub(crate) suite: usize,
+    pub(crate) key: [u8; 32],
+    pub(crate) iv: [u8; 12],
 }
 
 impl Material {
-    pub(super) fn of(suite: usize) -> Self {
+    pub(crate) fn of(suite: usize) -> Self {
         Self {
             suite,
             key: std::array::from_fn(|i| i as u8 ^ 0x5a),
@@ -62,20 +62,20 @@ impl Material {
         }
     }
 
-    pub(super) fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         SUITES[self.suite].0
     }
 
-    pub(super) fn aead(&self) -> Aead {
+    pub(crate) fn aead(&self) -> Aead {
         SUITES[self.suite].1
     }
 
-    pub(super) fn rustls_suite(&self) -> SupportedCipherSuite {
+    pub(crate) fn rustls_suite(&self) -> SupportedCipherSuite {
         SUITES[self.suite].2
     }
 
     /// Bytes that sealing adds to a payload, and how many of them come before it.
-    pub(super) fn overhead(&self) -> (usize, usize) {
+    pub(crate) fn overhead(&self) -> (usize, usize) {
         match (self.version(), self.aead()) {
             (Version::Tls13, _) => (5, 17),
             (Version::Tls12, Aead::Chacha20Poly1305) => (5, 16),
@@ -85,7 +85,7 @@ impl Material {
 
     /// The key as rustls holds it. rustls makes a 16-byte one only in its key schedule, so the key
     /// goes in as what the schedule's HKDF gives out.
-    pub(super) fn aead_key(&self) -> AeadKey {
+    pub(crate) fn aead_key(&self) -> AeadKey {
         let tls13 = match self.aead() {
             Aead::Aes128Gcm => suites::TLS13_AES_128_GCM_SHA256,
             Aead::Aes256Gcm | Aead::Chacha20Poly1305 => suites::TLS13_AES_256_GCM_SHA384,
@@ -96,7 +96,7 @@ impl Material {
         )
     }
 
-    pub(super) fn secrets(&self) -> ConnectionTrafficSecrets {
+    pub(crate) fn secrets(&self) -> ConnectionTrafficSecrets {
         let (key, iv) = (self.aead_key(), Iv::new(self.iv));
         match self.aead() {
             Aead::Aes128Gcm => ConnectionTrafficSecrets::Aes128Gcm { key, iv },
@@ -105,7 +105,7 @@ impl Material {
         }
     }
 
-    pub(super) fn keys(&self, sequence: u64) -> TrafficKeys {
+    pub(crate) fn keys(&self, sequence: u64) -> TrafficKeys {
         TrafficKeys::from_rustls(self.rustls_suite(), (sequence, self.secrets())).unwrap()
     }
 }
