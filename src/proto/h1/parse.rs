@@ -429,7 +429,7 @@ fn parse_block<const N: usize>(
     };
     let mut control = Control::default();
     let mut entries = Vec::with_capacity(headers.len());
-    for field in &*headers {
+    for field in headers {
         control.read(field);
         let name = span_within(head, field.name.as_bytes()).ok_or(HEAD_TOO_LARGE)?;
         let value = span_within(head, field.value).ok_or(HEAD_TOO_LARGE)?;
