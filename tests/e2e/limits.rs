@@ -17,7 +17,7 @@ use crate::support::process::{OPENSSL, find};
 use crate::support::server::{Server, Setup};
 use crate::support::wait::until_some;
 use crate::support_faults::{
-    assert_closed_silently, connect_from, drip, is_refused, sealed, wait_until_taken,
+    assert_closed_silently, at_rest, connect_from, drip, is_refused, sealed, wait_until_taken,
 };
 
 for_each_policy!(
@@ -43,7 +43,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
     // It serves, so everything it holds for itself is open.
     drop(settled(&server));
     server.wait_for_counter("connections_closed", 1);
-    let before = server.holdings();
+    let before = at_rest(&server, 0);
     let manner = Manner::default();
     let start = Instant::now();
     let silent = manner.connect_tcp(server.address);
@@ -137,7 +137,7 @@ fn an_idle_connection_ends_without_a_word(policy: Policy) {
     server.write_content("1k", KIB);
     drop(settled(&server));
     server.wait_for_counter("connections_closed", 1);
-    let before = server.holdings();
+    let before = at_rest(&server, 0);
     for (versions, is_used) in [(TLS13, false), (TLS12, false), (TLS13, true), (TLS12, true)] {
         let manner = Manner {
             versions,
@@ -162,7 +162,7 @@ fn an_idle_connection_ends_without_a_word(policy: Policy) {
 }
 
 fn a_reader_that_does_not_read_is_cut(policy: Policy) {
-    let server = with_timeouts(policy, &["send_progress_ms = 500"]).start();
+    let server = with_timeouts(policy, &["send_progress_ms = 1500"]).start();
     server.write_content("64m", 64 * MIB);
     let manner = reader_with_little_room();
     let mut client = manner.connect(&server);
@@ -184,8 +184,9 @@ fn a_reader_that_does_not_read_is_cut(policy: Policy) {
     slow.read_head();
     let mut body = Vec::new();
     let start = Instant::now();
-    while start.elapsed() < 3 * LIMIT {
-        slow.wait_until_full();
+    while start.elapsed() < Duration::from_millis(2 * 1500) {
+        // Its pace, far within the bound however busy the machine is.
+        std::thread::park_timeout(Duration::from_millis(50));
         slow.read_into(&mut body, MIB / 2);
     }
     let left = 64 * MIB - body.len();
@@ -257,7 +258,7 @@ fn what_is_too_large_is_told_to_a_client_that_still_sends(policy: Policy) {
         .start();
     drop(settled(&server));
     server.wait_for_counter("connections_closed", 1);
-    let before = server.holdings();
+    let before = at_rest(&server, 0);
     let long = "x".repeat(2000);
     let post = "POST / HTTP/1.1\r\nHost: localhost\r\n";
     for (begin, expected) in [

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::client::{Client, Ending, reset};
-use crate::support::wait::{PATIENCE, until_equal};
+use crate::support::server::{Holdings, Server};
+use crate::support::wait::{PATIENCE, until_equal, until_settled};
 
 /// How a peer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,16 @@ pub(crate) fn wait_until_taken(socket: &TcpStream) {
     until_equal("bytes the server has not taken", &Some(0), || {
         unread(theirs, ours)
     });
+}
+
+/// What `server` holds when it has `connections` connections and has finished with all others: a
+/// descriptor may be closed after its connection is counted as such.
+pub(crate) fn at_rest(server: &Server, connections: u64) -> Holdings {
+    until_settled(
+        "the server is at rest",
+        || server.holdings(),
+        |holdings| holdings.connections == connections,
+    )
 }
 
 /// What came of sending slowly.
