@@ -32,10 +32,14 @@ pub(super) async fn serve(
     // From here on the connection is kept by its parts alone.
     drop(worker);
     match service {
-        Service::Https => match Box::pin(accepted.handshake()).await? {
-            Some(established) => established.serve().await,
-            None => Ok(()),
-        },
+        Service::Https => {
+            // A statement of its own, so that the box does not live as long as the connection.
+            let established = Box::pin(accepted.handshake()).await?;
+            match established {
+                Some(established) => established.serve().await,
+                None => Ok(()),
+            }
+        }
         Service::RedirectToHttps { port } => accepted.redirect(port).await,
     }
 }
