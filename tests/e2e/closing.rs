@@ -8,8 +8,6 @@ use crate::support::server::{Server, Setup};
 
 for_each_policy!(
     the_server_says_that_it_ends,
-    the_client_says_that_it_ends,
-    the_client_is_cut_off,
     the_client_ends_its_side_early,
     a_killed_server_is_not_taken_for_a_whole_ending,
 );
@@ -29,43 +27,6 @@ fn the_server_says_that_it_ends(policy: Policy) {
             assert_eq!(client.read_to_ending(), Ending::CloseNotify, "{path}");
         }
     }
-}
-
-fn the_client_says_that_it_ends(policy: Policy) {
-    let server = server(policy);
-    let before = server.holdings();
-    for versions in [TLS12, TLS13] {
-        let mut client = Manner {
-            versions,
-            ..Manner::default()
-        }
-        .connect(&server);
-        assert_eq!(client.get("/1k").status(), 200);
-        client.close_notify();
-        assert_eq!(client.read_to_ending(), Ending::CloseNotify);
-    }
-    server.wait_for_holdings(before);
-    let counters = server.counters();
-    assert_eq!(counters["closed_without_notify"], 0);
-    assert_eq!(counters["errors_client"], 0);
-}
-
-fn the_client_is_cut_off(policy: Policy) {
-    let server = server(policy);
-    let before = server.holdings();
-    for versions in [TLS12, TLS13] {
-        let mut client = Manner {
-            versions,
-            ..Manner::default()
-        }
-        .connect(&server);
-        assert_eq!(client.get("/1k").status(), 200);
-        client.truncate();
-        // The server's own ending is whole all the same.
-        assert_eq!(client.read_to_ending(), Ending::CloseNotify);
-    }
-    server.wait_for_holdings(before);
-    assert_eq!(server.counters()["closed_without_notify"], 2);
 }
 
 /// A client that has said all it has to say still gets its response (RFC 9112 9.6: a half-closed

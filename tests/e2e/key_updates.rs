@@ -7,7 +7,7 @@
 use rustls::AlertDescription;
 
 use crate::support::Policy;
-use crate::support::client::{Client, Ending, Manner, TLS12, TLS13, content_length};
+use crate::support::client::{Ending, Manner, TLS13, content_length};
 use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::kernel::{KernelTls, TlsStatistics, kernel_tls};
@@ -18,8 +18,6 @@ for_each_policy!(
     by_openssl,
     by_openssl_with_a_request,
     during_a_download,
-    of_the_server,
-    of_the_server_under_tls12,
     too_many,
 );
 
@@ -33,7 +31,7 @@ fn by_openssl_with_a_request(policy: Policy) {
 
 /// Sends two KeyUpdates between requests, the first before anything else.
 fn at_rest(policy: Policy, command: &str) {
-    let server = server(policy, "");
+    let server = server(policy);
     let before = TlsStatistics::read();
     let mut client = OpensslClient::start(&server);
     client.update_key(command);
@@ -57,7 +55,7 @@ fn at_rest(policy: Policy, command: &str) {
 
 /// The client asks for new keys while the server sends 64 MiB and cannot go on because nobody reads.
 fn during_a_download(policy: Policy) {
-    let server = server(policy, "");
+    let server = server(policy);
     let before = TlsStatistics::read();
     let manner = Manner {
         versions: TLS13,
@@ -94,61 +92,9 @@ fn during_a_download(policy: Policy) {
     }
 }
 
-/// With a low limit for records per key the server changes its own keys, many times in a download.
-fn of_the_server(policy: Policy) {
-    let server = server(policy, &format!("records_per_key_max = {RECORDS_PER_KEY}"));
-    let mut client = Manner {
-        versions: TLS13,
-        ..Manner::default()
-    }
-    .connect(&server);
-    client.ask("/64m");
-    let is_stuck = policy != Policy::Never && kernel_tls() == KernelTls::WithoutRekey;
-    if is_stuck {
-        ends_before_the_limit(&server, &mut client);
-        return;
-    }
-    let response = client.read_response();
-    assert_same_bytes(&response.body, content(64 * MIB), "the download");
-    let records = u64::try_from(64 * MIB / (16 * KIB)).unwrap();
-    let sent = server.counters()["key_updates_sent"];
-    assert!(
-        sent >= records / RECORDS_PER_KEY - 1,
-        "{sent} KeyUpdates for {records} records at least"
-    );
-}
-
-/// TLS 1.2 has no way to change keys: the connection ends in good order before the key is used up.
-fn of_the_server_under_tls12(policy: Policy) {
-    let server = server(policy, &format!("records_per_key_max = {RECORDS_PER_KEY}"));
-    let mut client = Manner {
-        versions: TLS12,
-        ..Manner::default()
-    }
-    .connect(&server);
-    client.ask("/64m");
-    ends_before_the_limit(&server, &mut client);
-}
-
-/// The connection ends with a close_notify or an alert, short of its content, and is counted.
-fn ends_before_the_limit(server: &Server, client: &mut Client) {
-    let (bytes, ending) = client.read_rest();
-    assert!(
-        matches!(ending, Ending::CloseNotify | Ending::Alert(_)),
-        "{ending:?}"
-    );
-    let bytes_max = usize::try_from(RECORDS_PER_KEY).unwrap() * 16 * KIB;
-    assert!(
-        (bytes_max / 2..=bytes_max).contains(&bytes.len()),
-        "{} bytes under one key",
-        bytes.len()
-    );
-    server.wait_for_counter("key_exhausted", 1);
-}
-
 /// Each KeyUpdate costs the server more than the client: a flood of them ends the connection.
 fn too_many(policy: Policy) {
-    let server = server(policy, "");
+    let server = server(policy);
     let before = server.holdings();
     let mut client = Manner {
         versions: TLS13,
@@ -231,8 +177,8 @@ impl OpensslClient {
     }
 }
 
-fn server(policy: Policy, limits: &str) -> Server {
-    let server = Setup::new(policy).table("limits", limits).start();
+fn server(policy: Policy) -> Server {
+    let server = Setup::new(policy).start();
     std::fs::write(server.path("root/text"), TEXT).unwrap();
     server.write_content("1k", KIB);
     server.write_content("64m", 64 * MIB);
@@ -245,9 +191,6 @@ fn count(bytes: &[u8], wanted: &[u8]) -> usize {
 
 /// A body that appears nowhere else in openssl's output.
 const TEXT: &[u8] = b"the text that was asked for";
-
-/// A low limit, near the lowest that the configuration takes.
-const RECORDS_PER_KEY: u64 = 512;
 
 /// Fewer than the server takes in ten seconds.
 const UPDATES: u64 = 4;

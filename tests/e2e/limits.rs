@@ -319,7 +319,7 @@ fn requests_are_counted_by_connection(policy: Policy) {
 /// RFC 8446 5.5, 4.6.3
 fn a_used_up_key_is_changed(policy: Policy) {
     if policy != Policy::Never && kernel_tls() == KernelTls::WithoutRekey {
-        // It cannot be, and the connection ends: the next test's business for both versions.
+        // It cannot be: the next test has those that end for it.
         return;
     }
     let server = with_small_keys(policy);
@@ -359,48 +359,56 @@ fn assert_by_openssl(server: &Server) {
 /// TLS 1.2 has no KeyUpdate, and kernels before 6.14 cannot follow one.
 fn without_key_updates_a_used_up_key_ends_the_connection(policy: Policy) {
     let server = with_small_keys(policy);
-    let mut manners = vec![TLS12];
-    if policy == Policy::Always && kernel_tls() == KernelTls::WithoutRekey {
-        manners.push(TLS13);
+    let manner = |versions| Manner {
+        versions,
+        ..Manner::default()
+    };
+    small_responses_end_in_good_order(&server, &manner(TLS12));
+    a_large_response_is_cut(&server, &manner(TLS12));
+    if kernel_tls() == KernelTls::WithoutRekey && policy != Policy::Never {
+        a_large_response_is_cut(&server, &manner(TLS13));
     }
-    for versions in manners {
-        let manner = Manner {
-            versions,
-            ..Manner::default()
-        };
-        // Small responses: the last one says that it is, and the connection ends as it should.
-        let mut client = manner.connect(&server);
-        let mut responses = 0;
-        loop {
-            let response = client.get("/1k");
-            assert_same_bytes(&response.body, content(KIB), "under one key");
-            responses += 1;
-            assert!(responses < RECORDS_PER_KEY, "the key is used up");
-            if response.field("connection") == Some("close") {
-                break;
-            }
-        }
-        assert!(
-            responses >= RECORDS_PER_KEY / 4,
-            "the key was good for more"
-        );
-        assert_eq!(client.read_to_ending(), Ending::CloseNotify);
-        // One that needs more records than the key has is cut, and shows it.
-        let counters = server.counters();
-        let mut client = manner.connect(&server);
-        client.ask("/16m");
-        client.read_head();
-        let (body, ending) = client.read_rest();
-        assert_eq!(ending, Ending::Alert(AlertDescription::InternalError));
-        assert!(
-            body.len() <= RECORDS_PER_KEY * 16 * KIB,
-            "{} bytes under one key",
-            body.len()
-        );
-        assert_same_bytes(&body, content(body.len()), "under one key");
-        assert_eq!(server.counters().since(&counters, "key_exhausted"), 1);
+    if kernel_tls() == KernelTls::WithoutRekey && policy == Policy::Always {
+        small_responses_end_in_good_order(&server, &manner(TLS13));
     }
     assert_eq!(server.counters()["key_updates_sent"], 0);
+}
+
+/// The last response says that it is, and the connection ends as it should.
+fn small_responses_end_in_good_order(server: &Server, manner: &Manner) {
+    let mut client = manner.connect(server);
+    let mut responses = 0;
+    loop {
+        let response = client.get("/1k");
+        assert_same_bytes(&response.body, content(KIB), "under one key");
+        responses += 1;
+        assert!(responses < RECORDS_PER_KEY, "the key is used up");
+        if response.field("connection") == Some("close") {
+            break;
+        }
+    }
+    assert!(
+        responses >= RECORDS_PER_KEY / 4,
+        "the key was good for more"
+    );
+    assert_eq!(client.read_to_ending(), Ending::CloseNotify);
+}
+
+/// A response that needs more records than the key has is cut, and shows it.
+fn a_large_response_is_cut(server: &Server, manner: &Manner) {
+    let counters = server.counters();
+    let mut client = manner.connect(server);
+    client.ask("/16m");
+    client.read_head();
+    let (body, ending) = client.read_rest();
+    assert_eq!(ending, Ending::Alert(AlertDescription::InternalError));
+    assert!(
+        body.len() <= RECORDS_PER_KEY * 16 * KIB,
+        "{} bytes under one key",
+        body.len()
+    );
+    assert_same_bytes(&body, content(body.len()), "under one key");
+    assert_eq!(server.counters().since(&counters, "key_exhausted"), 1);
 }
 
 fn a_termination_lets_downloads_finish(policy: Policy) {

@@ -18,6 +18,7 @@ mod support;
 mod support_faults;
 
 mod closing;
+mod command_line;
 mod downloads;
 mod faults;
 mod key_updates;

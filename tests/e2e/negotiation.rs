@@ -147,23 +147,6 @@ fn each_site_has_its_own_versions() {
     }
 }
 
-/// RFC 9110 7.4: a request for a site whose TLS policy its connection does not meet.
-#[test]
-fn rfc9110_7_4_a_host_under_another_policy_is_misdirected() {
-    let server = Setup::new(Policy::Auto)
-        .site(&["localhost"], KeyKind::P256, "root")
-        .site_with(
-            &["strict.test"],
-            KeyKind::P256,
-            "strict",
-            "tls = { version_min = \"1.3\" }",
-        )
-        .start();
-    let mut client = Client::connect(&server);
-    client.send(b"GET / HTTP/1.1\r\nHost: strict.test\r\n\r\n");
-    assert_eq!(client.read_response().status(), 421);
-}
-
 /// How a handshake that must fail ends.
 fn refusal(manner: &Manner, server: &Server) -> Ending {
     match manner.try_connect(server) {

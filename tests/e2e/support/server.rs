@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::ops::Index;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -49,6 +48,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Where it redirects plain HTTP.
     pub(crate) redirect: Option<SocketAddr>,
+    announcement: Arc<Log>,
     log: Arc<Log>,
     log_reader: Option<JoinHandle<()>>,
     folder: TempDir,
@@ -67,11 +67,17 @@ pub(crate) struct Holdings {
     pub(crate) connections: u64,
 }
 
-/// The lines of a server's log, as they come.
+/// The lines of one of a server's outputs, as they come.
 #[derive(Default)]
 struct Log {
-    lines: Mutex<Vec<String>>,
+    lines: Mutex<Lines>,
     grown: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    has_ended: bool,
 }
 
 impl Setup {
@@ -236,19 +242,21 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = lines_of(child.stdout.take().unwrap());
+        let announcement = Arc::new(Log::default());
+        announcement.collect(child.stdout.take().unwrap());
         let log = Arc::new(Log::default());
         let log_reader = log.collect(child.stderr.take().unwrap());
         let mut server = Self {
             child,
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
             redirect: None,
+            announcement,
             log,
             log_reader: Some(log_reader),
             folder,
             may_panic: false,
         };
-        server.read_announcement(&lines);
+        server.read_announcement();
         server
     }
 
@@ -275,6 +283,12 @@ impl Server {
     /// Writes a file of [`files::content`] into the document root "root".
     pub(crate) fn write_content(&self, name: &str, length: usize) {
         files::write_content(&self.path("root").join(name), length);
+    }
+
+    /// What it has announced on standard output in the line that begins with `label`.
+    pub(crate) fn announced(&self, label: &str) -> String {
+        self.announcement.wait_for(0, label);
+        self.announcement.first(label).unwrap()
     }
 
     /// Its process id.
@@ -365,25 +379,18 @@ impl Server {
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
 
-    fn read_announcement(&mut self, lines: &Receiver<String>) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(line) = lines.recv_timeout(left) else {
-                drop(self.child.kill());
-                if let Some(reader) = self.log_reader.take() {
-                    reader.join().unwrap();
-                }
-                panic!("the server did not start:\n{}", self.log.tail());
-            };
-            if let Some(address) = line.strip_prefix("listening on https://") {
-                self.address = address.trim().parse().unwrap();
-            } else if let Some(rest) = line.strip_prefix("listening on http://") {
-                let address = rest.split_ascii_whitespace().next().unwrap();
-                self.redirect = Some(address.parse().unwrap());
-            } else if line.starts_with("data path: ") {
-                return;
+    fn read_announcement(&mut self) {
+        if self.announcement.find(0, "data path: ").is_none() {
+            drop(self.child.kill());
+            if let Some(reader) = self.log_reader.take() {
+                reader.join().unwrap();
             }
+            panic!("the server did not start:\n{}", self.log.tail());
+        }
+        self.address = self.announced("listening on https://").parse().unwrap();
+        if let Some(line) = self.announcement.first("listening on http://") {
+            let address = line.split_ascii_whitespace().next().unwrap();
+            self.redirect = Some(address.parse().unwrap());
         }
     }
 }
@@ -430,36 +437,48 @@ impl Log {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
-                log.lines.lock().unwrap().push(line);
+                log.lines.lock().unwrap().all.push(line);
                 log.grown.notify_all();
             }
+            log.lines.lock().unwrap().has_ended = true;
+            log.grown.notify_all();
         })
     }
 
     fn length(&self) -> usize {
-        self.lines.lock().unwrap().len()
+        self.lines.lock().unwrap().all.len()
     }
 
     fn has(&self, text: &str) -> bool {
-        self.lines
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|line| line.contains(text))
+        let lines = self.lines.lock().unwrap();
+        lines.all.iter().any(|line| line.contains(text))
     }
 
+    /// What follows `label` in the first line that begins with it.
+    fn first(&self, label: &str) -> Option<String> {
+        let lines = self.lines.lock().unwrap();
+        let rest = lines.all.iter().find_map(|line| line.strip_prefix(label));
+        rest.map(|rest| rest.trim().to_owned())
+    }
+
+    /// Waits for a line with `text` after the first `seen` lines.
     fn wait_for(&self, seen: usize, text: &str) -> String {
+        let found = self.find(seen, text);
+        found.unwrap_or_else(|| panic!("no {text:?} in:\n{}", self.tail()))
+    }
+
+    /// As [`Log::wait_for`]; `None` when the output ended without it, or took too long.
+    fn find(&self, seen: usize, text: &str) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.lines.lock().unwrap();
         loop {
-            let found = lines[seen..].iter().find(|line| line.contains(text));
+            let found = lines.all[seen..].iter().find(|line| line.contains(text));
             if let Some(line) = found {
-                return line.clone();
+                return Some(line.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(lines);
-                panic!("no {text:?} in the log:\n{}", self.tail());
+            if left.is_zero() || lines.has_ended {
+                return None;
             }
             lines = self.grown.wait_timeout(lines, left).unwrap().0;
         }
@@ -467,20 +486,8 @@ impl Log {
 
     fn tail(&self) -> String {
         let lines = self.lines.lock().unwrap();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+        lines.all[lines.all.len().saturating_sub(60)..].join("\n")
     }
-}
-
-fn lines_of(source: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(source).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
 }
 
 fn restrict(key: &Path) {
