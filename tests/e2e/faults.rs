@@ -14,7 +14,7 @@ use crate::support::Policy;
 use crate::support::client::{Client, Ending, Manner, TLS12, TLS13, Versions, content_length};
 use crate::support::files::{KIB, MIB, assert_same_bytes, content, write_content};
 use crate::support::for_each_policy;
-use crate::support::process::UNSHARE;
+use crate::support::process::{PRLIMIT, UNSHARE};
 use crate::support::server::{Counters, Server, Setup};
 use crate::support::wait::{PATIENCE, until_some};
 use crate::support_faults::{Leave, assert_closed_silently, at_rest, sealed, wait_until_taken};
@@ -25,6 +25,7 @@ for_each_policy!(
     records_in_pieces_are_put_together,
     a_flipped_bit_ends_the_connection_with_an_alert,
     an_end_without_close_notify_is_counted,
+    connections_leave_descriptors_for_files,
     without_descriptors_those_connected_are_served,
     a_panic_ends_its_own_connection_only,
     a_file_truncated_while_it_is_sent_cuts_its_connection,
@@ -278,11 +279,11 @@ fn an_end_without_close_notify_is_counted(policy: Policy) {
     }
 }
 
-fn without_descriptors_those_connected_are_served(policy: Policy) {
+/// Connections are bounded so that files can still be opened for those there are.
+fn connections_leave_descriptors_for_files(policy: Policy) {
     let server = Setup::new(policy)
         .workers(1)
         .descriptors_max(DESCRIPTORS_MAX)
-        .table("timeouts", "handshake_ms = 600000")
         .start();
     server.write_content("1k", KIB);
     server.write_content("unknown", MIB);
@@ -290,23 +291,52 @@ fn without_descriptors_those_connected_are_served(policy: Policy) {
     assert_eq!(connected.get("/1k").status(), 200);
     let before = at_rest(&server, 1);
     let mut flood = Vec::new();
-    until_some("the descriptors are used up", || {
+    until_some("the worker is full", || {
         flood.push(Manner::default().connect_tcp(server.address));
-        (server.counters()["accept_paused_descriptors"] > 0).then_some(())
+        (server.counters()["refused_worker_full"] > 0).then_some(())
     });
+    assert_closed_silently(Manner::default().connect_tcp(server.address));
+    assert_eq!(connected.get("/1k").status(), 200);
+    assert_eq!(connected.get("/unknown").status(), 200);
+    assert_eq!(server.counters()["accept_paused_descriptors"], 0);
+    drop(flood);
+    // The file stays open.
+    let after = at_rest(&server, 1);
+    assert_eq!(after.descriptors, before.descriptors + 1);
+    assert_eq!(Client::connect(&server).get("/unknown").status(), 200);
+}
+
+/// They can run out all the same: the limit is lowered under the running server.
+fn without_descriptors_those_connected_are_served(policy: Policy) {
+    let server = fault_server(policy);
+    server.write_content("unknown", MIB);
+    let mut connected = Client::connect(&server);
+    assert_eq!(connected.get("/1k").status(), 200);
+    let before = at_rest(&server, 1);
+    // None but those that are taken, which are the lowest ones.
+    limit_descriptors(&server, before.descriptors);
     // A connection made now is closed: its client learns that it is not served.
     assert_closed_silently(Manner::default().connect_tcp(server.address));
+    server.wait_for_counter("accept_paused_descriptors", 1);
     // What needs a descriptor is refused for now, and not said to be missing. So is a cached file
     // once it has to be looked at again, which takes a descriptor too.
     assert_eq!(connected.get("/unknown").status(), 503);
     assert!(matches!(connected.get("/1k").status(), 200 | 503));
-    drop(flood);
-    server.wait_for_holdings(before);
+    limit_descriptors(&server, 1024);
     assert_eq!(connected.get("/1k").status(), 200);
-    assert_eq!(connected.get("/unknown").status(), 200);
     let response = Client::connect(&server).get("/unknown");
-    assert_same_bytes(&response.body, content(MIB), "after the flood");
-    assert_eq!(server.counters()["connection_panics"], 0);
+    assert_same_bytes(&response.body, content(MIB), "after the lack");
+    // The file stays open.
+    let after = at_rest(&server, 1);
+    assert_eq!(after.descriptors, before.descriptors + 1);
+}
+
+/// Sets how many descriptors `server` may have from now on.
+fn limit_descriptors(server: &Server, count: usize) {
+    let limit = format!("--nofile={count}:");
+    PRLIMIT
+        .run(["--pid", &server.id().to_string(), &limit])
+        .success();
 }
 
 /// Only debug builds have the path that panics.
