@@ -7,10 +7,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -73,7 +74,7 @@ impl FileThreads {
             waiting: RefCell::new(Waiting::default()),
         });
         let socket = Socket::adopt(OwnedFd::from(ours.try_clone()?))?;
-        rt::spawn(deliver(local.clone(), socket, ours));
+        rt::spawn(deliver(Rc::downgrade(&local), socket, ours));
         Ok(FileThreadsHandle(local))
     }
 }
@@ -123,6 +124,13 @@ struct Local {
     jobs: SyncSender<Job>,
     inbox: Arc<Inbox>,
     waiting: RefCell<Waiting>,
+}
+
+impl Drop for Local {
+    /// Ends [`deliver`]: nobody is left to wait for a job.
+    fn drop(&mut self) {
+        drop(self.inbox.wake.shutdown(Shutdown::Both));
+    }
 }
 
 #[derive(Default)]
@@ -200,10 +208,12 @@ impl Drop for Finished<'_> {
     }
 }
 
-/// The worker's side of the inbox: wakes the tasks whose jobs are over.
-async fn deliver(local: Rc<Local>, socket: Socket, wake: UnixStream) {
+/// The worker's side of the inbox: wakes the tasks whose jobs are over, until the last handle is
+/// gone.
+async fn deliver(local: Weak<Local>, socket: Socket, wake: UnixStream) {
     let mut scratch = [0; 64];
     while socket.readable().await.is_ok() {
+        let Some(local) = local.upgrade() else { return };
         // Emptied before the list is taken: a job that finishes in between writes again.
         while matches!((&wake).read(&mut scratch), Ok(1..)) {}
         let done = std::mem::take(

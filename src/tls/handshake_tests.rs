@@ -223,9 +223,11 @@ fn on_each_driver(server: impl AsyncFn(Accepting), client: impl Fn(TcpStream) + 
                     file_threads: FileThreads::start().unwrap(),
                 };
                 server(accepting).await;
-                // A ring closes a descriptor by an operation of its own, which must be submitted.
-                rt::yield_turn().await;
-                rt::yield_turn().await;
+                // Tasks that wait for what is gone now come to their end, and a ring closes a
+                // descriptor by an operation of its own, which must be submitted.
+                for _ in 0..8 {
+                    rt::yield_turn().await;
+                }
             })
             .unwrap();
         });

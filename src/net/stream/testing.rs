@@ -339,9 +339,11 @@ pub(in crate::net) fn on_each_driver(
             scope.spawn(move || peer(Peer::new(theirs, watched, setup.suite)));
             rt::block_on(driver, async {
                 server(served(ours, setup, &file_threads)).await;
-                // A ring closes a descriptor by an operation of its own, which must be submitted.
-                rt::yield_turn().await;
-                rt::yield_turn().await;
+                // Tasks that wait for what is gone now come to their end, and a ring closes a
+                // descriptor by an operation of its own, which must be submitted.
+                for _ in 0..8 {
+                    rt::yield_turn().await;
+                }
             })
             .unwrap();
         });
