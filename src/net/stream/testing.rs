@@ -426,6 +426,7 @@ fn tls_parts(suite: usize) -> TlsParts {
         receive: keys(suite, FROM_PEER, 0),
         schedule: can_update.then_some(schedule as Box<dyn KeySchedule>),
         received: Vec::new(),
+        unsent: Vec::new(),
     }
 }
 
