@@ -106,7 +106,7 @@ fn key_updates_during_a_blocked_send_are_answered_once_and_in_order() {
                     told.send();
                 };
                 let slices = [std::io::IoSlice::new(&bulk)];
-                let both = join(write.send(&slices), receive);
+                let both = Box::pin(join(write.send(&slices), receive));
                 let ((sent, ()), counted) = counting(Counter::KeyUpdatesSent, both).await;
                 sent.unwrap();
                 assert_eq!(counted, 1);
