@@ -46,6 +46,13 @@ impl Socket {
         sys::descriptor_of(&self.watched)
     }
 
+    /// Takes the error that is pending on the socket off it (SO_ERROR).
+    pub fn take_error(&self) -> Option<io::Error> {
+        socket2::SockRef::from(&self.descriptor())
+            .take_error()
+            .unwrap_or_else(Some)
+    }
+
     /// shutdown(2). A socket that is already gone is as shut as it can be, so errors are dropped.
     pub fn shutdown(&self, how: Shutdown) {
         drop(sys::socket::shutdown(self.descriptor(), how));

@@ -225,6 +225,9 @@ fn receive_failure(transport: &Transport, error: io::Error) -> Cause {
         ),
         _ => return Cause::Io(error),
     };
+    // The record layer leaves its verdict on the socket (tls_err_abort), where it would meet the
+    // alert.
+    drop(transport.socket.take_error());
     transport.refuse(&ProtocolError { alert, reason })
 }
 

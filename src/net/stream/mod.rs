@@ -195,10 +195,9 @@ impl ReadHalf {
             if let Some(received) = transport.receive_step(into)? {
                 return Ok(received);
             }
-            if transport.receiving.borrow().must_wait() {
-                if let Some(expiry) = transport.wait_readable().await? {
-                    return Ok(Received::Expired(expiry));
-                }
+            let must_wait = transport.receiving.borrow().must_wait();
+            if must_wait && let Some(expiry) = transport.wait_readable().await? {
+                return Ok(Received::Expired(expiry));
             }
         }
     }

@@ -142,7 +142,9 @@ pub(in crate::net) async fn receive_exactly(read: &mut ReadHalf, bytes: usize) -
     while into.len() < bytes {
         match read.receive(&mut into).await.unwrap() {
             Received::Data(_) => {}
-            other => panic!("{other:?} after {} of {bytes} bytes", into.len()),
+            end @ (Received::Closed(_) | Received::Expired(_)) => {
+                panic!("{end:?} after {} of {bytes} bytes", into.len())
+            }
         }
     }
     assert_eq!(into.len(), bytes, "more came than was sent so far");
@@ -427,6 +429,7 @@ fn tls_parts(suite: usize) -> TlsParts {
         receive: keys(suite, FROM_PEER, 0),
         schedule: can_update.then_some(schedule as Box<dyn KeySchedule>),
         received: Vec::new(),
+        unsent: Vec::new(),
     }
 }
 

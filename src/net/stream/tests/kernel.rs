@@ -258,9 +258,10 @@ fn a_key_update_during_a_blocked_send_is_answered_in_order() {
     );
 }
 
-/// Our own bound on a key: a KeyUpdate where the kernel can change keys, a clean end elsewhere.
+/// Our own bound on a key: a KeyUpdate where the kernel can change keys, an end with an alert
+/// elsewhere.
 #[test]
-fn a_key_that_is_used_up_is_changed_or_ends_the_connection_cleanly() {
+fn a_key_that_is_used_up_is_changed_or_ends_the_connection_with_an_alert() {
     const MESSAGES: usize = 2000;
     if !has_kernel_tls() {
         return;
@@ -296,7 +297,9 @@ fn a_key_that_is_used_up_is_changed_or_ends_the_connection_cleanly() {
                         }
                         Some((ContentType::Handshake, _)) => records = 0,
                         other => {
-                            assert_eq!(other, Some((ContentType::Alert, vec![1, 0])));
+                            // What is cut short does not look complete.
+                            let alert = if can_change { [1, 0] } else { [2, 80] };
+                            assert_eq!(other, Some((ContentType::Alert, alert.to_vec())));
                             break;
                         }
                     }
@@ -310,10 +313,11 @@ fn a_key_that_is_used_up_is_changed_or_ends_the_connection_cleanly() {
 }
 
 /// Some kernels report a part of a record as readable although a receive finds nothing. Waiting for
-/// the rest must not cost the worker its time: the bound is a tenth of the time that passes.
+/// the rest must not cost the worker its time: the bound is a third of the time that passes, all
+/// of which spinning would take.
 #[test]
 fn a_part_of_a_record_does_not_spin() {
-    const WAIT: Duration = Duration::from_millis(500);
+    const WAIT: Duration = Duration::from_secs(1);
     if !has_kernel_tls() {
         return;
     }
@@ -327,7 +331,7 @@ fn a_part_of_a_record_does_not_spin() {
                 let before = thread_cpu_time();
                 assert_eq!(served.receive_exactly(8).await, b"complete");
                 let spent = thread_cpu_time() - before;
-                assert!(spent < WAIT / 10, "{spent:?}");
+                assert!(spent < WAIT / 3, "{spent:?}");
             },
             |mut peer| {
                 let record = peer.sealed(ContentType::ApplicationData, b"complete");

@@ -106,7 +106,7 @@ fn key_updates_during_a_blocked_send_are_answered_once_and_in_order() {
                     told.send();
                 };
                 let slices = [std::io::IoSlice::new(&bulk)];
-                let both = join(write.send(&slices), receive);
+                let both = Box::pin(join(write.send(&slices), receive));
                 let ((sent, ()), counted) = counting(Counter::KeyUpdatesSent, both).await;
                 sent.unwrap();
                 assert_eq!(counted, 1);
@@ -221,7 +221,8 @@ fn rfc8446_5_5_a_key_is_changed_before_it_is_used_up() {
     }
 }
 
-/// TLS 1.2 cannot change keys: the connection ends with close_notify before the bound.
+/// TLS 1.2 cannot change keys: the connection ends before the bound, foreseen by whoever asks, and
+/// with an alert that tells what is cut short from what is complete (RFC 8446 6.1).
 #[test]
 fn a_key_that_is_used_up_and_cannot_be_changed_ends_the_connection_with_an_alert() {
     for suite in [TLS12, TLS12 + 1] {

@@ -167,7 +167,7 @@ fn a_vanished_peer_is_an_error_and_stays_one() {
                     assert!(matches!(sent, Err(Cause::Io(_))), "{sent:?}");
                 }
             },
-            |peer| drop(peer),
+            drop,
         );
     }
 }
