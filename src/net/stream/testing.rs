@@ -424,7 +424,6 @@ fn tls_parts(suite: usize) -> TlsParts {
     });
     let can_update = SUITES[suite].0 == Version::Tls13;
     TlsParts {
-        unsent: Vec::new(),
         send: keys(suite, FROM_US, 0),
         receive: keys(suite, FROM_PEER, 0),
         schedule: can_update.then_some(schedule as Box<dyn KeySchedule>),
