@@ -11,6 +11,7 @@ use crate::support::server::{Server, Setup};
 for_each_policy!(
     curl,
     openssl,
+    wget,
     gnutls,
     many_on_one_connection,
     request_with_the_finished

@@ -4,7 +4,7 @@ use rustls::AlertDescription;
 
 use crate::support::Policy;
 use crate::support::certificates::KeyKind;
-use crate::support::client::{Client, Ending, Manner, TLS12, TLS13};
+use crate::support::client::{Ending, Manner, TLS12, TLS13};
 use crate::support::process::{CURL, OPENSSL};
 use crate::support::server::{Server, Setup};
 

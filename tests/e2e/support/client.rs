@@ -257,11 +257,6 @@ impl Client {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Breaks the connection by a RST, as a crashed peer's system does.
-    pub(crate) fn reset(self) {
-        reset(self.socket);
-    }
-
     /// Waits until the server can send no more because this client does not read.
     pub(crate) fn wait_until_full(&self) {
         let address = self.socket.local_addr().unwrap();

@@ -18,8 +18,6 @@ pub(crate) enum Policy {
 }
 
 impl Policy {
-    pub(crate) const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
-
     /// As the configuration writes it.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -151,12 +151,6 @@ impl Setup {
         self
     }
 
-    /// Takes io_uring from the server.
-    pub(crate) fn forbid_io_uring(mut self) -> Self {
-        self.forbids_io_uring = true;
-        self
-    }
-
     /// Keeps configuration, certificates and document roots below `folder`.
     pub(crate) fn below(mut self, folder: &Path) -> Self {
         self.parent = folder.to_owned();
@@ -421,11 +415,6 @@ impl Index<&str> for Counters {
 }
 
 impl Counters {
-    /// Its name and value, one by one.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(name, &value)| (name.as_str(), value))
-    }
-
     /// How much `name` has grown since `before`.
     pub(crate) fn since(&self, before: &Self, name: &str) -> u64 {
         self[name] - before[name]
