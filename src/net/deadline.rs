@@ -373,12 +373,11 @@ mod tests {
                 "early after {offset}"
             );
             clock.pass(501);
-            match poll_once(wait.as_mut()) {
-                Poll::Ready(Ok(end)) => {
-                    assert_eq!(end, Wait::Expired(Expiry::Phase(Phase::Header)));
-                }
-                other => unreachable!("{other:?}"),
-            }
+            let end = poll_once(wait.as_mut()).map(Result::unwrap);
+            assert_eq!(
+                end,
+                Poll::Ready(Wait::Expired(Expiry::Phase(Phase::Header)))
+            );
         }
     }
 
