@@ -233,7 +233,7 @@ impl WriteHalf {
     }
 
     /// Ends the sending direction: close_notify under TLS (unless a fatal alert has ended it
-    /// already), then FIN.
+    /// already), then FIN, except from the kernel's record layer.
     ///
     /// # Errors
     /// As [`WriteHalf::send`].
@@ -242,13 +242,11 @@ impl WriteHalf {
         transport.settle().await?;
         transport.sending.borrow_mut().queue_close_notify();
         transport.settle().await?;
-        // A FIN cuts off what the kernel's record layer has taken and not yet passed to TCP.
-        loop {
-            let step = transport.sending.borrow_mut().flush_step(transport)?;
-            match step {
-                Step::Moved(_) => break,
-                Step::Blocked => transport.wait_writable().await?,
-            }
+        if transport.is_sending_in_kernel() {
+            // A FIN would cut off the rest of a record that the kernel's record layer has taken and
+            // TCP not yet (it happens to stalled readers), and close(2) pushes that rest only if it
+            // fits. So close_notify alone ends the direction, once there is room.
+            return transport.wait_writable().await;
         }
         transport.socket.shutdown(Shutdown::Write);
         Ok(())
@@ -343,6 +341,10 @@ impl Transport {
             let step = self.sending.borrow_mut().settle_step(self)?;
             self.after(step).await?;
         }
+    }
+
+    fn is_sending_in_kernel(&self) -> bool {
+        matches!(self.sending.borrow().path, SendPath::KernelTls(_))
     }
 
     async fn wait_writable(&self) -> Result<(), Cause> {

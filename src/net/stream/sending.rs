@@ -166,17 +166,6 @@ impl Sending {
         Ok(Step::Moved(0))
     }
 
-    /// Makes sure that TCP has everything that the kernel's record layer took: a send of nothing is
-    /// refused with EAGAIN while a part of a record is still to be pushed.
-    pub(super) fn flush_step(&mut self, transport: &Transport) -> Result<Step, Cause> {
-        match &self.path {
-            SendPath::Plain | SendPath::UserTls(_) => Ok(Step::Moved(0)),
-            SendPath::KernelTls(_) => {
-                Step::of(sys::socket::send(transport.socket.descriptor(), &[], false))
-            }
-        }
-    }
-
     /// Counts application bytes that were handed over.
     pub(crate) fn count_sent(&mut self, bytes: u64) {
         self.sent_bytes += bytes;
