@@ -1,8 +1,8 @@
 //! The runtime, wrapped: drivers, tasks, timers, yielding.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::io;
+use std::future::Future;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -59,10 +59,19 @@ pub fn block_on<F: Future>(driver: Driver, future: F) -> io::Result<F::Output> {
                 .enable_timer()
                 .build()?;
             runtime.block_on(async move {
-                spawn(wake_yielded());
+                let (wake, woken) = UnixStream::pair()?;
+                wake.set_nonblocking(true)?;
+                woken.set_nonblocking(true)?;
+                let socket = Socket::adopt(woken.try_clone()?.into())?;
+                let waking = monoio::spawn(wake_yielded(socket, woken));
+                YIELDED.set(Some(Yielded {
+                    tasks: Vec::new(),
+                    wake,
+                }));
                 let output = future.await;
-                // A waker belongs to its runtime.
+                // A waker belongs to its runtime. The end of the stream ends the task that wakes.
                 drop(YIELDED.take());
+                waking.await;
                 Ok(output)
             })
         }
@@ -81,12 +90,12 @@ pub async fn sleep(duration: Duration) {
 
 /// Lets every other ready task and completion run before this one goes on.
 ///
-/// A task that merely wakes itself is run again first, before all others, on both drivers; and with
-/// DEFER_TASKRUN no completion is seen before the queue of tasks is empty. So on a ring this waits
-/// for a descriptor that is always ready: the wait completes within the next io_uring_enter, beside
-/// whatever else has completed. On epoll such a wait would not suspend, but the driver looks for
-/// events between the rounds of its queue: there it is enough to be woken by another task, which
-/// puts this one behind all that are ready.
+/// A task that merely wakes itself is run again first, before all others. And as long as any task
+/// is ready a ring sees no completion (DEFER_TASKRUN), and neither driver looks at its timers. So
+/// nobody may be ready for a moment. On a ring this waits for a descriptor that is always ready: the
+/// wait completes within the next io_uring_enter, beside whatever else has completed. On epoll such
+/// a wait would not suspend: there the tasks that yield are woken by one that waits for a byte that
+/// the first of them sends.
 pub async fn yield_turn() {
     let ready = YIELD.with_borrow(Clone::clone);
     match ready {
@@ -130,7 +139,8 @@ impl<F: Future> Future for CatchPanic<F> {
 thread_local! {
     /// On a ring: a descriptor that is always readable. See [`yield_turn`].
     static YIELD: RefCell<Option<Rc<Socket>>> = const { RefCell::new(None) };
-    static YIELDED: RefCell<Yielded> = const { RefCell::new(Yielded::new()) };
+    /// On epoll. See [`yield_turn`].
+    static YIELDED: RefCell<Option<Yielded>> = const { RefCell::new(None) };
 }
 
 /// One end of a closed pair: end of file is always there to be read.
@@ -140,33 +150,26 @@ fn always_readable() -> io::Result<Socket> {
     Socket::adopt(ready.into())
 }
 
-/// On epoll: the tasks that yield, and the task that wakes them.
-#[derive(Default)]
+/// On epoll: the tasks that have yielded.
 struct Yielded {
     tasks: Vec<Waker>,
-    waking: Option<Waker>,
+    /// Makes the driver wake [`wake_yielded`].
+    wake: UnixStream,
 }
 
-impl Yielded {
-    const fn new() -> Self {
-        Self {
-            tasks: Vec::new(),
-            waking: None,
+/// Wakes those that have yielded whenever `woken`, which `socket` watches, has a byte; until the end
+/// of its stream.
+async fn wake_yielded(socket: Socket, mut woken: UnixStream) {
+    while socket.readable().await.is_ok() {
+        if let Ok(0) = woken.read(&mut [0; 16]) {
+            return;
         }
-    }
-}
-
-/// Wakes those that have yielded, for as long as the runtime lives.
-async fn wake_yielded() {
-    poll_fn(|context| {
-        let tasks = YIELDED.with_borrow_mut(|yielded| {
-            yielded.waking = Some(context.waker().clone());
-            std::mem::take(&mut yielded.tasks)
+        let tasks = YIELDED.with_borrow_mut(|yielded| match yielded {
+            Some(yielded) => std::mem::take(&mut yielded.tasks),
+            None => Vec::new(),
         });
         tasks.into_iter().for_each(Waker::wake);
-        Poll::Pending
-    })
-    .await
+    }
 }
 
 /// Pending once, to be woken by [`wake_yielded`].
@@ -180,14 +183,52 @@ impl Future for BeWoken {
             return Poll::Ready(());
         }
         self.0 = true;
-        let waking = YIELDED.with_borrow_mut(|yielded| {
+        YIELDED.with_borrow_mut(|yielded| {
+            let Some(yielded) = yielded else {
+                return Poll::Ready(());
+            };
             yielded.tasks.push(context.waker().clone());
-            yielded.waking.clone()
-        });
-        // Not there yet: its first run, which is queued, wakes what is waiting by then.
-        if let Some(waking) = waking {
-            waking.wake();
-        }
-        Poll::Pending
+            // Full would mean that there are bytes enough to be woken by.
+            if yielded.tasks.len() == 1 {
+                drop(yielded.wake.write(&[1]));
+            }
+            Poll::Pending
+        })
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::sys::probe::ring;
+
+    /// Timers pass although there is always a task that has only yielded: what ends idle connections
+    /// is a timer.
+    #[test]
+    fn tasks_that_only_yield_leave_timers_and_others_their_turn() {
+        for driver in [Driver::Epoll, Driver::from(&ring())] {
+            let turns = Rc::new(Cell::new(0));
+            let both = turns.clone();
+            let output = block_on(driver, async move {
+                for _ in 0..2 {
+                    let turns = turns.clone();
+                    spawn(async move {
+                        loop {
+                            turns.set(turns.get() + 1);
+                            assert!(turns.get() < TURNS_MAX, "the timer is starved");
+                            yield_turn().await;
+                        }
+                    });
+                }
+                sleep(Duration::from_millis(20)).await;
+            });
+            output.unwrap();
+            assert!(both.get() > 2, "{}", both.get());
+        }
+    }
+
+    /// More turns than any machine makes in the time of the timer.
+    const TURNS_MAX: usize = 10_000_000;
 }

@@ -72,14 +72,14 @@ pub fn receive_spare(
 
 /// Receives from a kernel-TLS socket with the content type of what arrived. Bytes of two types never
 /// come in one call; a record longer than `into` comes in parts, each with its type. On a socket
-/// without kernel TLS everything is [`APPLICATION_DATA`]. `(APPLICATION_DATA, 0)` is the end of the
-/// TCP stream.
+/// without kernel TLS everything is [`APPLICATION_DATA`]. No bytes with a type are a record without
+/// content, met before one of another type; `None` is the end of the TCP stream.
 ///
 /// # Errors
 ///
 /// As [`receive`], without its `EIO`; `InvalidData` when the kernel could not deliver the type
 /// (`MSG_CTRUNC`).
-pub fn receive_record(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<(u8, usize)> {
+pub fn receive_record(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Option<(u8, usize)>> {
     refuse_empty(into.len())?;
     let mut part = libc::iovec {
         iov_base: into.as_mut_ptr().cast(),
@@ -96,7 +96,11 @@ pub fn receive_record(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<(u8
         length_or_error(received)
     })?;
     let content_type = control.content_type_received(message.msg_flags, message.msg_controllen)?;
-    Ok((content_type, received))
+    Ok(match content_type {
+        Some(content_type) => Some((content_type, received)),
+        None if received == 0 => None,
+        None => Some((APPLICATION_DATA, received)),
+    })
 }
 
 /// Sends what fits into the socket's buffer and returns how much that was. `more` tells the kernel
@@ -260,8 +264,8 @@ impl RecordTypeMessage {
         }
     }
 
-    /// What the kernel wrote here, given the flags and the control length it returned.
-    fn content_type_received(&self, flags: libc::c_int, length: usize) -> io::Result<u8> {
+    /// What the kernel wrote here, if anything, given the flags and the control length it returned.
+    fn content_type_received(&self, flags: libc::c_int, length: usize) -> io::Result<Option<u8>> {
         if flags & libc::MSG_CTRUNC != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -272,11 +276,7 @@ impl RecordTypeMessage {
             && self.header.cmsg_len >= Self::LENGTH
             && self.header.cmsg_level == libc::SOL_TLS
             && self.header.cmsg_type == libc::TLS_GET_RECORD_TYPE;
-        Ok(if present {
-            self.content_type
-        } else {
-            APPLICATION_DATA
-        })
+        Ok(present.then_some(self.content_type))
     }
 }
 
@@ -373,7 +373,10 @@ mod tests {
         let mut buffer = [0; 2];
         assert_eq!(receive(near, &mut buffer).unwrap(), 2);
         assert_eq!(&buffer, b"he");
-        assert_eq!(receive_record(near, &mut buffer[..1]).unwrap(), (23, 1));
+        assert_eq!(
+            receive_record(near, &mut buffer[..1]).unwrap(),
+            Some((23, 1))
+        );
         assert_eq!(buffer[0], b'l');
         drop(pair.far);
         let mut appended = b"kept ".to_vec();
@@ -384,7 +387,7 @@ mod tests {
         wait_readable(near);
         assert_eq!(receive(near, &mut buffer).unwrap(), 0);
         assert_eq!(receive_spare(near, &mut appended, 1).unwrap(), 0);
-        assert_eq!(receive_record(near, &mut buffer).unwrap(), (23, 0));
+        assert_eq!(receive_record(near, &mut buffer).unwrap(), None);
         assert_eq!(appended, b"kept lo");
     }
 
@@ -580,20 +583,14 @@ mod tests {
         let mut control = RecordTypeMessage::to_send(22);
         let full = size_of::<RecordTypeMessage>();
         control.header.cmsg_type = libc::TLS_GET_RECORD_TYPE;
-        assert_eq!(control.content_type_received(0, full).unwrap(), 22);
-        assert_eq!(
-            control.content_type_received(0, 0).unwrap(),
-            APPLICATION_DATA
-        );
+        assert_eq!(control.content_type_received(0, full).unwrap(), Some(22));
+        assert_eq!(control.content_type_received(0, 0).unwrap(), None);
         let cut = control
             .content_type_received(libc::MSG_CTRUNC, full)
             .unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::InvalidData);
         control.header.cmsg_level = libc::SOL_SOCKET;
-        assert_eq!(
-            control.content_type_received(0, full).unwrap(),
-            APPLICATION_DATA
-        );
+        assert_eq!(control.content_type_received(0, full).unwrap(), None);
     }
 
     fn assert_would_block<T: std::fmt::Debug>(outcome: io::Result<T>) {

@@ -13,9 +13,7 @@ use super::sending::Step;
 use crate::buf;
 use crate::error::Cause;
 use crate::limits::{AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX};
-use crate::record::{
-    Aead, AlertDescription, ContentType, Event, PostHandshake, ProtocolError, TrafficKeys,
-};
+use crate::record::{Aead, AlertDescription, Event, PostHandshake, ProtocolError, TrafficKeys};
 use crate::sys;
 use crate::sys::ktls::Direction;
 
@@ -150,12 +148,8 @@ impl KernelReceive {
         buf::with_receive_scratch(|scratch| {
             let received = sys::socket::receive_record(transport.socket.descriptor(), scratch);
             let (content_type, count) = match received {
-                Ok((content_type, 0))
-                    if ContentType::from(content_type) == ContentType::ApplicationData =>
-                {
-                    return Ok(Took::End);
-                }
-                Ok(received) => received,
+                Ok(None) => return Ok(Took::End),
+                Ok(Some(received)) => received,
                 Err(error) if would_block(&error) => return Ok(Took::Nothing),
                 Err(error) => return Err(receive_failure(transport, error)),
             };

@@ -427,8 +427,8 @@ fn tls_parts(suite: usize) -> TlsParts {
         send: keys(suite, FROM_US, 0),
         receive: keys(suite, FROM_PEER, 0),
         schedule: can_update.then_some(schedule as Box<dyn KeySchedule>),
-        received: Vec::new(),
         unsent: Vec::new(),
+        received: Vec::new(),
     }
 }
 
