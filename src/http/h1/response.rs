@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crate::error::{Cause, Error, Stage};
 use crate::http::transport::Transmit;
 use crate::http::{Context, count_response};
-use crate::message::{Body, BodyStream, FieldBlock, Method, Response, Version};
+use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::message::{Body, BodyStream, FieldBlock, Method, Part, Response, Version};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, LAST_CHUNK, Plan, ResponseHead, push_chunk_line,
 };
@@ -86,12 +87,43 @@ async fn send_parts<W: Transmit>(
             write.send(&parts).await
         }
         Body::File(range) => write.send_file(head, &range).await,
+        Body::Parts(parts) => send_sequence(write, head, parts).await,
         Body::Stream(stream, _) => {
             let sender = StreamSender::new(write, framing);
             return sender.send(head, stream).await;
         }
     }
     .map_err(failed)
+}
+
+/// Sends what is in `out` and all of `parts`. Bytes wait for the part of a file that they stand
+/// before, so that they share a record with it.
+async fn send_sequence<W: Transmit>(
+    write: &mut W,
+    out: &mut Vec<u8>,
+    parts: Vec<Part>,
+) -> Result<(), Cause> {
+    for part in parts {
+        match part {
+            Part::Bytes(bytes) if out.len() + bytes.len() <= RECORD_PLAINTEXT_BYTES_MAX => {
+                out.extend_from_slice(&bytes);
+            }
+            Part::Bytes(bytes) => {
+                write
+                    .send(&[IoSlice::new(out), IoSlice::new(&bytes)])
+                    .await?;
+                out.clear();
+            }
+            Part::File(range) => {
+                write.send_file(out, &range).await?;
+                out.clear();
+            }
+        }
+    }
+    match out.is_empty() {
+        true => Ok(()),
+        false => write.send(&[IoSlice::new(out)]).await,
+    }
 }
 
 /// Sends a body as it is made.
