@@ -90,6 +90,8 @@ counters! {
     BytesReceived = "bytes_received",
     /// Application bytes sent.
     BytesSent = "bytes_sent",
+    /// Range fields that were ignored because they asked for too many parts.
+    RangesIgnored = "ranges_ignored",
     /// Files that shrank while they were sent.
     FilesTruncated = "files_truncated",
     /// File chunks that were not in the page cache and were read by the file threads.

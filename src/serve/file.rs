@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aws_lc_rs::rand;
 use bytes::Bytes;
 
 use super::cache::{ACCEPT_RANGES, Cache, Content, Found, OpenFile, Refusal};
@@ -11,7 +12,7 @@ use super::error_page;
 use super::path::RelativePath;
 use super::{FileThreads, Now};
 use crate::config::Files;
-use crate::message::{Body, FileRange, Method, Request, Response, Status};
+use crate::message::{Body, FileRange, Method, Part, Request, Response, Status};
 use crate::proto::conditional::{self, EntityTag, Validators, Verdict};
 use crate::proto::range::{self, Selection};
 
@@ -111,10 +112,64 @@ fn represent(request: &Request, file: &OpenFile, now: Now) -> Response {
                 range::content_range(offset, length, file.size),
             )
             .with_body(body(file, offset, length)),
+        Selection::Several(parts) => multipart(file, &parts),
         Selection::Unsatisfiable => error_page::page(Status(416))
             .with("accept-ranges", ACCEPT_RANGES)
             .with("content-range", range::content_range_unsatisfied(file.size)),
     }
+}
+
+/// The response with several parts of `file`, as (offset, length) (RFC 9110 14.6, 15.3.7.2).
+fn multipart(file: &OpenFile, parts: &[(u64, u64)]) -> Response {
+    let Some(boundary) = boundary() else {
+        return error_page::page(Status(500));
+    };
+    let mut body_parts = Vec::with_capacity(2 * parts.len() + 1);
+    let mut text = Vec::new();
+    for &(offset, length) in parts {
+        for piece in [
+            b"\r\n--",
+            boundary.as_bytes(),
+            b"\r\ncontent-type: ",
+            &*file.content_type,
+            b"\r\ncontent-range: ",
+            &*range::content_range(offset, length, file.size),
+            b"\r\n\r\n",
+        ] {
+            text.extend_from_slice(piece);
+        }
+        body_parts.push(Part::Bytes(std::mem::take(&mut text).into()));
+        body_parts.push(match &file.content {
+            Content::Bytes(bytes) => Part::Bytes(part(bytes, offset, length)),
+            Content::File(descriptor) => Part::File(FileRange {
+                file: Arc::clone(descriptor),
+                offset,
+                length,
+            }),
+        });
+    }
+    body_parts.push(Part::Bytes(format!("\r\n--{boundary}--\r\n").into()));
+    // RFC 9110 15.3.7.2: the type is that of the whole, and there is no Content-Range beside those
+    // of the parts.
+    let content_type = format!("multipart/byteranges; boundary={boundary}");
+    let described = file.fields.fields().iter();
+    let mut response = Response::new(Status(206)).with("content-type", content_type);
+    let other_fields = described.filter(|(name, _)| *name != "content-type");
+    response.fields.extend(other_fields.cloned());
+    response.with_body(Body::Parts(body_parts))
+}
+
+/// A boundary that nobody can have put into a file: 128 random bits. `None` when there are none.
+fn boundary() -> Option<String> {
+    let mut random = [0; BOUNDARY_BYTES];
+    rand::fill(&mut random).ok()?;
+    let mut text = String::with_capacity(2 * random.len());
+    for byte in random {
+        for nibble in [byte >> 4, byte & 0xf] {
+            text.push(char::from_digit(u32::from(nibble), 16)?);
+        }
+    }
+    Some(text)
 }
 
 fn describe(status: Status, file: &OpenFile) -> Response {
@@ -142,5 +197,7 @@ fn part(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
         None => Bytes::new(),
     }
 }
+
+const BOUNDARY_BYTES: usize = 16;
 
 const ALLOW: Bytes = Bytes::from_static(b"GET, HEAD, OPTIONS");
