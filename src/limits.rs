@@ -79,6 +79,19 @@ pub const RING_COMPLETIONS: u32 = 16_384;
 /// Header fields in one request head: httparse needs a table of that size.
 pub const HEADER_FIELDS_MAX: usize = 128;
 
+/// A response head that another server sends, in bytes.
+pub const UPSTREAM_HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Interim responses (RFC 9110 15.2) before another server's final one.
+pub const INTERIM_RESPONSES_MAX: usize = 16;
+
+/// Connection options of one message that is passed on: each is compared with each of its fields.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
+
+/// A PROXY protocol header: the fixed part, the addresses and type-length-values. A certificate
+/// chain of usual size fits.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
+
 /// Empty lines tolerated before a request line (RFC 9112 2.2): some clients send one after a body.
 pub const EMPTY_LINES_MAX: usize = 4;
 
