@@ -4,6 +4,8 @@
 //! text parser (HTTP/1.1) and a header decompressor (HTTP/2) can make one with two allocations. A
 //! [`Body`] is empty, bytes, a range of a file, or a stream that a room above implements.
 
+pub mod gather;
+
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
