@@ -5,6 +5,8 @@
 //! [`Body`] is empty, bytes, a range of a file, several of both, or a stream that a room above
 //! implements.
 
+pub mod gather;
+
 use std::fmt;
 use std::fs::File;
 use std::future::Future;

@@ -251,7 +251,7 @@ fn plain_step(transport: &Transport, cursor: &mut Cursor<'_>) -> Result<FileStep
 }
 
 /// Reads `bytes` from `offset`, or up to the end of the file. Blocks: for file threads.
-fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+pub(super) fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
     let mut chunk = vec![0; bytes];
     let mut filled = 0;
     while let Some(rest @ [_, ..]) = chunk.get_mut(filled..) {
@@ -267,7 +267,7 @@ fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Not in the page cache, or on a filesystem that cannot say.
-fn must_be_read_by_thread(error: &io::Error) -> bool {
+pub(super) fn must_be_read_by_thread(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported
@@ -278,10 +278,10 @@ fn must_be_read_by_thread(error: &io::Error) -> bool {
 const HEAD_BYTES_MAX: usize = RECORD_PLAINTEXT_BYTES_MAX / 2;
 
 /// Bytes of one cold read, kept until the socket has taken them: as many as one step seals.
-const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;
+pub(super) const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;
 
 /// Bytes whose residency is asked for, and sent, at once.
 const RESIDENT_CHUNK_BYTES: u64 = 256 * 1024;
 
 /// How long a response in progress waits when the file threads are overloaded.
-const COLD_RETRY: Duration = Duration::from_millis(10);
+pub(super) const COLD_RETRY: Duration = Duration::from_millis(10);

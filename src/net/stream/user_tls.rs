@@ -79,10 +79,16 @@ impl<'a> RecordWriter<'a> {
     /// The payload places of the next records, each as long as a record may be, `bytes` in all and
     /// no more than there is room for. To be sealed with [`RecordWriter::seal_front`].
     pub(crate) fn payload_places(&mut self, bytes: usize) -> Vec<io::IoSliceMut<'_>> {
+        let slices = self.payload_slices(bytes);
+        slices.into_iter().map(io::IoSliceMut::new).collect()
+    }
+
+    /// As [`RecordWriter::payload_places`], for those who cut them further.
+    pub(crate) fn payload_slices(&mut self, bytes: usize) -> Vec<&mut [u8]> {
         let mut left = bytes.min(self.plaintext_room());
         let (prefix, suffix) = (self.sealer.prefix_bytes(), self.sealer.suffix_bytes());
         let mut rest = self.buffer.get_mut(self.used..).unwrap_or_default();
-        let mut places = Vec::with_capacity(left.div_ceil(RECORD_PLAINTEXT_BYTES_MAX));
+        let mut slices = Vec::with_capacity(left.div_ceil(RECORD_PLAINTEXT_BYTES_MAX));
         while left > 0 {
             let payload = left.min(RECORD_PLAINTEXT_BYTES_MAX);
             let Some((record, behind)) = rest.split_at_mut_checked(prefix + payload + suffix)
@@ -90,12 +96,10 @@ impl<'a> RecordWriter<'a> {
                 break;
             };
             rest = behind;
-            places.push(io::IoSliceMut::new(
-                record.get_mut(prefix..prefix + payload).unwrap_or_default(),
-            ));
+            slices.push(record.get_mut(prefix..prefix + payload).unwrap_or_default());
             left -= payload;
         }
-        places
+        slices
     }
 
     /// Seals the records whose payload places hold `bytes` in all, from the front.
