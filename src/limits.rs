@@ -49,7 +49,7 @@ pub const KEY_UPDATE_WINDOW_MS: u64 = 10_000;
 
 /// Handshake bytes accepted from a client before the session is established: a ClientHello with
 /// post-quantum key shares and a client certificate chain fit several times.
-pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+pub const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;
 
 /// Plaintext bytes that one turn seals and sends from a worker's scratch buffer: four full records,
 /// which stay in the second-level cache between the copy, the cipher and the socket.

@@ -60,13 +60,13 @@ counters! {
     OffloadedSend = "offloaded_send",
     /// Receiving sides handed to kernel TLS.
     OffloadedReceive = "offloaded_receive",
-    /// Connections that stayed in user space: the kernel has no tls module.
+    /// Connections that stayed in user space, wholly or one way: the kernel has no tls module.
     NotOffloadedNoUlp = "not_offloaded_no_ulp",
-    /// Connections that stayed in user space: the kernel refuses the suite.
+    /// Connections that stayed in user space, wholly or one way: the kernel refuses the suite.
     NotOffloadedSuite = "not_offloaded_suite",
-    /// Connections that stayed in user space: a setsockopt failed.
+    /// Connections that stayed in user space, wholly or one way: a setsockopt failed.
     NotOffloadedFailed = "not_offloaded_failed",
-    /// Connections that stayed in user space: the policy said so.
+    /// Connections that stayed in user space, wholly or one way: the policy said so.
     NotOffloadedPolicy = "not_offloaded_policy",
     /// KeyUpdates received.
     KeyUpdatesReceived = "key_updates_received",
