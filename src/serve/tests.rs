@@ -10,6 +10,8 @@ use crate::config::{Files, Symlinks};
 use crate::error::Error;
 use crate::message::{Body, LocalFuture, Method, Part};
 
+mod variants;
+
 /// One site, `example.org`, over a directory that begins empty.
 struct Fixture {
     directory: tempfile::TempDir,

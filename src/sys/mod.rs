@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod descriptor;
+pub mod directory;
 pub mod file;
 pub mod ktls;
 pub mod limits;
