@@ -71,6 +71,12 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],
+            ("[[site.headers]]", _) => &[("[[site.headers]]", "content_type", "\"a/b\"")],
+            ("[[site.error_pages]]", _) => &[
+                ("[[site.error_pages]]", "statuses", "[404]"),
+                ("[[site.error_pages]]", "file", "\"/etc/passwd\""),
+            ],
             _ => &[],
         }
     }
@@ -103,11 +109,10 @@ impl Row {
             }
         }
         let mut text = String::new();
-        for table in tables
-            .keys()
-            .filter(|table| table.starts_with("[["))
-            .chain(tables.keys().filter(|table| !table.starts_with("[[")))
-        {
+        let mut order: Vec<&str> = tables.keys().copied().collect();
+        // A site before the tables within it, and those of the file last.
+        order.sort_by_key(|table| (!table.starts_with("[["), table.trim_matches(['[', ']'])));
+        for table in order {
             text.push_str(&format!("{table}\n"));
             for (key, value) in &tables[table] {
                 text.push_str(&format!("{key} = {value}\n"));
@@ -129,7 +134,7 @@ fn every_key_is_documented_and_nothing_else() {
         let is_table = |key: &&str| {
             raw::tables()
                 .iter()
-                .any(|(name, _)| *name == format!("[site.{key}]"))
+                .any(|(name, _)| name.trim_matches(['[', ']']) == format!("site.{key}"))
         };
         let expected: Vec<&str> = if table == "[[site]]" {
             keys.iter().copied().filter(|key| !is_table(key)).collect()
@@ -167,6 +172,7 @@ fn a_default_that_is_written_down_changes_nothing() {
                 let error = left_out.expect_err(&row.name()).to_string();
                 assert!(error.contains(&format!("no `{}`", row.key)), "{error}");
             }
+            ("by extension", []) => assert!(left_out.unwrap().contains("content_type: None")),
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
             (_, [default]) => {

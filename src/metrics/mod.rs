@@ -96,6 +96,8 @@ counters! {
     FilesTruncated = "files_truncated",
     /// File chunks that were not in the page cache and were read by the file threads.
     FileChunksCold = "file_chunks_cold",
+    /// Listings of directories with more names than are shown.
+    ListingsCut = "listings_cut",
     /// Open-file cache hits.
     FileCacheHits = "file_cache_hits",
     /// Open-file cache misses.

@@ -9,6 +9,8 @@ use super::*;
 use crate::config::{Files, Symlinks};
 use crate::message::{Body, Method, Part};
 
+mod variants;
+
 /// One site, `example.org`, over a directory that begins empty.
 struct Fixture {
     directory: tempfile::TempDir,
