@@ -26,6 +26,7 @@ use crate::serve::Routes;
 use crate::sys;
 use crate::sys::probe::{self, KernelTls, Ring};
 use crate::tls::server_config::TlsSetup;
+use crate::upstream::Upstreams;
 use crate::worker::admission::Admission;
 use crate::worker::{self, Command, Generation, Shared, WorkerSetup};
 
@@ -80,6 +81,8 @@ impl Control {
         let config = Arc::new(config);
         let routes = Routes::new(config.clone(), tls.site_policies())
             .map_err(|e| StartError::Io("use the roots", e))?;
+        let upstreams =
+            Upstreams::new(&config, None).map_err(|e| StartError::Io("watch the upstreams", e))?;
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             let (address, sockets) = listen::open(listener, &config.tcp, workers)?;
@@ -90,6 +93,7 @@ impl Control {
                 config,
                 tls: Arc::new(tls),
                 routes: Arc::new(routes),
+                upstreams: Arc::new(upstreams),
             },
             workers,
             cpus,
