@@ -123,11 +123,21 @@ impl Fields {
         self.entries.is_empty()
     }
 
-    fn text(&self, span: &Span) -> &[u8] {
-        self.block
-            .get(span.start as usize..span.end as usize)
-            .unwrap_or_default()
+    /// Keeps those that `keep` wants, given (name, value).
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+        let Self { block, entries } = self;
+        entries.retain(|(name, value)| keep(text_at(block, name), text_at(block, value)));
     }
+
+    fn text(&self, span: &Span) -> &[u8] {
+        text_at(&self.block, span)
+    }
+}
+
+fn text_at<'a>(block: &'a Bytes, span: &Span) -> &'a [u8] {
+    block
+        .get(span.start as usize..span.end as usize)
+        .unwrap_or_default()
 }
 
 impl fmt::Debug for Fields {
@@ -157,7 +167,7 @@ impl BodyLength {
     }
 }
 
-/// A request head. Its body travels apart from it, as a [`BodyStream`].
+/// A request head. Its body travels apart from it, as a [`RequestBody`].
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The method.
@@ -274,6 +284,10 @@ pub struct Response {
     /// The other fields, in order. Names in lower case. Without the fields that framing owns (content-length,
     /// transfer-encoding, connection) and without date: the drivers write those.
     pub fields: Vec<(&'static str, Bytes)>,
+    /// Fields of another server's response that are passed on, after the others. Names as that
+    /// server spelled them; without those that framing owns and those of its connection (RFC 9110
+    /// 7.6.1). A date among them is sent instead of the driver's own.
+    pub relayed: Fields,
     /// The body. For HEAD and 304 it is the body that GET would have sent; the driver sends only
     /// its length.
     pub body: Body,
@@ -286,11 +300,12 @@ impl Response {
             status,
             block: None,
             fields: Vec::new(),
+            relayed: Fields::default(),
             body: Body::Empty,
         }
     }
 
-    /// All fields, in order.
+    /// All fields of our own, in order.
     pub fn all_fields(&self) -> impl Iterator<Item = &(&'static str, Bytes)> {
         let block = self.block.as_deref().map(FieldBlock::fields);
         block.unwrap_or_default().iter().chain(&self.fields)
@@ -370,6 +385,45 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// Bytes that arrive over time: a request body, or a response body made while it is sent.
 pub trait BodyStream {
     /// The next bytes, never empty, or `None` at the end. After an error or the end it must not be
-    /// called again.
+    /// called again. Dropping the future before it is ready loses no bytes.
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>>;
+
+    /// The fields that followed the bytes (RFC 9110 6.5), to be taken after the end.
+    fn take_trailers(&mut self) -> Fields {
+        Fields::default()
+    }
+}
+
+/// A request's body. It is the handler's own, so that a response can begin while the request is
+/// still coming: as a part of the response's body, or of what makes it. It must not outlive that.
+#[derive(Default)]
+pub enum RequestBody {
+    /// No bytes.
+    #[default]
+    Empty,
+    /// Bytes as they are asked for.
+    Stream(Box<dyn BodyStream>),
+}
+
+impl RequestBody {
+    /// As [`BodyStream::next`].
+    ///
+    /// # Errors
+    /// When the client breaks off, is too slow, or sends more than it may. The driver knows it too,
+    /// and answers or ends the connection whatever the handler makes of it.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Empty => Ok(None),
+            Self::Stream(stream) => stream.next().await,
+        }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Stream(_) => "Stream",
+        })
+    }
 }

@@ -18,7 +18,7 @@ use self::transport::{Receive, Transmit};
 
 use crate::config::{Limits, Timeouts};
 use crate::limits::LINGER_BYTES_MAX;
-use crate::message::{BodyStream, Request, Response, Status};
+use crate::message::{Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::Received;
@@ -28,11 +28,12 @@ use crate::serve::Now;
 /// holds.
 pub trait Handler {
     /// The response to `request`, whose head was complete at `now`. The handler reads as much of
-    /// `body` as it wants; what it leaves is the driver's business.
+    /// `body` as it wants; what it leaves is the driver's business. It may hand `body` on to the
+    /// response's own body, and so answer while the request is still coming.
     fn respond(
         &self,
         request: &Request,
-        body: &mut dyn BodyStream,
+        body: RequestBody,
         now: Now,
     ) -> impl Future<Output = Response>;
 }

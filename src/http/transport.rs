@@ -50,6 +50,9 @@ pub trait Transmit {
 
     /// As [`WriteHalf::sent_bytes`].
     fn sent_bytes(&self) -> u64;
+
+    /// As [`Receive::now`]: the other half may be lent to a request body.
+    fn now(&self) -> Now;
 }
 
 impl Receive for ReadHalf {
@@ -93,5 +96,9 @@ impl Transmit for WriteHalf {
 
     fn sent_bytes(&self) -> u64 {
         WriteHalf::sent_bytes(self)
+    }
+
+    fn now(&self) -> Now {
+        Now::read()
     }
 }

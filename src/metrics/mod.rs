@@ -130,6 +130,14 @@ counters! {
     ErrorsUpstream = "errors_upstream",
     /// Connections ended by a failure of ours.
     ErrorsUs = "errors_us",
+    /// Configurations put in force by a reload.
+    Reloads = "reloads",
+    /// Reloads that changed nothing, because the configuration cannot be used.
+    ReloadsRefused = "reloads_refused",
+    /// Certificates put in force because their files changed.
+    CertificatesReloaded = "certificates_reloaded",
+    /// Changed certificate files that cannot be used; the certificate before them stays.
+    CertificatesRefused = "certificates_refused",
 }
 
 struct Block([AtomicU64; Counter::ALL.len()]);

@@ -61,7 +61,8 @@ impl Transport {
         };
         let keys = sealer.keys();
         if self.move_to_kernel(Direction::Send, keys) {
-            let kernel = KernelSend::new(keys, self.context.records_per_key_max);
+            let socket = self.socket.descriptor();
+            let kernel = KernelSend::new(socket, keys, self.context.records_per_key_max);
             sending.path = SendPath::KernelTls(kernel);
             metrics::count(Counter::OffloadedSend);
         }

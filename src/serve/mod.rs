@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use self::cache::{Cache, Root};
 use crate::config::{Config, Hsts, Site};
-use crate::message::{BodyStream, Request, Response, Status};
+use crate::message::{Request, RequestBody, Response, Status};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::tls::names::Names;
 
@@ -158,7 +158,7 @@ impl<T: FileThreads> Serve<T> {
         }
     }
 
-    /// The response to `request`. Files take no request body: `body` is left to the driver, which
+    /// The response to `request`. Files take no request body: `body` goes back to the driver, which
     /// has to bound and drain it.
     ///
     /// A host that no site has, without a default site, is misdirected (421, RFC 9110 7.4) on a TLS
@@ -169,7 +169,7 @@ impl<T: FileThreads> Serve<T> {
         &self,
         client: &Client,
         request: &Request,
-        _body: &mut dyn BodyStream,
+        _body: RequestBody,
         now: Now,
     ) -> Response {
         let Some((index, route)) = self.routes.site(&request.host) else {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use super::testing::{ManualThreads, Mode, field, ready, request, site};
 use super::*;
 use crate::config::{Files, Symlinks};
-use crate::error::Error;
-use crate::message::{Body, LocalFuture, Method};
+use crate::message::{Body, Method};
 
 /// One site, `example.org`, over a directory that begins empty.
 struct Fixture {
@@ -54,7 +53,10 @@ impl Fixture {
 
     fn respond(&self, method: Method, target: &str, fields: &[(&str, &str)]) -> Response {
         let request = request(method, "example.org", target, fields);
-        ready(self.serve.respond(&SECURE, &request, &mut NoBody, self.now))
+        ready(
+            self.serve
+                .respond(&SECURE, &request, RequestBody::Empty, self.now),
+        )
     }
 
     fn get(&self, target: &str, fields: &[(&str, &str)]) -> Response {
@@ -76,14 +78,6 @@ const SECURE: Client = Client {
 };
 
 const PLAIN: Client = Client { tls_policy: None };
-
-struct NoBody;
-
-impl BodyStream for NoBody {
-    fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
-        Box::pin(async { Ok(None) })
-    }
-}
 
 fn content(response: &Response) -> Vec<u8> {
     match &response.body {
@@ -523,12 +517,16 @@ fn cold_files_come_through_the_file_threads_of_a_worker() {
             // A name the kernel has not looked up yet is not in memory.
             let request = request(Method::Get, "example.org", "/f", &[]);
             let mut now = Now::read();
-            let absent = serve.respond(&SECURE, &request, &mut NoBody, now).await;
+            let absent = serve
+                .respond(&SECURE, &request, RequestBody::Empty, now)
+                .await;
             assert_eq!(absent.status.0, 404);
             assert!(total(Counter::FileOpensCold) > cold_before);
             fs::write(directory.path().join("f"), "there").unwrap();
             now.monotonic += cache::REVALIDATE_AFTER;
-            let there = serve.respond(&SECURE, &request, &mut NoBody, now).await;
+            let there = serve
+                .respond(&SECURE, &request, RequestBody::Empty, now)
+                .await;
             assert_eq!(text(&there), "there");
         })
         .unwrap();
@@ -558,7 +556,7 @@ fn three_sites(default_site: Option<usize>) -> (tempfile::TempDir, Serve<ManualT
 
 fn ask(serve: &Serve<ManualThreads>, client: Client, host: &str) -> Result<String, u16> {
     let request = request(Method::Get, host, "/name", &[]);
-    let response = ready(serve.respond(&client, &request, &mut NoBody, Now::read()));
+    let response = ready(serve.respond(&client, &request, RequestBody::Empty, Now::read()));
     match response.status.0 {
         200 => Ok(text(&response)),
         status => Err(status),
@@ -626,7 +624,7 @@ fn rfc6797_7_hsts_is_sent_over_tls_only() {
     ] {
         let request = request(Method::Get, host, target, &[]);
         let client = if secure { SECURE } else { PLAIN };
-        let response = ready(serve.respond(&client, &request, &mut NoBody, Now::read()));
+        let response = ready(serve.respond(&client, &request, RequestBody::Empty, Now::read()));
         let value = field(&response, "strict-transport-security");
         assert_eq!(value.as_deref(), expected, "{host}{target}");
     }

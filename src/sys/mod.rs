@@ -5,6 +5,7 @@
 //! block returns [`std::io::ErrorKind::WouldBlock`], and interrupted calls are repeated.
 
 pub mod cpu;
+pub mod credentials;
 mod descriptor;
 pub mod file;
 pub mod ktls;

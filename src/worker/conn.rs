@@ -10,7 +10,7 @@ use super::{Local, Worker};
 use crate::config::Service;
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Handler, Outcome, h1};
-use crate::message::{Body, BodyStream, Request, Response, Status};
+use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
@@ -215,7 +215,7 @@ struct SiteHandler<'a> {
 }
 
 impl Handler for SiteHandler<'_> {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, now: Now) -> Response {
+    async fn respond(&self, request: &Request, body: RequestBody, now: Now) -> Response {
         panic_if_asked(request);
         self.serve.respond(&self.client, request, body, now).await
     }
@@ -226,7 +226,7 @@ struct RedirectHandler<'a> {
 }
 
 impl Handler for RedirectHandler<'_> {
-    async fn respond(&self, request: &Request, _body: &mut dyn BodyStream, _now: Now) -> Response {
+    async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
         self.redirect.respond(request)
     }
 }

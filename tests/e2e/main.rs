@@ -26,6 +26,7 @@ mod limits;
 mod load;
 mod negotiation;
 mod plain_http;
+mod reload;
 mod resumption;
 mod stalls;
 mod suites;

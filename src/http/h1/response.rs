@@ -11,9 +11,9 @@ use bytes::Bytes;
 use crate::error::{Cause, Error, Stage};
 use crate::http::transport::Transmit;
 use crate::http::{Context, count_response};
-use crate::message::{Body, BodyStream, FieldBlock, Method, Response, Version};
+use crate::message::{Body, BodyStream, FieldBlock, Fields, Method, Response, Version};
 use crate::proto::h1::encode::{
-    CHUNK_END, Framing, LAST_CHUNK, Plan, ResponseHead, push_chunk_line,
+    CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
 };
 
 /// How a response is delivered: what of its request decides about that.
@@ -24,6 +24,8 @@ pub(super) struct Delivery<'a> {
     pub(super) version: Version,
     /// Whether the connection is to be kept after it.
     pub(super) keep_alive: bool,
+    /// Whether trailer fields are sent.
+    pub(super) takes_trailers: bool,
     /// When it is made (RFC 9110 6.6.1).
     pub(super) date: SystemTime,
 }
@@ -51,6 +53,7 @@ impl Delivery<'_> {
             date: &date,
             block_lines: response.block.as_deref().map_or(b"", FieldBlock::lines),
             fields: &response.fields,
+            relayed: Some(&response.relayed).filter(|fields| !fields.is_empty()),
             framing: plan.framing,
             keep_alive,
         };
@@ -61,7 +64,15 @@ impl Delivery<'_> {
             true => response.body,
             false => Body::Empty,
         };
-        let sent = send_parts(write, &mut head, body, plan.framing).await;
+        let sent = match body {
+            Body::Stream(stream, _) => {
+                let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
+                sender.send(&mut head, stream).await
+            }
+            body @ (Body::Empty | Body::Bytes(_) | Body::File(_)) => {
+                send_parts(write, &head, body).await.map_err(failed)
+            }
+        };
         // Also where the body failed: the client has seen the status.
         if write.sent_bytes() >= head_end {
             count_response(status);
@@ -72,41 +83,34 @@ impl Delivery<'_> {
     }
 }
 
-/// Sends `head` and what follows it.
-async fn send_parts<W: Transmit>(
-    write: &mut W,
-    head: &mut Vec<u8>,
-    body: Body,
-    framing: Framing,
-) -> Result<(), Error> {
+/// Sends `head` and a body that is there already.
+async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Result<(), Cause> {
     match body {
-        Body::Empty => write.send(&[IoSlice::new(head)]).await,
         Body::Bytes(bytes) => {
-            let parts = [IoSlice::new(head), IoSlice::new(&bytes)];
-            write.send(&parts).await
+            write
+                .send(&[IoSlice::new(head), IoSlice::new(&bytes)])
+                .await
         }
         Body::File(range) => write.send_file(head, &range).await,
-        Body::Stream(stream, _) => {
-            let sender = StreamSender::new(write, framing);
-            return sender.send(head, stream).await;
-        }
+        Body::Empty | Body::Stream(..) => write.send(&[IoSlice::new(head)]).await,
     }
-    .map_err(failed)
 }
 
 /// Sends a body as it is made.
 struct StreamSender<'a, W> {
     write: &'a mut W,
     chunked: bool,
+    trailers: bool,
     /// Bytes that the head still promises, where it does.
     promised: Option<u64>,
 }
 
 impl<'a, W: Transmit> StreamSender<'a, W> {
-    fn new(write: &'a mut W, framing: Framing) -> Self {
+    fn new(write: &'a mut W, framing: Framing, takes_trailers: bool) -> Self {
         Self {
             write,
             chunked: framing == Framing::Chunked,
+            trailers: takes_trailers,
             promised: match framing {
                 Framing::Length(length) => Some(length),
                 Framing::None | Framing::Chunked | Framing::Close => None,
@@ -144,7 +148,11 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
             ));
         }
         if self.chunked {
-            out.extend_from_slice(LAST_CHUNK);
+            let trailers = match self.trailers {
+                true => stream.take_trailers(),
+                false => Fields::default(),
+            };
+            push_last_chunk(out, &trailers);
         }
         self.flush(out, b"").await
     }

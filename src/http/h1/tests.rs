@@ -19,12 +19,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
-use crate::message::{Body, BodyStream, FileRange, LocalFuture, Request, Response, Status};
+use crate::message::{
+    Body, BodyStream, Fields, FileRange, LocalFuture, Request, RequestBody, Response, Status,
+};
 use crate::net::stream::Closure;
 use crate::serve::Now;
 
 mod bodies;
 mod counts;
+mod duplex;
 mod slow_bodies;
 
 /// What the client does next.
@@ -190,6 +193,10 @@ impl Transmit for Wire {
     fn sent_bytes(&self) -> u64 {
         self.0.borrow().sent.len() as u64
     }
+
+    fn now(&self) -> Now {
+        self.0.borrow().now
+    }
 }
 
 /// A body of these parts; an empty one stands for a moment in which nothing is ready.
@@ -221,6 +228,47 @@ fn parts(parts: &[&'static str]) -> Box<dyn BodyStream> {
     ))
 }
 
+/// The first part of a request's body, or nothing at all of it.
+struct First(RequestBody, bool);
+
+impl BodyStream for First {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
+        Box::pin(async move {
+            match std::mem::replace(&mut self.1, true) {
+                true => Ok(None),
+                false => self.0.next().await,
+            }
+        })
+    }
+}
+
+/// A body of one part and trailer fields.
+struct WithTrailers;
+
+impl BodyStream for WithTrailers {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn take_trailers(&mut self) -> Fields {
+        fields_of(&[("Sum", "1"), ("bad", "a\r\nb")])
+    }
+}
+
+fn fields_of(pairs: &[(&str, &str)]) -> Fields {
+    let mut block = Vec::new();
+    let mut span = |text: &str| {
+        let start = u32::try_from(block.len()).unwrap();
+        block.extend_from_slice(text.as_bytes());
+        start..u32::try_from(block.len()).unwrap()
+    };
+    let entries = pairs
+        .iter()
+        .map(|(name, value)| (span(name), span(value)))
+        .collect();
+    Fields::new(block.into(), entries)
+}
+
 /// Answers by the request's path.
 #[derive(Default)]
 struct Site {
@@ -230,7 +278,7 @@ struct Site {
 }
 
 impl Handler for Site {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, _now: Now) -> Response {
+    async fn respond(&self, request: &Request, body: RequestBody, _now: Now) -> Response {
         self.seen.borrow_mut().push(request.target.to_string());
         let ok = |body| Response::new(Status(200)).with_body(body);
         match request.path() {
@@ -247,6 +295,20 @@ impl Handler for Site {
             "/stream/5" => ok(Body::Stream(parts(&["ab", "cde"]), Some(5))),
             "/stream/short" => ok(Body::Stream(parts(&["ab"]), Some(5))),
             "/stream/long" => ok(Body::Stream(parts(&["abcd", "efg"]), Some(5))),
+            "/duplex" => match body {
+                RequestBody::Stream(body) => ok(Body::Stream(body, None)),
+                RequestBody::Empty => ok(Body::Empty),
+            },
+            "/duplex/first" => ok(Body::Stream(Box::new(First(body, false)), None)),
+            "/trailers" => ok(Body::Stream(Box::new(WithTrailers), None)),
+            "/relayed" => {
+                let mut relayed = fields_of(&[("Server", "x"), ("DATE", "then"), ("X-No", "1")]);
+                relayed.retain(|name, _| name != b"X-No");
+                Response {
+                    relayed,
+                    ..ok(Body::Empty)
+                }
+            }
             "/none" => Response::new(Status(204)),
             "/unchanged" => Response::new(Status(304)).with("etag", "\"a\""),
             _ => ok(Body::Bytes(Bytes::copy_from_slice(
@@ -256,7 +318,7 @@ impl Handler for Site {
     }
 }
 
-async fn read_all(body: &mut dyn BodyStream) -> Result<Vec<u8>, Error> {
+async fn read_all(mut body: RequestBody) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     while let Some(data) = body.next().await? {
         bytes.extend_from_slice(&data);

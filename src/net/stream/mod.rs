@@ -233,7 +233,7 @@ impl WriteHalf {
     }
 
     /// Ends the sending direction: close_notify under TLS (unless a fatal alert has ended it
-    /// already), then FIN, except from the kernel's record layer.
+    /// already), then FIN. Everything sent before has been given to TCP by then.
     ///
     /// # Errors
     /// As [`WriteHalf::send`].
@@ -242,12 +242,7 @@ impl WriteHalf {
         transport.settle().await?;
         transport.sending.borrow_mut().queue_close_notify();
         transport.settle().await?;
-        if transport.is_sending_in_kernel() {
-            // A FIN would cut off the rest of a record that the kernel's record layer has taken and
-            // TCP not yet (it happens to stalled readers), and close(2) pushes that rest only if it
-            // fits. So close_notify alone ends the direction, once there is room.
-            return transport.wait_writable().await;
-        }
+        transport.wait_until_passed_on().await?;
         transport.socket.shutdown(Shutdown::Write);
         Ok(())
     }
@@ -343,8 +338,32 @@ impl Transport {
         }
     }
 
-    fn is_sending_in_kernel(&self) -> bool {
-        matches!(self.sending.borrow().path, SendPath::KernelTls(_))
+    /// Waits until TCP has been given everything that was sent. The kernel's record layer takes whole
+    /// records and passes on what there is no room for later, by a thread of its own; a FIN or
+    /// close(2) before that would cut it off.
+    async fn wait_until_passed_on(&self) -> Result<(), Cause> {
+        let mut held_before = u64::MAX;
+        let mut fruitless = 0;
+        let mut progress_ms = self.deadline.now_ms();
+        loop {
+            let held = match self.sending.borrow().held_bytes(&self.socket) {
+                Ok(0) => return Ok(()),
+                Ok(held) => held,
+                Err(error) => return Err(Cause::Io(error)),
+            };
+            if held < held_before {
+                (held_before, fruitless, progress_ms) = (held, 0, self.deadline.now_ms());
+            }
+            let waited_ms = self.deadline.now_ms().saturating_sub(progress_ms);
+            if u128::from(waited_ms) > self.context.send_progress.as_millis() {
+                return Err(self.send_timed_out());
+            }
+            self.wait_writable().await?;
+            if fruitless > 0 {
+                rt::sleep(fruitless_pause(fruitless)).await;
+            }
+            fruitless += 1;
+        }
     }
 
     async fn wait_writable(&self) -> Result<(), Cause> {
@@ -352,14 +371,16 @@ impl Transport {
         let wait = self.deadline.to_send(self.context.send_progress, writable);
         match wait.await.map_err(Cause::Io)? {
             Wait::Ready { suspended } => self.waited(suspended),
-            Wait::Expired(()) => {
-                metrics::count(Counter::TimeoutsSend);
-                // What the caller had still to send is lost: nothing may follow that hole.
-                self.sending.borrow_mut().give_up();
-                return Err(Cause::Timeout("timeouts.send_progress_ms"));
-            }
+            Wait::Expired(()) => return Err(self.send_timed_out()),
         }
         Ok(())
+    }
+
+    fn send_timed_out(&self) -> Cause {
+        metrics::count(Counter::TimeoutsSend);
+        // What the caller had still to send is lost: nothing may follow that hole.
+        self.sending.borrow_mut().give_up();
+        Cause::Timeout("timeouts.send_progress_ms")
     }
 
     /// Waits until a receive is worth trying, as long as the phase lasts.
@@ -370,7 +391,7 @@ impl Transport {
     async fn wait_readable(&self) -> Result<Option<Expiry>, Cause> {
         let pause = match self.receiving.borrow().fruitless {
             0 => None,
-            many => Some(FRUITLESS_PAUSE * (1 << many.min(FRUITLESS_DOUBLINGS_MAX))),
+            many => Some(fruitless_pause(many)),
         };
         let ready = async {
             if let Some(pause) = pause {
@@ -408,6 +429,10 @@ impl Transport {
         }
         over
     }
+}
+
+fn fruitless_pause(many: u32) -> Duration {
+    FRUITLESS_PAUSE * (1 << many.min(FRUITLESS_DOUBLINGS_MAX))
 }
 
 /// The first pause after a readiness that brought nothing, doubled up to

@@ -10,6 +10,7 @@ use crate::buf::Held;
 use crate::error::Cause;
 use crate::limits::RECORDS_PER_STEP_MAX;
 use crate::metrics::{self, Counter};
+use crate::net::socket::Socket;
 use crate::record::{
     AlertDescription, ContentType, SealError, Sealer, TrafficKeys, Version, encode,
 };
@@ -142,20 +143,15 @@ impl Sending {
         if !self.queue.is_empty() {
             return self.queue.send(socket);
         }
-        if let Some(control) = self.control.front() {
+        if let SendPath::KernelTls(kernel) = &mut self.path
+            && let Some(control) = self.control.front()
+        {
             let (content_type, payload) = control.record();
-            let step = Step::of(sys::socket::send_record(
-                socket,
-                content_type.into(),
-                payload,
-            ))?;
+            let step = kernel.send_record(socket, content_type, payload)?;
             if step == Step::Blocked {
                 return Ok(step);
             }
-            let sent = self.control.pop_front();
-            if let (Some(Control::KeyUpdate(_)), SendPath::KernelTls(kernel)) =
-                (sent, &mut self.path)
-            {
+            if let Some(Control::KeyUpdate(_)) = self.control.pop_front() {
                 kernel.change_key(transport, transport.next_send_keys()?)?;
             }
             return Ok(Step::Moved(0));
@@ -170,6 +166,17 @@ impl Sending {
     pub(crate) fn count_sent(&mut self, bytes: u64) {
         self.sent_bytes += bytes;
         metrics::add(Counter::BytesSent, bytes);
+    }
+
+    /// Bytes that were handed over and that TCP has not been given yet.
+    ///
+    /// # Errors
+    /// When the connection is gone, or the kernel does not tell what its record layer holds.
+    pub(super) fn held_bytes(&self, socket: &Socket) -> io::Result<u64> {
+        match &self.path {
+            SendPath::Plain | SendPath::UserTls(_) => Ok(self.queue.bytes.len() as u64),
+            SendPath::KernelTls(kernel) => kernel.held_bytes(socket.descriptor()),
+        }
     }
 
     /// From now on nothing is sent: a part of what was to be sent is missing, or nobody wants it.

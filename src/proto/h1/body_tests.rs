@@ -1,5 +1,6 @@
 use super::*;
-use crate::proto::h1::encode::{CHUNK_END, LAST_CHUNK, push_chunk_line};
+use crate::message::Fields;
+use crate::proto::h1::encode::{CHUNK_END, push_chunk_line, push_last_chunk};
 use proptest::prelude::*;
 
 /// Everything `decoder` makes of `input`: the body, whether it ended, and what is left.
@@ -259,7 +260,7 @@ fn encode(chunks: &[Vec<u8>]) -> Vec<u8> {
         text.extend_from_slice(chunk);
         text.extend_from_slice(CHUNK_END);
     }
-    text.extend_from_slice(LAST_CHUNK);
+    push_last_chunk(&mut text, &Fields::default());
     text
 }
 

@@ -15,6 +15,11 @@ pub(crate) struct Tool {
     package: &'static str,
 }
 
+/// The program under test.
+pub(crate) const PORTCULLIS: Tool = Tool {
+    program: env!("CARGO_BIN_EXE_portcullis"),
+    package: "none: it is built here",
+};
 pub(crate) const CURL: Tool = Tool {
     program: "curl",
     package: "curl",
