@@ -39,6 +39,48 @@ pub enum Stage {
     Close,
 }
 
+impl Side {
+    /// All sides, in the order of their index.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Upstream, Self::Us];
+
+    /// Its published name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Us => "us",
+        }
+    }
+}
+
+impl Stage {
+    /// All stages, in the order of their index.
+    pub const ALL: [Self; 8] = [
+        Self::Accept,
+        Self::Handshake,
+        Self::Offload,
+        Self::RequestHead,
+        Self::RequestBody,
+        Self::Serve,
+        Self::Response,
+        Self::Close,
+    ];
+
+    /// Its published name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Handshake => "handshake",
+            Self::Offload => "offload",
+            Self::RequestHead => "request_head",
+            Self::RequestBody => "request_body",
+            Self::Serve => "serve",
+            Self::Response => "response",
+            Self::Close => "close",
+        }
+    }
+}
+
 /// What went wrong.
 #[derive(Debug)]
 pub enum Cause {
@@ -159,3 +201,21 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_in_the_order_of_the_index() {
+        for (index, side) in Side::ALL.into_iter().enumerate() {
+            assert_eq!(side as usize, index);
+        }
+        for (index, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, index);
+        }
+        // The last ones: nothing is missing.
+        assert_eq!(Side::ALL.len(), Side::Us as usize + 1);
+        assert_eq!(Stage::ALL.len(), Stage::Close as usize + 1);
+    }
+}
