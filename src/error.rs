@@ -25,8 +25,6 @@ pub enum Stage {
     Accept,
     /// From the first byte to an established TLS session.
     Handshake,
-    /// Handing the record layer to the kernel.
-    Offload,
     /// Receiving a request head.
     RequestHead,
     /// Receiving a request body.
@@ -39,6 +37,48 @@ pub enum Stage {
     Response,
     /// close_notify and the lingering close.
     Close,
+}
+
+impl Side {
+    /// All sides, in the order of their index.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Upstream, Self::Us];
+
+    /// Its published name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Us => "us",
+        }
+    }
+}
+
+impl Stage {
+    /// All stages, in the order of their index.
+    pub const ALL: [Self; 8] = [
+        Self::Accept,
+        Self::Handshake,
+        Self::RequestHead,
+        Self::RequestBody,
+        Self::Connect,
+        Self::Serve,
+        Self::Response,
+        Self::Close,
+    ];
+
+    /// Its published name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Handshake => "handshake",
+            Self::RequestHead => "request_head",
+            Self::RequestBody => "request_body",
+            Self::Connect => "connect",
+            Self::Serve => "serve",
+            Self::Response => "response",
+            Self::Close => "close",
+        }
+    }
 }
 
 /// What went wrong.
@@ -192,3 +232,21 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_in_the_order_of_the_index() {
+        for (index, side) in Side::ALL.into_iter().enumerate() {
+            assert_eq!(side as usize, index);
+        }
+        for (index, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, index);
+        }
+        // The last ones: nothing is missing.
+        assert_eq!(Side::ALL.len(), Side::Us as usize + 1);
+        assert_eq!(Stage::ALL.len(), Stage::Close as usize + 1);
+    }
+}

@@ -259,6 +259,11 @@ impl WriteHalf {
         self.transport.is_nearly_exhausted()
     }
 
+    /// Whether the kernel seals what is sent.
+    pub fn is_in_kernel(&self) -> bool {
+        matches!(self.transport.sending.borrow().path, SendPath::KernelTls(_))
+    }
+
     /// The application bytes handed over for sending so far, those of a send that failed included.
     pub fn sent_bytes(&self) -> u64 {
         self.transport.sending.borrow().sent_bytes
