@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn descriptors_are_shared_between_connections_and_files() {
         assert_eq!(shares_of(20_000, 2, 1024), (4464, 1024));
-        assert_eq!(shares_of(1_048_576, 64, 1024), (7664, 1024));
+        assert_eq!(shares_of(1_048_576, 64, 1024), (7663, 1024));
         // Too few for all: a quarter is for files.
         assert_eq!(shares_of(1024, 2, 1024), (174, 116));
         assert_eq!(shares_of(10, 16, 1024), (1, 1));
