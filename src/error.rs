@@ -37,6 +37,8 @@ pub enum Stage {
     Serve,
     /// Sending the response.
     Response,
+    /// Carrying bytes between a client and a server behind us.
+    Tunnel,
     /// close_notify and the lingering close.
     Close,
 }

@@ -47,12 +47,15 @@ pub fn config_for(options: Options) -> Plan {
             dotfiles: false,
             symlinks: Symlinks::default(),
         },
+        tunnel: None,
     };
     let config = Config {
         workers: options.workers,
         listeners: candidates.first().cloned().unwrap_or_default(),
         sites: vec![Arc::new(site)],
         default_site: Some(0),
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
         offload: Offload {
             policy: options.offload,

@@ -189,8 +189,11 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
             return;
         }
     };
+    // Each connection of a tunnel has one on the other side.
+    let has_tunnels = !config.upstreams.is_empty();
     let limits = &mut config.limits;
     let room = connections_for(limit, workers, limits.open_files_per_worker_max);
+    let room = if has_tunnels { (room / 2).max(1) } else { room };
     if room < limits.connections_per_worker_max {
         tracing::warn!(
             open_files = limit,

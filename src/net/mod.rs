@@ -14,3 +14,4 @@ mod send;
 mod send_tests;
 pub mod socket;
 pub mod stream;
+pub mod tunnel;

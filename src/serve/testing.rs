@@ -28,6 +28,7 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
             dotfiles: false,
             symlinks: Symlinks::Beneath,
         },
+        tunnel: None,
     }
 }
 
@@ -38,6 +39,8 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         listeners: Vec::new(),
         sites: sites.into_iter().map(Arc::new).collect(),
         default_site,
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
         offload: Default::default(),
         timeouts: Default::default(),

@@ -30,3 +30,4 @@ mod reload;
 mod resumption;
 mod stalls;
 mod suites;
+mod tunnels;

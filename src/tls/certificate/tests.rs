@@ -105,6 +105,7 @@ impl Pki {
                 dotfiles: false,
                 symlinks: Symlinks::Deny,
             },
+            tunnel: None,
         };
         load(&site, now)
     }
