@@ -26,6 +26,8 @@ pub enum Phase {
     BodyProgress,
     /// The next request.
     Idle,
+    /// A byte in either direction of a tunnel.
+    Tunnel,
     /// The end: everything is sent.
     Linger,
 }

@@ -31,3 +31,4 @@ mod reload;
 mod resumption;
 mod stalls;
 mod suites;
+mod tunnels;
