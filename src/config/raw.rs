@@ -25,6 +25,7 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) tcp: RawTcp,
     pub(super) session: RawSession,
+    pub(super) admin: RawAdmin,
 }
 
 /// `[workers]`
@@ -138,8 +139,16 @@ pub(super) struct RawSession {
     pub(super) tickets_per_handshake: Value<i64>,
 }
 
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAdmin {
+    pub(super) address: Value<String>,
+    pub(super) allow_remote: Value<bool>,
+}
+
 /// Every table as a file opens it, with its keys.
-pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 11] {
+pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 12] {
     [
         ("[workers]", keys::<RawWorkers>()),
         ("[[listener]]", keys::<RawListener>()),
@@ -152,6 +161,7 @@ pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 11] {
         ("[limits]", keys::<RawLimits>()),
         ("[tcp]", keys::<RawTcp>()),
         ("[session]", keys::<RawSession>()),
+        ("[admin]", keys::<RawAdmin>()),
     ]
 }
 

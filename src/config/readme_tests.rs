@@ -71,6 +71,7 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[admin]", "allow_remote") => &[("[admin]", "address", "\"127.0.0.1:1\"")],
             _ => &[],
         }
     }
@@ -168,6 +169,12 @@ fn a_default_that_is_written_down_changes_nothing() {
                 assert!(error.contains(&format!("no `{}`", row.key)), "{error}");
             }
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
+            ("none", []) => assert_ne!(
+                left_out.unwrap(),
+                row.outcome(Some("\"127.0.0.1:1\"")).unwrap(),
+                "{} does nothing",
+                row.name()
+            ),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
             (_, [default]) => {
                 assert_eq!(

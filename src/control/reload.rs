@@ -146,17 +146,25 @@ impl Origin {
         notes.extend(needs_restart(running, &config));
         self.certificates = read.certificates;
         self.watch = read.watch;
+        let certificate_expiries = self.expiries();
         Ok(Reloaded {
             generation: Generation {
                 config,
                 tls: Arc::new(read.tls),
                 routes: Arc::new(routes),
                 services,
+                certificate_expiries,
             },
             open,
             close,
             notes,
         })
+    }
+
+    /// By site: when its certificate expires.
+    pub fn expiries(&self) -> Vec<SystemTime> {
+        let expires = |loaded: &certificate::Loaded| loaded.expires;
+        self.certificates.iter().map(expires).collect()
     }
 
     /// Looks whether certificate files have changed, and loads those that have. A pair that cannot be
@@ -192,6 +200,7 @@ impl Origin {
                 tls: Arc::new(tls),
                 routes: running.routes.clone(),
                 services: running.services.clone(),
+                certificate_expiries: self.expiries(),
             }),
             Err(problem) => {
                 tracing::error!(
@@ -220,6 +229,9 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
     let mut notes = Vec::new();
     if running.workers != new.workers {
         notes.push("workers.count has changed: it takes effect at the next start".to_owned());
+    }
+    if running.admin != new.admin {
+        notes.push("[admin] has changed: it takes effect at the next start".to_owned());
     }
     notes
 }

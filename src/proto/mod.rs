@@ -7,6 +7,7 @@ pub mod authority;
 pub mod conditional;
 pub mod h1;
 pub mod h2;
+pub mod json;
 pub mod range;
 pub mod syntax;
 
