@@ -63,13 +63,13 @@ counters! {
     OffloadedSend = "offloaded_send",
     /// Receiving sides handed to kernel TLS.
     OffloadedReceive = "offloaded_receive",
-    /// Connections that stayed in user space: the kernel has no tls module.
+    /// Connections that stayed in user space, wholly or one way: the kernel has no tls module.
     NotOffloadedNoUlp = "not_offloaded_no_ulp",
-    /// Connections that stayed in user space: the kernel refuses the suite.
+    /// Connections that stayed in user space, wholly or one way: the kernel refuses the suite.
     NotOffloadedSuite = "not_offloaded_suite",
-    /// Connections that stayed in user space: a setsockopt failed.
+    /// Connections that stayed in user space, wholly or one way: a setsockopt failed.
     NotOffloadedFailed = "not_offloaded_failed",
-    /// Connections that stayed in user space: the policy said so.
+    /// Connections that stayed in user space, wholly or one way: the policy said so.
     NotOffloadedPolicy = "not_offloaded_policy",
     /// KeyUpdates received.
     KeyUpdatesReceived = "key_updates_received",
@@ -93,10 +93,14 @@ counters! {
     BytesReceived = "bytes_received",
     /// Application bytes sent.
     BytesSent = "bytes_sent",
+    /// Range fields that were ignored because they asked for too many parts.
+    RangesIgnored = "ranges_ignored",
     /// Files that shrank while they were sent.
     FilesTruncated = "files_truncated",
     /// File chunks that were not in the page cache and were read by the file threads.
     FileChunksCold = "file_chunks_cold",
+    /// Listings of directories with more names than are shown.
+    ListingsCut = "listings_cut",
     /// Open-file cache hits.
     FileCacheHits = "file_cache_hits",
     /// Open-file cache misses.
@@ -115,8 +119,22 @@ counters! {
     TimeoutsSend = "timeouts_send",
     /// Idle connections that were closed.
     TimeoutsIdle = "timeouts_idle",
+    /// Connections made to servers behind this one.
+    UpstreamConnects = "upstream_connects",
+    /// Connections to servers behind this one that could not be made.
+    UpstreamConnectsFailed = "upstream_connects_failed",
+    /// Times a server was left out for a while because connections to it failed.
+    UpstreamEjections = "upstream_ejections",
+    /// Times health checks found that a server is down.
+    UpstreamServersDown = "upstream_servers_down",
+    /// Health checks that failed.
+    UpstreamChecksFailed = "upstream_checks_failed",
+    /// Names of servers that could not be looked up.
+    UpstreamLookupsFailed = "upstream_lookups_failed",
     /// Connections ended by a failure of the client.
     ErrorsClient = "errors_client",
+    /// Connections ended by a failure of a server behind this one.
+    ErrorsUpstream = "errors_upstream",
     /// Connections ended by a failure of ours.
     ErrorsUs = "errors_us",
     /// Configurations put in force by a reload.

@@ -18,6 +18,7 @@ mod support;
 mod support_faults;
 
 mod admin;
+mod beside_nginx;
 mod closing;
 mod command_line;
 mod downloads;

@@ -54,7 +54,7 @@ pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
     };
     let ended = connection.run().await;
     if let Err(error) = &ended
-        && matches!(error.cause, Cause::Record(_))
+        && error.cause.was_told()
         && let Some(receiving) = &mut connection.receiving
     {
         // The client has been sent an alert, which a reset for unread bytes must not overtake.
@@ -155,7 +155,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let Some(Receiving { read, input }) = &mut self.receiving else {
             return Err(lost_receiving());
         };
-        let mut begun = false;
+        let mut armed = None;
         loop {
             let parsed = self.parser.parse(input, &bounds);
             match parsed {
@@ -176,14 +176,18 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 }
                 *input = BytesMut::new();
                 // Who has connected is to ask: only between requests is a connection idle, and ended
-                // by a drain.
-                match self.served {
-                    0 => read.arm(Phase::Header, self.context.timeouts.header),
-                    _ => read.arm(Phase::Idle, self.context.timeouts.idle),
+                // by a drain. Empty lines before a request win it no time.
+                if armed.is_none() {
+                    let (phase, after) = match self.served {
+                        0 => (Phase::Header, self.context.timeouts.header),
+                        _ => (Phase::Idle, self.context.timeouts.idle),
+                    };
+                    read.arm(phase, after);
+                    armed = Some(phase);
                 }
-            } else if !begun {
-                begun = true;
+            } else if armed != Some(Phase::Header) {
                 read.arm(Phase::Header, self.context.timeouts.header);
+                armed = Some(Phase::Header);
             }
             let received = read.receive(input).await;
             let has_begun = !input.is_empty();

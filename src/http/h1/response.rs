@@ -11,7 +11,10 @@ use bytes::Bytes;
 use crate::error::{Cause, Error, Stage};
 use crate::http::Context;
 use crate::http::transport::Transmit;
-use crate::message::{Body, BodyStream, FieldBlock, Fields, Method, Response, Status, Version};
+use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::message::{
+    Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Status, Version,
+};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
 };
@@ -78,8 +81,8 @@ impl Delivery<'_> {
                 let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
                 sender.send(&mut head, stream).await
             }
-            body @ (Body::Empty | Body::Bytes(_) | Body::File(_)) => {
-                send_parts(write, &head, body).await.map_err(failed)
+            body @ (Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Parts(_)) => {
+                send_parts(write, &mut head, body).await.map_err(failed)
             }
         };
         // Also where the body failed: the client has seen the status.
@@ -96,7 +99,11 @@ impl Delivery<'_> {
 }
 
 /// Sends `head` and a body that is there already.
-async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Result<(), Cause> {
+async fn send_parts<W: Transmit>(
+    write: &mut W,
+    head: &mut Vec<u8>,
+    body: Body,
+) -> Result<(), Cause> {
     match body {
         Body::Bytes(bytes) => {
             write
@@ -104,7 +111,38 @@ async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Resu
                 .await
         }
         Body::File(range) => write.send_file(head, &range).await,
+        Body::Parts(parts) => send_sequence(write, head, parts).await,
         Body::Empty | Body::Stream(..) => write.send(&[IoSlice::new(head)]).await,
+    }
+}
+
+/// Sends what is in `out` and all of `parts`. Bytes wait for the part of a file that they stand
+/// before, so that they share a record with it.
+async fn send_sequence<W: Transmit>(
+    write: &mut W,
+    out: &mut Vec<u8>,
+    parts: Vec<Part>,
+) -> Result<(), Cause> {
+    for part in parts {
+        match part {
+            Part::Bytes(bytes) if out.len() + bytes.len() <= RECORD_PLAINTEXT_BYTES_MAX => {
+                out.extend_from_slice(&bytes);
+            }
+            Part::Bytes(bytes) => {
+                write
+                    .send(&[IoSlice::new(out), IoSlice::new(&bytes)])
+                    .await?;
+                out.clear();
+            }
+            Part::File(range) => {
+                write.send_file(out, &range).await?;
+                out.clear();
+            }
+        }
+    }
+    match out.is_empty() {
+        true => Ok(()),
+        false => write.send(&[IoSlice::new(out)]).await,
     }
 }
 
