@@ -63,6 +63,8 @@ pub struct Config {
     pub tcp: Tcp,
     /// TLS session settings shared by all sites.
     pub session: Session,
+    /// Where operators and their machines look at this process; `None`: nowhere.
+    pub admin: Option<Admin>,
 }
 
 /// One address to listen on.
@@ -337,6 +339,24 @@ pub struct Session {
     pub tickets: bool,
     /// Tickets sent after a full TLS 1.3 handshake.
     pub tickets_per_handshake: usize,
+}
+
+/// The admin listener: metrics, health and the status page, over plain HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// Whether `address` may be one that other machines reach.
+    pub allow_remote: bool,
+}
+
+/// An address of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// A TCP address and port.
+    Tcp(SocketAddr),
+    /// A Unix socket's path; absolute.
+    Unix(PathBuf),
 }
 
 impl Listener {

@@ -27,6 +27,7 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) tcp: RawTcp,
     pub(super) session: RawSession,
+    pub(super) admin: RawAdmin,
 }
 
 /// `[workers]`
@@ -216,6 +217,14 @@ pub(super) struct RawSession {
     pub(super) tickets_per_handshake: Value<i64>,
 }
 
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAdmin {
+    pub(super) address: Value<String>,
+    pub(super) allow_remote: Value<bool>,
+}
+
 /// Every table as a file opens it, with its keys.
 pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
@@ -236,6 +245,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[limits]", keys::<RawLimits>()),
         ("[tcp]", keys::<RawTcp>()),
         ("[session]", keys::<RawSession>()),
+        ("[admin]", keys::<RawAdmin>()),
     ]
 }
 

@@ -60,6 +60,7 @@ pub fn config_for(options: Options) -> Plan {
         limits: Default::default(),
         tcp: Default::default(),
         session: Default::default(),
+        admin: None,
     };
     Plan { config, candidates }
 }

@@ -733,3 +733,50 @@ proptest! {
         survives(&text);
     }
 }
+
+#[test]
+fn an_admin_listener_is_for_this_machine() {
+    let admin = |text: &str| {
+        let text = with_site(&format!("[admin]\n{text}"));
+        parse_text(&text).unwrap().config.admin
+    };
+    assert_eq!(admin(""), None);
+    for (text, address) in [
+        ("address = \"127.0.0.1:9\"", "127.0.0.1:9"),
+        ("address = \"[::1]:9\"", "[::1]:9"),
+        ("address = \"0.0.0.0:9\"\nallow_remote = true", "0.0.0.0:9"),
+    ] {
+        let expected = AdminAddress::Tcp(address.parse().unwrap());
+        assert_eq!(admin(text).unwrap().address, expected, "{text}");
+    }
+    let unix = admin("address = \"unix:/run/a.sock\"").unwrap().address;
+    assert_eq!(unix, AdminAddress::Unix("/run/a.sock".into()));
+    for (marked, what, remedy) in [
+        (
+            "[admin]\naddress = «\"0.0.0.0:9\"»",
+            "other machines reach",
+            "allow_remote = true",
+        ),
+        (
+            "[admin]\naddress = «\"192.0.2.1:9\"»",
+            "other machines reach",
+            "127.0.0.1:9443",
+        ),
+        ("[admin]\naddress = «\"9443\"»", "no address", "unix:"),
+        (
+            "[admin]\naddress = «\"unix:\"»",
+            "no path",
+            "unix:admin.sock",
+        ),
+        (
+            "[admin]\nallow_remote = «true»",
+            "without an `address`",
+            "add address",
+        ),
+    ] {
+        refused(&with_site(marked), what, remedy);
+    }
+    let long = format!("[admin]\naddress = \"unix:/{}\"", "a".repeat(107));
+    let error = parse_text(&with_site(&long)).unwrap_err().to_string();
+    assert!(error.contains("at most 107 bytes"), "{error}");
+}

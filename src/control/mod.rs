@@ -1,5 +1,6 @@
 //! The main thread: opens the sockets, starts the workers, obeys signals and commands.
 
+pub mod admin;
 pub mod channel;
 pub mod listen;
 pub mod reload;
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use self::admin::{AdminListener, CurrentPhase};
 use self::listen::{Changed, ListenError, Listeners};
 use self::reload::Origin;
 use self::supervise::{Event, Handle, Supervisor, forward_signals};
@@ -60,6 +62,7 @@ impl From<ListenError> for StartError {
 /// A configuration with its listening sockets open and its machine looked at, ready to serve.
 pub struct Control {
     generation: Generation,
+    admin: Option<AdminListener>,
     workers: usize,
     cpus: Vec<usize>,
     ring: Ring,
@@ -94,6 +97,13 @@ impl Control {
         let mut listeners = Listeners::new(workers);
         let change = listeners.plan(&config.listeners, &config.tcp)?;
         let Changed { open, services, .. } = listeners.apply(change, &config.tcp);
+        let admin = match &config.admin {
+            Some(admin) => {
+                let opened = AdminListener::open(admin);
+                Some(opened.map_err(|e| StartError::Io("open the admin listener", e))?)
+            }
+            None => None,
+        };
         Ok(Self {
             generation: Generation {
                 config,
@@ -101,7 +111,9 @@ impl Control {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                certificate_expiries: origin.as_ref().map(Origin::expiries).unwrap_or_default(),
             },
+            admin,
             workers,
             cpus,
             ring: probe::ring(),
@@ -115,8 +127,11 @@ impl Control {
     /// What an operator wants to know at the start, line by line: addresses, workers, data path.
     pub fn describe(&self) -> String {
         let data_path = probe::summary(&self.ring, &self.kernel);
-        supervise::describe(&self.listeners)
-            + &format!("workers: {}\ndata path: {data_path}\n", self.workers)
+        let mut text = supervise::describe(&self.listeners);
+        if let Some(admin) = &self.admin {
+            text += &format!("admin: {admin}\n");
+        }
+        text + &format!("workers: {}\ndata path: {data_path}\n", self.workers)
     }
 
     /// Starts the workers and serves until a signal ends it. Calls `announce` when every worker
@@ -138,6 +153,12 @@ impl Control {
             file_threads,
             kernel: self.kernel,
         });
+        let phase = CurrentPhase::default();
+        if let Some(admin) = self.admin {
+            admin
+                .start(&shared, &phase, self.workers)
+                .map_err(|e| StartError::Io("start the admin listener", e))?;
+        }
         // A worker per CPU gets its CPU; with more workers than CPUs the scheduler knows better.
         let is_pinned = self.workers <= self.cpus.len();
         let driver = Driver::from(&self.ring);
@@ -157,6 +178,7 @@ impl Control {
             listeners: self.listeners,
             origin: self.origin,
             next_look: Instant::now(),
+            phase,
         }
         .supervise(announce)
     }

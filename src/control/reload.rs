@@ -149,6 +149,7 @@ impl Origin {
         notes.extend(needs_restart(&running.config, &config));
         self.certificates = read.certificates;
         self.watch = read.watch;
+        let certificate_expiries = self.expiries();
         Ok(Reloaded {
             generation: Generation {
                 config,
@@ -156,11 +157,18 @@ impl Origin {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                certificate_expiries,
             },
             open,
             close,
             notes,
         })
+    }
+
+    /// By site: when its certificate expires.
+    pub fn expiries(&self) -> Vec<SystemTime> {
+        let expires = |loaded: &certificate::Loaded| loaded.expires;
+        self.certificates.iter().map(expires).collect()
     }
 
     /// Looks whether certificate files have changed, and loads those that have. A pair that cannot be
@@ -197,6 +205,7 @@ impl Origin {
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
                 services: running.services.clone(),
+                certificate_expiries: self.expiries(),
             }),
             Err(problem) => {
                 tracing::error!(
@@ -225,6 +234,9 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
     let mut notes = Vec::new();
     if running.workers != new.workers {
         notes.push("workers.count has changed: it takes effect at the next start".to_owned());
+    }
+    if running.admin != new.admin {
+        notes.push("[admin] has changed: it takes effect at the next start".to_owned());
     }
     notes
 }

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::StartError;
+use super::admin::{CurrentPhase, Phase};
 use super::channel::Reply;
 use super::listen::Listeners;
 use super::reload::{Origin, ReloadError, Reloaded};
@@ -52,6 +53,8 @@ pub(super) struct Supervisor {
     pub(super) origin: Option<Origin>,
     /// When certificate files are looked at again.
     pub(super) next_look: Instant,
+    /// What the admin listener tells of this.
+    pub(super) phase: CurrentPhase,
 }
 
 /// Sends the signals that mean something to `events`.
@@ -86,6 +89,7 @@ impl Supervisor {
                 Some(Event::WorkerReady) => {
                     starting -= 1;
                     if let Some(announce) = announce.take_if(|_| starting == 0) {
+                        self.phase.set(Phase::Ready);
                         announce().map_err(|e| StartError::Io("write to standard output", e))?;
                         postponed.drain(..).for_each(|ask| self.reload(ask));
                     }
@@ -145,6 +149,7 @@ impl Supervisor {
     fn drain(&mut self) -> Instant {
         let limit = self.shared.generation.load().config.timeouts.drain;
         tracing::info!(limit_ms = limit.as_millis(), "draining");
+        self.phase.set(Phase::Draining);
         self.listeners.release();
         for worker in &self.workers {
             worker.command(Command::Drain);

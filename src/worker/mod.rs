@@ -12,13 +12,14 @@ use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
 use self::admission::Admission;
 use crate::config::{Config, Service};
 use crate::http;
+use crate::metrics;
 use crate::net::deadline::{Deadlines, TICK};
 use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
@@ -57,6 +58,8 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
+    /// By site: when its certificate expires. Empty where nobody watches.
+    pub certificate_expiries: Vec<SystemTime>,
 }
 
 /// One listener of the process: it stays the same over reloads that keep its address.
@@ -103,6 +106,7 @@ pub enum Command {
 /// # Errors
 /// When the thread cannot be pinned or its runtime cannot be built.
 pub fn run(setup: WorkerSetup) -> io::Result<()> {
+    metrics::join();
     if let Some(cpu) = setup.cpu {
         sys::cpu::pin_current_thread(cpu)?;
     }

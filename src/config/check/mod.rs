@@ -3,6 +3,7 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod admin;
 mod files;
 mod host_name;
 mod listener;
@@ -50,6 +51,7 @@ pub(super) fn check(
     let limits = checker.limits(raw.limits);
     let tcp = checker.tcp(raw.tcp);
     let session = checker.session(raw.session);
+    let admin = checker.admin(raw.admin);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -66,6 +68,7 @@ pub(super) fn check(
                 limits,
                 tcp,
                 session,
+                admin,
             },
             places: sites.places,
             warnings: checker.warnings,
