@@ -521,10 +521,10 @@ fn frames_of(input: &[u8], piece: usize) -> Vec<String> {
                 assert!(data.content.len() <= data.flow_bytes as usize);
             }
             seen.push(format!("{:?}", decoded.frame));
-            let block = match &decoded.frame {
-                Frame::Headers(headers) => Some((headers.block.to_vec(), headers.end_stream)),
-                _ => None,
-            };
+            let mut block = None;
+            if let Frame::Headers(headers) = &decoded.frame {
+                block = Some((headers.block.to_vec(), headers.end_stream));
+            }
             if let Frame::Settings { payload } = &decoded.frame {
                 seen.push(format!("{:?}", settings.apply(payload, Role::Server)));
             }
