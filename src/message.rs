@@ -5,6 +5,8 @@
 //! [`Body`] is empty, bytes, a range of a file, several of both, or a stream that a room above
 //! implements.
 
+pub mod gather;
+
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
@@ -57,6 +59,31 @@ impl Method {
             "CONNECT" => Self::Connect,
             "TRACE" => Self::Trace,
             other => Self::Other(other.into()),
+        }
+    }
+
+    /// The method's name.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Connect => "CONNECT",
+            Self::Trace => "TRACE",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Whether a request may be sent again when it is not known what became of the first (RFC 9110
+    /// 9.2.2). Methods not known here are not.
+    pub fn is_idempotent(&self) -> bool {
+        match self {
+            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace => true,
+            Self::Post | Self::Patch | Self::Connect | Self::Other(_) => false,
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod serve;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +30,9 @@ use crate::proto::content_coding::Coding;
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::files::{ErrorPage, HeaderRule};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
+pub use self::upstream::{
+    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
+};
 
 /// A whole, checked configuration.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct Config {
     /// The index in `sites` of the one that serves names no site has; `None` refuses them
     /// (unrecognized_name during the handshake, RFC 6066 3).
     pub default_site: Option<usize>,
+    /// Groups of servers behind this one.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// When the record layer moves into the kernel.
     pub offload: Offload,
     /// Deadlines.
@@ -237,7 +243,8 @@ pub struct Timeouts {
     pub body_progress: Duration,
     /// From the end of a request's head to the end of its body, however steadily it comes.
     pub body: Duration,
-    /// Without a byte of the response accepted by the socket.
+    /// Without room for more of a response in the socket, which the kernel reports when half of
+    /// [`Tcp::notsent_low_water_bytes`] is free.
     pub send_progress: Duration,
     /// Between requests on a kept connection.
     pub idle: Duration,

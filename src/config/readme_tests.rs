@@ -8,6 +8,18 @@ use super::*;
 
 const README: &str = include_str!("../../README.md");
 
+/// The least that an `[[upstream]]` needs, and its check with settings of HTTP.
+const UPSTREAM: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.health]", "", ""),
+];
+const UPSTREAM_CHECKED: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.health]", "kind", "\"http\""),
+];
+
 #[derive(Debug)]
 struct Row {
     table: String,
@@ -77,6 +89,8 @@ impl Row {
                 ("[[site.error_pages]]", "statuses", "[404]"),
                 ("[[site.error_pages]]", "file", "\"/etc/passwd\""),
             ],
+            ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
+            (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
             _ => &[],
         }
     }
@@ -109,8 +123,8 @@ impl Row {
             }
         }
         let mut text = String::new();
+        // A table that belongs to another stands behind it.
         let mut order: Vec<&str> = tables.keys().copied().collect();
-        // A site before the tables within it, and those of the file last.
         order.sort_by_key(|table| (!table.starts_with("[["), table.trim_matches(['[', ']'])));
         for table in order {
             text.push_str(&format!("{table}\n"));
@@ -131,16 +145,14 @@ fn every_key_is_documented_and_nothing_else() {
         documented.entry(row.table).or_default().push(row.key);
     }
     for (table, keys) in raw::tables() {
+        let bare = |name: &str| name.trim_matches(['[', ']']).to_owned();
         let is_table = |key: &&str| {
             raw::tables()
                 .iter()
-                .any(|(name, _)| name.trim_matches(['[', ']']) == format!("site.{key}"))
+                .any(|(name, _)| bare(name) == format!("{}.{key}", bare(table)))
         };
-        let expected: Vec<&str> = if table == "[[site]]" {
-            keys.iter().copied().filter(|key| !is_table(key)).collect()
-        } else {
-            keys.to_vec()
-        };
+        let keys = keys.iter().copied();
+        let expected: Vec<&str> = keys.filter(|key| !is_table(key)).collect();
         assert_eq!(
             documented.remove(table).unwrap_or_default(),
             expected,

@@ -29,6 +29,7 @@ use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 use crate::tls::server_config::TlsSetup;
+use crate::upstream::Upstreams;
 
 /// What all workers share.
 pub struct Shared {
@@ -51,6 +52,8 @@ pub struct Generation {
     pub tls: Arc<TlsSetup>,
     /// What is served under which name.
     pub routes: Arc<Routes>,
+    /// The servers behind this one.
+    pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
 }
@@ -169,7 +172,7 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     for (id, descriptor) in listeners {
         worker.listen(id, descriptor)?;
     }
-    rt::spawn(turn_wheel(worker.deadlines.clone()));
+    rt::spawn(turn_wheel(worker.clone()));
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
     obey(&worker, &commands, (control, wake)).await
@@ -306,10 +309,14 @@ fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
 }
 
 /// Turns the deadline wheel for as long as the worker lives.
-async fn turn_wheel(deadlines: Deadlines) {
+async fn turn_wheel(worker: Rc<Worker>) {
     loop {
         rt::sleep(TICK).await;
-        deadlines.turn(Instant::now());
+        let now = Instant::now();
+        worker.deadlines.turn(now);
+        for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
+            local.serve.sweep(now);
+        }
     }
 }
 

@@ -9,10 +9,12 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Cause, Error, Stage};
+use crate::http::Context;
 use crate::http::transport::Transmit;
-use crate::http::{Context, count_response};
 use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
-use crate::message::{Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Version};
+use crate::message::{
+    Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Status, Version,
+};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
 };
@@ -31,18 +33,27 @@ pub(super) struct Delivery<'a> {
     pub(super) date: SystemTime,
 }
 
+/// What became of a response.
+pub(super) struct Delivered {
+    /// Whether the connection is kept; an error when the response could not be sent completely. The
+    /// connection must then be closed without close_notify, so that the client sees that its end is
+    /// missing.
+    pub(super) kept: Result<bool, Error>,
+    /// Its status.
+    pub(super) status: Status,
+    /// Bytes handed over after the head; `None` when not even the head was: then the client has seen
+    /// no response.
+    pub(super) body_bytes: Option<u64>,
+}
+
 impl Delivery<'_> {
-    /// Sends `response`. Whether the connection is kept.
-    ///
-    /// # Errors
-    /// When the response could not be sent completely. The connection must then be closed without
-    /// close_notify, so that the client sees that its end is missing.
+    /// Sends `response`.
     pub(super) async fn send<W: Transmit>(
         &self,
         write: &mut W,
         context: &Context,
         response: Response,
-    ) -> Result<bool, Error> {
+    ) -> Delivered {
         let length = response.body.length();
         let plan = Plan::new(self.method, self.version, response.status, length);
         let keep_alive = self.keep_alive && !plan.closes();
@@ -75,12 +86,15 @@ impl Delivery<'_> {
             }
         };
         // Also where the body failed: the client has seen the status.
-        if write.sent_bytes() >= head_end {
-            count_response(status);
+        let body_bytes = write.sent_bytes().checked_sub(head_end);
+        if sent.is_ok() {
+            context.return_head_buffer(head);
         }
-        sent?;
-        context.return_head_buffer(head);
-        Ok(keep_alive)
+        Delivered {
+            kept: sent.map(|()| keep_alive),
+            status,
+            body_bytes,
+        }
     }
 }
 
