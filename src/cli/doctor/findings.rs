@@ -331,7 +331,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_kernels_shortfalls_have_their_level() {
-        judge("kernel", Level::Broken, |it| {
+        judge("kernel", Level::Degraded, |it| {
             it.kernel_release = release("5.4.0-1")
         });
         judge("kernel", Level::Good, |it| {
@@ -471,6 +471,26 @@ pub(super) mod tests {
                 carryless_multiply: true,
                 vector_aes: true,
             },
+        }
+    }
+
+    /// What counts is what a start raises the limit to.
+    #[test]
+    fn open_files_are_judged_by_the_hard_limit() {
+        let limits = |soft, hard| {
+            Some(Limit {
+                soft: Some(soft),
+                hard: Some(hard),
+            })
+        };
+        for (soft, hard, level) in [
+            (1, 65_536, Level::Good),
+            (1024, 1024, Level::Degraded),
+            (32, 32, Level::Broken),
+        ] {
+            judge("open files", level, |it| {
+                it.descriptors = limits(soft, hard)
+            });
         }
     }
 
