@@ -25,6 +25,7 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) tcp: RawTcp,
     pub(super) session: RawSession,
+    pub(super) http2: RawHttp2,
 }
 
 /// `[workers]`
@@ -70,6 +71,7 @@ pub(super) struct RawTls {
     pub(super) suites: Value<Vec<Spanned<String>>>,
     pub(super) suite_order: Value<String>,
     pub(super) groups: Value<Vec<Spanned<String>>>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
 }
 
 /// `[site.hsts]`
@@ -138,8 +140,19 @@ pub(super) struct RawSession {
     pub(super) tickets_per_handshake: Value<i64>,
 }
 
+/// `[http2]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHttp2 {
+    pub(super) concurrent_streams_max: Value<i64>,
+    pub(super) stream_window_bytes: Value<i64>,
+    pub(super) connection_window_bytes: Value<i64>,
+    pub(super) header_list_bytes_max: Value<i64>,
+    pub(super) header_table_bytes: Value<i64>,
+}
+
 /// Every table as a file opens it, with its keys.
-pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 11] {
+pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 12] {
     [
         ("[workers]", keys::<RawWorkers>()),
         ("[[listener]]", keys::<RawListener>()),
@@ -152,6 +165,7 @@ pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 11] {
         ("[limits]", keys::<RawLimits>()),
         ("[tcp]", keys::<RawTcp>()),
         ("[session]", keys::<RawSession>()),
+        ("[http2]", keys::<RawHttp2>()),
     ]
 }
 

@@ -61,6 +61,7 @@ pub fn config_for(options: Options) -> Plan {
         limits: Default::default(),
         tcp: Default::default(),
         session: Default::default(),
+        http2: Default::default(),
     };
     Plan { config, candidates }
 }

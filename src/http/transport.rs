@@ -8,6 +8,7 @@ use bytes::BytesMut;
 
 use crate::error::Cause;
 use crate::message::FileRange;
+use crate::message::gather::Gather;
 use crate::net::deadline::Phase;
 use crate::net::stream::{ReadHalf, Received, WriteHalf};
 use crate::serve::Now;
@@ -52,6 +53,15 @@ pub trait Transmit {
     fn sent_bytes(&self) -> u64;
 }
 
+/// A sending half that takes frames of memory and files together.
+pub trait TransmitGathered: Transmit {
+    /// As [`WriteHalf::send_gather`].
+    fn send_gather(&mut self, gather: &Gather) -> impl Future<Output = Result<(), Cause>>;
+
+    /// Tells the moment, on the clocks of [`Receive::now`].
+    fn clock(&self) -> Box<dyn Fn() -> Now>;
+}
+
 impl Receive for ReadHalf {
     async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
         ReadHalf::receive(self, into).await
@@ -93,5 +103,15 @@ impl Transmit for WriteHalf {
 
     fn sent_bytes(&self) -> u64 {
         WriteHalf::sent_bytes(self)
+    }
+}
+
+impl TransmitGathered for WriteHalf {
+    async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
+        WriteHalf::send_gather(self, gather).await
+    }
+
+    fn clock(&self) -> Box<dyn Fn() -> Now> {
+        Box::new(Now::read)
     }
 }

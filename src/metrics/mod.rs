@@ -78,6 +78,8 @@ counters! {
     ClosedWithoutNotify = "closed_without_notify",
     /// Requests read.
     Requests = "requests",
+    /// Of the requests, those over HTTP/2.
+    RequestsHttp2 = "requests_http2",
     /// Responses with a status below 300.
     Responses2xx = "responses_2xx",
     /// Responses with a status from 300 to 399.
@@ -112,6 +114,16 @@ counters! {
     TimeoutsSend = "timeouts_send",
     /// Idle connections that were closed.
     TimeoutsIdle = "timeouts_idle",
+    /// HTTP/2 streams that the client reset before their response was sent.
+    Http2StreamsResetByClient = "http2_streams_reset_by_client",
+    /// HTTP/2 streams reset for an error of the client, a bound, or a failed response.
+    Http2StreamsReset = "http2_streams_reset",
+    /// HTTP/2 streams refused because as many as allowed were open.
+    Http2StreamsRefused = "http2_streams_refused",
+    /// HTTP/2 connections ended with an error code in GOAWAY.
+    Http2Goaways = "http2_goaways",
+    /// Of those, connections that did too much of what costs the client little.
+    Http2Floods = "http2_floods",
     /// Connections ended by a failure of the client.
     ErrorsClient = "errors_client",
     /// Connections ended by a failure of ours.
@@ -141,6 +153,16 @@ pub fn add(counter: Counter, amount: u64) {
             Ordering::Relaxed,
         );
     }
+}
+
+/// Counts a response of `status`.
+pub fn count_response(status: u16) {
+    count(match status {
+        ..=299 => Counter::Responses2xx,
+        300..=399 => Counter::Responses3xx,
+        400..=499 => Counter::Responses4xx,
+        500.. => Counter::Responses5xx,
+    });
 }
 
 /// The sum of `counter` over all threads.

@@ -43,6 +43,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         limits: Default::default(),
         tcp: Default::default(),
         session: Default::default(),
+        http2: Default::default(),
     }
 }
 

@@ -12,9 +12,6 @@ use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 use super::names::Names;
 use crate::config::{Config, Group, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 
-/// The application protocols offered by ALPN, in order of preference (RFC 7301).
-pub const ALPN_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
-
 /// The TLS side of a configuration: which site a name belongs to, and the rustls configuration of
 /// each site's policy.
 pub struct TlsSetup {
@@ -125,9 +122,10 @@ fn server_config(
         .with_protocol_versions(&versions)?
         .with_no_client_auth()
         .with_cert_resolver(resolver.clone());
-    config.alpn_protocols = ALPN_PROTOCOLS
+    config.alpn_protocols = policy
+        .alpn
         .iter()
-        .map(|protocol| protocol.to_vec())
+        .map(|protocol| protocol.alpn_id().to_vec())
         .collect();
     // With the client's order rustls ignores that of `suites`, which then only says what is allowed.
     config.ignore_client_order = policy.suite_order == SuiteOrder::Server;

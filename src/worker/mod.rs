@@ -233,7 +233,7 @@ impl Local {
         };
         Self {
             stream: Rc::new(stream),
-            http: http::Context::new(config.timeouts, config.limits),
+            http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
             serve: Serve::new(generation.routes.clone(), file_threads.clone()),
             redirects: redirects(config),
             generation,

@@ -4,6 +4,7 @@
 //! problems are reported together, and no problem that only follows from another.
 
 mod host_name;
+mod http2;
 mod listener;
 mod site;
 mod tls;
@@ -44,6 +45,7 @@ pub(super) fn check(
     let limits = checker.limits(raw.limits);
     let tcp = checker.tcp(raw.tcp);
     let session = checker.session(raw.session);
+    let http2 = checker.http2(&raw.http2);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -57,6 +59,7 @@ pub(super) fn check(
                 limits,
                 tcp,
                 session,
+                http2,
             },
             places: sites.places,
             warnings: checker.warnings,

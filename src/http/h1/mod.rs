@@ -31,12 +31,26 @@ pub async fn serve<R: Receive, W: Transmit, H: Handler>(
     handler: &H,
     context: &Context,
 ) -> Result<Outcome, Error> {
+    serve_received(read, write, handler, context, BytesMut::new()).await
+}
+
+/// As [`serve`], where `input` was received already.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_received<R: Receive, W: Transmit, H: Handler>(
+    read: R,
+    write: W,
+    handler: &H,
+    context: &Context,
+    input: BytesMut,
+) -> Result<Outcome, Error> {
     let mut connection = Connection {
         read,
         write,
         handler,
         context,
-        input: BytesMut::new(),
+        input,
         parser: HeadParser::default(),
         served: 0,
     };

@@ -31,6 +31,10 @@ pub(crate) const H2LOAD: Tool = Tool {
     program: "h2load",
     package: "nghttp2-client",
 };
+pub(crate) const NGHTTP: Tool = Tool {
+    program: "nghttp",
+    package: "nghttp2-client",
+};
 pub(crate) const WGET: Tool = Tool {
     program: "wget",
     package: "wget",
