@@ -434,3 +434,6 @@ async fn write_all<W: TransmitGathered>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ pub(crate) struct Http2 {
     pub(crate) pongs: Vec<[u8; 8]>,
     /// Whether what comes is told to be taken, by window updates as large as it.
     pub(crate) opens_windows: bool,
+    pub(crate) answers_pings: bool,
     next_stream: u32,
 }
 
@@ -68,6 +69,7 @@ impl Http2 {
             goaways: Vec::new(),
             pongs: Vec::new(),
             opens_windows: true,
+            answers_pings: true,
             next_stream: 1,
         };
         put_settings(settings, &mut this.out);
@@ -194,13 +196,13 @@ impl Http2 {
                 }
                 Frame::Settings { .. } => put_settings_ack(&mut self.out),
                 Frame::PingAck(opaque) => self.pongs.push(opaque),
-                Frame::Ping(opaque) => {
+                Frame::Ping(opaque) if self.answers_pings => {
                     portcullis::proto::h2::frame::put_ping_ack(opaque, &mut self.out);
                 }
                 Frame::GoAway {
                     last_stream, code, ..
                 } => self.goaways.push((last_stream, code)),
-                Frame::SettingsAck | Frame::WindowUpdate { .. } => {}
+                Frame::Ping(_) | Frame::SettingsAck | Frame::WindowUpdate { .. } => {}
                 other @ (Frame::HeadersPart
                 | Frame::Priority { .. }
                 | Frame::PriorityUpdate { .. }

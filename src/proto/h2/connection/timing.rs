@@ -93,8 +93,10 @@ impl Connection {
             || clock.begun != Begun::No
             || state.phase == Phase::Finished;
         if is_busy {
+            // The last stream may end while nothing comes; idleness is then looked for in time.
+            let idle_ms = clock.now_ms + state.config.idle_ms;
             return Wait::Busy {
-                until_ms: clock.look_ms,
+                until_ms: clock.look_ms.min(idle_ms),
             };
         }
         match state.opened {
