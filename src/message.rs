@@ -2,7 +2,8 @@
 //!
 //! A [`Request`] keeps its header text in one block of bytes with a table of spans, so that both a
 //! text parser (HTTP/1.1) and a header decompressor (HTTP/2) can make one with two allocations. A
-//! [`Body`] is empty, bytes, a range of a file, or a stream that a room above implements.
+//! [`Body`] is empty, bytes, a range of a file, several of both, or a stream that a room above
+//! implements.
 
 pub mod gather;
 
@@ -58,6 +59,31 @@ impl Method {
             "CONNECT" => Self::Connect,
             "TRACE" => Self::Trace,
             other => Self::Other(other.into()),
+        }
+    }
+
+    /// The method's name.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Connect => "CONNECT",
+            Self::Trace => "TRACE",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Whether a request may be sent again when it is not known what became of the first (RFC 9110
+    /// 9.2.2). Methods not known here are not.
+    pub fn is_idempotent(&self) -> bool {
+        match self {
+            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace => true,
+            Self::Post | Self::Patch | Self::Connect | Self::Other(_) => false,
         }
     }
 }
@@ -125,11 +151,21 @@ impl Fields {
         self.entries.is_empty()
     }
 
-    fn text(&self, span: &Span) -> &[u8] {
-        self.block
-            .get(span.start as usize..span.end as usize)
-            .unwrap_or_default()
+    /// Keeps those that `keep` wants, given (name, value).
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+        let Self { block, entries } = self;
+        entries.retain(|(name, value)| keep(text_at(block, name), text_at(block, value)));
     }
+
+    fn text(&self, span: &Span) -> &[u8] {
+        text_at(&self.block, span)
+    }
+}
+
+fn text_at<'a>(block: &'a Bytes, span: &Span) -> &'a [u8] {
+    block
+        .get(span.start as usize..span.end as usize)
+        .unwrap_or_default()
 }
 
 impl fmt::Debug for Fields {
@@ -159,7 +195,7 @@ impl BodyLength {
     }
 }
 
-/// A request head. Its body travels apart from it, as a [`BodyStream`].
+/// A request head. Its body travels apart from it, as a [`RequestBody`].
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The method.
@@ -215,6 +251,7 @@ impl Status {
             403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            406 => "Not Acceptable",
             408 => "Request Timeout",
             411 => "Length Required",
             412 => "Precondition Failed",
@@ -276,6 +313,10 @@ pub struct Response {
     /// The other fields, in order. Names in lower case. Without the fields that framing owns (content-length,
     /// transfer-encoding, connection) and without date: the drivers write those.
     pub fields: Vec<(&'static str, Bytes)>,
+    /// Fields of another server's response that are passed on, after the others. Names as that
+    /// server spelled them; without those that framing owns and those of its connection (RFC 9110
+    /// 7.6.1). A date among them is sent instead of the driver's own.
+    pub relayed: Fields,
     /// The body. For HEAD and 304 it is the body that GET would have sent; the driver sends only
     /// its length.
     pub body: Body,
@@ -288,11 +329,12 @@ impl Response {
             status,
             block: None,
             fields: Vec::new(),
+            relayed: Fields::default(),
             body: Body::Empty,
         }
     }
 
-    /// All fields, in order.
+    /// All fields of our own, in order.
     pub fn all_fields(&self) -> impl Iterator<Item = &(&'static str, Bytes)> {
         let block = self.block.as_deref().map(FieldBlock::fields);
         block.unwrap_or_default().iter().chain(&self.fields)
@@ -328,6 +370,9 @@ pub enum Body {
     Bytes(Bytes),
     /// A range of a file. The file may shrink while it is sent: the sender must notice.
     File(FileRange),
+    /// Bytes and ranges of files, one after the other: at most
+    /// [`crate::limits::RANGES_MAX`] of files.
+    Parts(Vec<Part>),
     /// Bytes made while they are sent; its length when known.
     Stream(Box<dyn BodyStream>, Option<u64>),
 }
@@ -339,6 +384,7 @@ impl Body {
             Self::Empty => Some(0),
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(range) => Some(range.length),
+            Self::Parts(parts) => Some(parts.iter().map(Part::length).sum()),
             Self::Stream(_, length) => *length,
         }
     }
@@ -350,7 +396,27 @@ impl fmt::Debug for Body {
             Self::Empty => f.write_str("Empty"),
             Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
             Self::File(range) => write!(f, "File({}+{})", range.offset, range.length),
+            Self::Parts(parts) => f.debug_tuple("Parts").field(parts).finish(),
             Self::Stream(_, length) => write!(f, "Stream({length:?})"),
+        }
+    }
+}
+
+/// One of the parts of a body. Never empty.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// These bytes.
+    Bytes(Bytes),
+    /// A range of a file, as in [`Body::File`].
+    File(FileRange),
+}
+
+impl Part {
+    /// How many bytes it has.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(range) => range.length,
         }
     }
 }
@@ -372,6 +438,45 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// Bytes that arrive over time: a request body, or a response body made while it is sent.
 pub trait BodyStream {
     /// The next bytes, never empty, or `None` at the end. After an error or the end it must not be
-    /// called again.
+    /// called again. Dropping the future before it is ready loses no bytes.
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>>;
+
+    /// The fields that followed the bytes (RFC 9110 6.5), to be taken after the end.
+    fn take_trailers(&mut self) -> Fields {
+        Fields::default()
+    }
+}
+
+/// A request's body. It is the handler's own, so that a response can begin while the request is
+/// still coming: as a part of the response's body, or of what makes it. It must not outlive that.
+#[derive(Default)]
+pub enum RequestBody {
+    /// No bytes.
+    #[default]
+    Empty,
+    /// Bytes as they are asked for.
+    Stream(Box<dyn BodyStream>),
+}
+
+impl RequestBody {
+    /// As [`BodyStream::next`].
+    ///
+    /// # Errors
+    /// When the client breaks off, is too slow, or sends more than it may. The driver knows it too,
+    /// and answers or ends the connection whatever the handler makes of it.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Empty => Ok(None),
+            Self::Stream(stream) => stream.next().await,
+        }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Stream(_) => "Stream",
+        })
+    }
 }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use portcullis::config::{Limits, Offload, Timeouts};
 use portcullis::error::{Cause, Error, Side};
 use portcullis::http::{Context, Handler, Outcome, h1};
-use portcullis::message::{Body, BodyStream, FileRange, Request, Response, Status};
+use portcullis::message::{Body, FileRange, Request, RequestBody, Response, Status};
 use portcullis::net::deadline::{Deadlines, TICK};
 use portcullis::net::file_threads::FileThreads;
 use portcullis::net::rt::{self, Driver};
@@ -228,7 +228,7 @@ struct Site {
 }
 
 impl Handler for Site {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, _now: Now) -> Response {
+    async fn respond(&self, request: &Request, mut body: RequestBody, _now: Now) -> Response {
         let body = match (request.path(), &self.file) {
             ("/file", Some(file)) => Body::File(FileRange {
                 file: file.clone(),

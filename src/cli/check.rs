@@ -3,18 +3,20 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::sync::Arc;
+
+use rustls::server::ProducesTickets;
 
 use super::{ConfigArguments, FAILURE, UNUSABLE};
-use crate::config::{self, Config, ConfigError, Loaded};
+use crate::config::{self, Config, ConfigError};
+use crate::control::reload::{self, Read};
 use crate::tls::server_config::ticketer;
-use crate::tls::setup::{self, Prepared};
 
 /// Opens no socket, takes no lock and writes no file: it can run beside the process that serves the
 /// same configuration.
 pub(super) fn run(arguments: &ConfigArguments) -> ExitCode {
     match read(&arguments.config) {
-        Ok((loaded, _)) => match summarize(&arguments.config, &loaded.config) {
+        Ok((read, _)) => match summarize(&arguments.config, &read.config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::from(FAILURE),
         },
@@ -23,17 +25,16 @@ pub(super) fn run(arguments: &ConfigArguments) -> ExitCode {
 }
 
 /// The configuration in `path` and its certificates. Warnings go to standard error.
-pub(super) fn read(path: &Path) -> Result<(Loaded, Prepared), ConfigError> {
-    let loaded = config::load(path)?;
+pub(super) fn read(path: &Path) -> Result<(Read, Arc<dyn ProducesTickets>), ConfigError> {
     let tickets = ticketer().map_err(|error| {
         let remedy = "this kernel's random number generator must work: see getrandom(2)";
         config::Problem::new(None, format!("cannot make ticket keys: {error}"), remedy)
     })?;
-    let prepared = setup::prepare(&loaded, &tickets, SystemTime::now())?;
-    for warning in loaded.warnings.iter().chain(&prepared.warnings) {
+    let read = reload::read(path, &tickets)?;
+    for warning in &read.warnings {
         eprintln!("{warning}");
     }
-    Ok((loaded, prepared))
+    Ok((read, tickets))
 }
 
 /// Tells what is wrong, with the exit code of a configuration that cannot be used.

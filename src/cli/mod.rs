@@ -2,6 +2,7 @@
 
 mod check;
 pub mod doctor;
+mod reload;
 mod run;
 mod serve;
 
@@ -37,6 +38,8 @@ enum Command {
     Run(ConfigArguments),
     /// Check a configuration file and everything it names; touches nothing that runs
     Check(ConfigArguments),
+    /// Make the process that serves a configuration file read it again, connections untouched
+    Reload(ConfigArguments),
     /// Report what this machine offers and how to mend what it lacks
     Doctor,
 }
@@ -66,7 +69,7 @@ struct ServeArguments {
     workers: Option<std::num::NonZeroUsize>,
 }
 
-/// What `run` and `check` are told.
+/// What `run`, `check` and `reload` are told.
 #[derive(Debug, clap::Args)]
 struct ConfigArguments {
     /// The configuration file (TOML)
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Doctor => doctor::run(),
     }
 }

@@ -73,7 +73,7 @@ fn prepare(
                 TlsSetup::new(&config, vec![certificate.certified.clone()], &tickets)
             })
             .map_err(|error| StartError::Io("set up TLS", io::Error::other(error)))?;
-        match Control::prepare(config, tls) {
+        match Control::prepare(config, tls, None) {
             Ok(control) => return Ok(control),
             Err(error) => result = Some(error),
         }

@@ -17,12 +17,22 @@ pub(super) const PORT: Range = 1..=65_535;
 /// A hundred years, which fits the 31 bits that some clients keep.
 pub(super) const HSTS_MAX_AGE_S: Range = 0..=(i32::MAX as i64);
 
+/// Of an answer that is no success.
+pub(super) const ERROR_STATUS: Range = 400..=599;
+
 pub(super) const OFFLOAD_BYTES: Range = 0..=(1 << 50);
 
 /// Deadlines are checked about four times a second: a shorter one would not be kept.
 pub(super) const TIMEOUT_MS: Range = 250..=3_600_000;
 pub(super) const IDLE_MS: Range = 250..=86_400_000;
 pub(super) const DRAIN_MS: Range = 0..=86_400_000;
+
+pub(super) const SLOW_START_MS: Range = 0..=3_600_000;
+pub(super) const EJECT_FAILURES: Range = 0..=1000;
+pub(super) const RESOLVE_S: Range = 1..=86_400;
+pub(super) const WEIGHT: Range = 1..=1000;
+pub(super) const SERVER_CONNECTIONS: Range = 0..=(1 << 24);
+pub(super) const HEALTH_COUNT: Range = 1..=100;
 
 pub(super) const CONNECTIONS: Range = 1..=(1 << 24);
 pub(super) const HEADER_BYTES: Range = 1024..=(1 << 20);

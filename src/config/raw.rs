@@ -19,6 +19,7 @@ pub(super) struct RawConfig {
     pub(super) workers: RawWorkers,
     pub(super) listener: Vec<Spanned<RawListener>>,
     pub(super) site: Vec<Spanned<RawSite>>,
+    pub(super) upstream: Vec<Spanned<RawUpstream>>,
     pub(super) tls: RawTls,
     pub(super) offload: RawOffload,
     pub(super) timeouts: RawTimeouts,
@@ -58,8 +59,30 @@ pub(super) struct RawSite {
     pub(super) index: Value<Vec<Spanned<String>>>,
     pub(super) dotfiles: Value<bool>,
     pub(super) symlinks: Value<String>,
+    pub(super) precompressed: Value<Vec<Spanned<String>>>,
+    pub(super) listing: Value<bool>,
     pub(super) tls: Value<RawTls>,
     pub(super) hsts: Value<RawHsts>,
+    pub(super) headers: Vec<Spanned<RawHeaders>>,
+    pub(super) error_pages: Vec<Spanned<RawErrorPage>>,
+}
+
+/// `[[site.headers]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHeaders {
+    pub(super) path: Value<String>,
+    pub(super) extensions: Value<Vec<Spanned<String>>>,
+    pub(super) fields: Value<Vec<Spanned<String>>>,
+    pub(super) content_type: Value<String>,
+}
+
+/// `[[site.error_pages]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawErrorPage {
+    pub(super) statuses: Value<Vec<Spanned<i64>>>,
+    pub(super) file: Value<String>,
 }
 
 /// `[tls]` and `[site.tls]`
@@ -81,6 +104,43 @@ pub(super) struct RawHsts {
     pub(super) max_age_s: Value<i64>,
     pub(super) include_subdomains: Value<bool>,
     pub(super) preload: Value<bool>,
+}
+
+/// `[[upstream]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawUpstream {
+    pub(super) name: Value<String>,
+    pub(super) balance: Value<String>,
+    pub(super) connect_ms: Value<i64>,
+    pub(super) slow_start_ms: Value<i64>,
+    pub(super) eject_failures: Value<i64>,
+    pub(super) eject_ms: Value<i64>,
+    pub(super) resolve_s: Value<i64>,
+    pub(super) server: Vec<Spanned<RawUpstreamServer>>,
+    pub(super) health: Value<RawHealth>,
+}
+
+/// `[[upstream.server]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawUpstreamServer {
+    pub(super) address: Value<String>,
+    pub(super) weight: Value<i64>,
+    pub(super) connections_max: Value<i64>,
+}
+
+/// `[upstream.health]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHealth {
+    pub(super) kind: Value<String>,
+    pub(super) path: Value<String>,
+    pub(super) host: Value<String>,
+    pub(super) interval_ms: Value<i64>,
+    pub(super) timeout_ms: Value<i64>,
+    pub(super) rise: Value<i64>,
+    pub(super) fall: Value<i64>,
 }
 
 /// `[offload]`
@@ -152,13 +212,18 @@ pub(super) struct RawHttp2 {
 }
 
 /// Every table as a file opens it, with its keys.
-pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 12] {
-    [
+pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
+    vec![
         ("[workers]", keys::<RawWorkers>()),
         ("[[listener]]", keys::<RawListener>()),
         ("[[site]]", keys::<RawSite>()),
         ("[site.hsts]", keys::<RawHsts>()),
         ("[site.tls]", keys::<RawTls>()),
+        ("[[site.headers]]", keys::<RawHeaders>()),
+        ("[[site.error_pages]]", keys::<RawErrorPage>()),
+        ("[[upstream]]", keys::<RawUpstream>()),
+        ("[[upstream.server]]", keys::<RawUpstreamServer>()),
+        ("[upstream.health]", keys::<RawHealth>()),
         ("[tls]", keys::<RawTls>()),
         ("[offload]", keys::<RawOffload>()),
         ("[timeouts]", keys::<RawTimeouts>()),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Config, Files, Listener, Offload, OffloadPolicy, Service, Site, Symlinks};
+use super::{Config, Files, Listener, Offload, OffloadPolicy, Service, Site};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -41,18 +41,14 @@ pub fn config_for(options: Options) -> Plan {
         key_file: options.key_file,
         tls: Default::default(),
         hsts: None,
-        files: Files {
-            root: options.root,
-            index: Files::index_default(),
-            dotfiles: false,
-            symlinks: Symlinks::default(),
-        },
+        files: Files::new(options.root),
     };
     let config = Config {
         workers: options.workers,
         listeners: candidates.first().cloned().unwrap_or_default(),
         sites: vec![Arc::new(site)],
         default_site: Some(0),
+        upstreams: Vec::new(),
         offload: Offload {
             policy: options.offload,
             ..Default::default()

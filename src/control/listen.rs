@@ -1,14 +1,192 @@
 //! Listening sockets: one per worker and address, opened before any worker starts.
+//!
+//! The control thread keeps a descriptor of each, so that its options can follow a new
+//! configuration while a worker accepts from it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::config::{Listener, Tcp};
+use crate::config::{Listener, Service, Tcp};
 use crate::sys;
+use crate::worker::ListenerId;
+
+/// The open listeners of a process.
+#[derive(Debug)]
+pub struct Listeners {
+    workers: usize,
+    open: Vec<Open>,
+    next_id: usize,
+}
+
+/// One listener with its socket for each worker.
+#[derive(Debug)]
+struct Open {
+    id: ListenerId,
+    listener: Listener,
+    bound: SocketAddr,
+    sockets: Vec<OwnedFd>,
+}
+
+/// What a configuration makes of the listeners, with everything done that can fail and nothing that
+/// can be seen from outside but new addresses that answer.
+#[derive(Debug)]
+pub struct Change {
+    listeners: Vec<Planned>,
+}
+
+#[derive(Debug)]
+enum Planned {
+    /// The one that is open already.
+    Keep(ListenerId, Listener),
+    New(New),
+}
+
+#[derive(Debug)]
+struct New {
+    listener: Listener,
+    bound: SocketAddr,
+    sockets: Vec<OwnedFd>,
+    /// The same sockets for the workers.
+    doubles: Vec<OwnedFd>,
+}
+
+/// What workers have to be told of a [`Change`].
+#[derive(Debug)]
+pub struct Changed {
+    /// By worker: its sockets of new listeners.
+    pub open: Vec<Vec<(ListenerId, OwnedFd)>>,
+    /// The listeners that the configuration does not have.
+    pub close: Vec<ListenerId>,
+    /// What is spoken on each listener, on those to close too.
+    pub services: HashMap<ListenerId, Service>,
+}
+
+impl Listeners {
+    /// Nothing is open yet; there will be a socket for each of `workers`.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            open: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Opens what `wanted` has and is not open yet. A listener whose address stays, stays.
+    ///
+    /// # Errors
+    /// See [`ListenError`]. Nothing is left open and nothing has changed.
+    pub fn plan(&self, wanted: &[Listener], tcp: &Tcp) -> Result<Change, ListenError> {
+        let mut unclaimed: Vec<&Open> = self.open.iter().collect();
+        let mut listeners = Vec::with_capacity(wanted.len());
+        for listener in wanted {
+            let is_same = |open: &&Open| {
+                let old = &open.listener;
+                (old.address, old.ipv6_only) == (listener.address, listener.ipv6_only)
+            };
+            listeners.push(match unclaimed.iter().position(is_same) {
+                Some(index) => Planned::Keep(unclaimed.remove(index).id, listener.clone()),
+                None => Planned::New(self.open_new(listener, tcp)?),
+            });
+        }
+        Ok(Change { listeners })
+    }
+
+    /// Carries `change` out. What is closed here goes on in the workers until they close it too.
+    pub fn apply(&mut self, change: Change, tcp: &Tcp) -> Changed {
+        let mut changed = Changed {
+            open: (0..self.workers).map(|_| Vec::new()).collect(),
+            close: Vec::new(),
+            services: HashMap::new(),
+        };
+        let mut before = std::mem::take(&mut self.open);
+        for open in &before {
+            changed
+                .services
+                .insert(open.id, open.listener.service.clone());
+        }
+        for planned in change.listeners {
+            let open = match planned {
+                Planned::Keep(id, listener) => {
+                    let Some(index) = before.iter().position(|open| open.id == id) else {
+                        continue;
+                    };
+                    let mut open = before.swap_remove(index);
+                    open.listener = listener;
+                    open.update(tcp);
+                    open
+                }
+                Planned::New(new) => {
+                    let id = ListenerId(self.next_id);
+                    self.next_id += 1;
+                    for (double, open) in new.doubles.into_iter().zip(&mut changed.open) {
+                        open.push((id, double));
+                    }
+                    Open {
+                        id,
+                        listener: new.listener,
+                        bound: new.bound,
+                        sockets: new.sockets,
+                    }
+                }
+            };
+            changed
+                .services
+                .insert(open.id, open.listener.service.clone());
+            self.open.push(open);
+        }
+        changed.close = before.into_iter().map(|open| open.id).collect();
+        changed
+    }
+
+    /// Each listener with the address it is bound to, in the configuration's order.
+    pub fn bound(&self) -> impl Iterator<Item = (&Listener, SocketAddr)> {
+        self.open.iter().map(|open| (&open.listener, open.bound))
+    }
+
+    /// Lets go of all sockets: an address is free as soon as the workers have closed it.
+    pub fn release(&mut self) {
+        self.open.clear();
+    }
+
+    fn open_new(&self, listener: &Listener, tcp: &Tcp) -> Result<New, ListenError> {
+        let failed = |error| ListenError {
+            address: listener.address,
+            error,
+        };
+        // The port may be ours, under an address that overlaps and is to close.
+        let port = listener.address.port();
+        if self.open.iter().all(|open| open.bound.port() != port) {
+            refuse_shared(listener).map_err(failed)?;
+        }
+        let (bound, sockets) = open(listener, tcp, self.workers)?;
+        let doubles: io::Result<_> = sockets.iter().map(OwnedFd::try_clone).collect();
+        Ok(New {
+            listener: listener.clone(),
+            bound,
+            sockets,
+            doubles: doubles.map_err(failed)?,
+        })
+    }
+}
+
+impl Open {
+    /// Brings its sockets' options up to date. The connections it makes from now on have them.
+    fn update(&self, tcp: &Tcp) {
+        for socket in &self.sockets {
+            let socket = SockRef::from(socket);
+            // listen(2) on a socket that listens already changes the length of its queue alone.
+            let updated = set_options(&socket, tcp).and_then(|()| listen(&socket, &self.listener));
+            if let Err(error) = updated {
+                tracing::warn!(address = %self.bound, %error, "cannot change a listener's options");
+            }
+        }
+    }
+}
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
@@ -48,23 +226,18 @@ impl std::error::Error for ListenError {}
 /// Opens `count` sockets that share `listener`'s address by SO_REUSEPORT: the kernel spreads new
 /// connections over them. Gives them with the address they are bound to (the port is chosen by the
 /// kernel when it was 0).
-///
-/// # Errors
-/// See [`ListenError`].
-pub fn open(
+fn open(
     listener: &Listener,
     tcp: &Tcp,
     count: usize,
 ) -> Result<(SocketAddr, Vec<OwnedFd>), ListenError> {
     let mut address = listener.address;
     let failed = |address| move |error| ListenError { address, error };
-    refuse_shared(listener).map_err(failed(address))?;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = bind(listener, address, true).map_err(failed(address))?;
-        set_options(&socket, tcp).map_err(failed(address))?;
-        let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
-        socket.listen(backlog).map_err(failed(address))?;
+        set_options(&SockRef::from(&socket), tcp).map_err(failed(address))?;
+        listen(&SockRef::from(&socket), listener).map_err(failed(address))?;
         let bound = socket.local_addr().map_err(failed(address))?;
         address = bound.as_socket().unwrap_or(address);
         sockets.push(OwnedFd::from(socket));
@@ -79,6 +252,10 @@ fn refuse_shared(listener: &Listener) -> io::Result<()> {
         return Ok(());
     }
     bind(listener, listener.address, false).map(drop)
+}
+
+fn listen(socket: &Socket, listener: &Listener) -> io::Result<()> {
+    socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))
 }
 
 fn bind(listener: &Listener, address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
@@ -100,18 +277,20 @@ fn bind(listener: &Listener, address: SocketAddr, is_shared: bool) -> io::Result
 fn set_options(socket: &Socket, tcp: &Tcp) -> io::Result<()> {
     use std::os::fd::AsFd;
     socket.set_tcp_nodelay(tcp.nodelay)?;
-    if let Some(idle) = tcp.keepalive_idle {
-        let keepalive = TcpKeepalive::new()
-            .with_time(idle)
-            .with_interval(tcp.keepalive_interval)
-            .with_retries(tcp.keepalive_probes_max);
-        socket.set_tcp_keepalive(&keepalive)?;
+    match tcp.keepalive_idle {
+        Some(idle) => {
+            let keepalive = TcpKeepalive::new()
+                .with_time(idle)
+                .with_interval(tcp.keepalive_interval)
+                .with_retries(tcp.keepalive_probes_max);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        None => socket.set_keepalive(false)?,
     }
     sys::socket::set_user_timeout(socket.as_fd(), tcp.user_timeout)?;
-    if let Some(bytes) = tcp.notsent_low_water_bytes {
-        sys::socket::set_notsent_low_water(socket.as_fd(), bytes)?;
-    }
-    Ok(())
+    // 0 is the kernel's own net.ipv4.tcp_notsent_lowat.
+    let bytes = tcp.notsent_low_water_bytes.unwrap_or(0);
+    sys::socket::set_notsent_low_water(socket.as_fd(), bytes)
 }
 
 #[cfg(test)]
@@ -141,9 +320,99 @@ mod tests {
     fn a_port_in_use_is_refused_even_where_reuseport_would_share_it() {
         let first = listener("127.0.0.1:0");
         let (address, _sockets) = open(&first, &Tcp::default(), 1).unwrap();
-        let error = open(&Listener { address, ..first }, &Tcp::default(), 1).unwrap_err();
+        let second = Listener { address, ..first };
+        let error = Listeners::new(1)
+            .plan(&[second], &Tcp::default())
+            .unwrap_err();
         assert_eq!(error.error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains("another process"), "{error}");
+    }
+
+    /// Carries out what `addresses` ask for.
+    fn change(listeners: &mut Listeners, addresses: &[Listener], tcp: &Tcp) -> Changed {
+        let change = listeners.plan(addresses, tcp).unwrap();
+        listeners.apply(change, tcp)
+    }
+
+    fn ids(changed: &Changed) -> Vec<Vec<usize>> {
+        let mut ids = Vec::new();
+        for open in &changed.open {
+            ids.push(open.iter().map(|(id, _)| id.0).collect());
+        }
+        ids
+    }
+
+    #[test]
+    fn a_change_opens_what_is_new_keeps_what_stays_and_names_what_goes() {
+        let tcp = Tcp::default();
+        let mut listeners = Listeners::new(2);
+        let (a, b) = (listener("127.0.0.1:0"), listener("127.0.0.2:0"));
+        let first = change(&mut listeners, std::slice::from_ref(&a), &tcp);
+        assert_eq!(
+            (ids(&first), first.close.len()),
+            (vec![vec![0], vec![0]], 0)
+        );
+        let (_, bound) = listeners.bound().next().unwrap();
+
+        let redirect = Listener {
+            service: Service::RedirectToHttps { port: 443 },
+            ..a.clone()
+        };
+        let second = change(&mut listeners, &[b.clone(), redirect.clone()], &tcp);
+        assert_eq!(
+            (ids(&second), second.close.len()),
+            (vec![vec![1], vec![1]], 0)
+        );
+        assert_eq!(second.services[&ListenerId(0)], redirect.service);
+        assert_eq!(listeners.bound().nth(1).unwrap().1, bound);
+
+        let third = change(&mut listeners, &[b], &tcp);
+        assert_eq!(ids(&third), [vec![], vec![]]);
+        assert_eq!(third.close, [ListenerId(0)]);
+        // Those in its queue are still to be served.
+        assert_eq!(third.services[&ListenerId(0)], redirect.service);
+    }
+
+    #[test]
+    fn an_address_that_overlaps_one_of_ours_can_replace_it() {
+        let tcp = Tcp::default();
+        let mut listeners = Listeners::new(1);
+        change(&mut listeners, &[listener("127.0.0.1:0")], &tcp);
+        let (_, bound) = listeners.bound().next().unwrap();
+        let any = listener(&format!("0.0.0.0:{}", bound.port()));
+        let changed = change(&mut listeners, &[any], &tcp);
+        assert_eq!(ids(&changed), [[1]]);
+        assert_eq!(changed.close, [ListenerId(0)]);
+    }
+
+    #[test]
+    fn a_plan_that_fails_changes_nothing() {
+        let tcp = Tcp::default();
+        let mut listeners = Listeners::new(1);
+        change(&mut listeners, &[listener("127.0.0.1:0")], &tcp);
+        let before: Vec<SocketAddr> = listeners.bound().map(|(_, bound)| bound).collect();
+        // RFC 5737: nobody has that address.
+        let wanted = [listener("127.0.0.2:0"), listener("192.0.2.1:0")];
+        assert!(listeners.plan(&wanted, &tcp).is_err());
+        let after: Vec<SocketAddr> = listeners.bound().map(|(_, bound)| bound).collect();
+        assert_eq!(before, after);
+        TcpStream::connect(before[0]).unwrap();
+    }
+
+    #[test]
+    fn what_stays_follows_the_options() {
+        let mut listeners = Listeners::new(1);
+        let wanted = [listener("127.0.0.1:0")];
+        change(&mut listeners, &wanted, &Tcp::default());
+        let tcp = Tcp {
+            keepalive_idle: None,
+            nodelay: false,
+            ..Tcp::default()
+        };
+        change(&mut listeners, &wanted, &tcp);
+        let socket = SockRef::from(&listeners.open[0].sockets[0]);
+        assert!(!socket.keepalive().unwrap());
+        assert!(!socket.tcp_nodelay().unwrap());
     }
 
     #[test]

@@ -1,33 +1,35 @@
-//! The main thread: opens the sockets, starts the workers, obeys signals.
+//! The main thread: opens the sockets, starts the workers, obeys signals and commands.
 
+pub mod channel;
 pub mod listen;
+pub mod reload;
+mod supervise;
+pub mod watch;
 
 use std::fmt;
-use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
-use signal_hook::iterator::Signals;
 
-use self::listen::ListenError;
-use crate::config::{Config, Listener, Service};
-use crate::metrics::{self, Counter};
+use self::listen::{Changed, ListenError, Listeners};
+use self::reload::Origin;
+use self::supervise::{Event, Handle, Supervisor, forward_signals};
+use crate::config::Config;
 use crate::net::file_threads::FileThreads;
 use crate::net::rt::Driver;
 use crate::serve::Routes;
 use crate::sys;
 use crate::sys::probe::{self, KernelTls, Ring};
 use crate::tls::server_config::TlsSetup;
+use crate::upstream::Upstreams;
 use crate::worker::admission::Admission;
-use crate::worker::{self, Command, Generation, Shared, WorkerSetup};
+use crate::worker::{self, Generation, ListenerId, Shared, WorkerSetup};
 
 /// Why the process could not start serving.
 #[derive(Debug)]
@@ -62,16 +64,23 @@ pub struct Control {
     cpus: Vec<usize>,
     ring: Ring,
     kernel: KernelTls,
-    /// By listener: its bound address, and a socket for each worker.
-    listeners: Vec<(Listener, SocketAddr, Vec<OwnedFd>)>,
+    listeners: Listeners,
+    /// By worker: its listening sockets.
+    sockets: Vec<Vec<(ListenerId, OwnedFd)>>,
+    origin: Option<Origin>,
 }
 
 impl Control {
-    /// Looks at the machine and opens every listening socket.
+    /// Looks at the machine and opens every listening socket. `origin` says where the configuration
+    /// comes from and can be had again.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing is left open.
-    pub fn prepare(mut config: Config, tls: TlsSetup) -> Result<Self, StartError> {
+    pub fn prepare(
+        mut config: Config,
+        tls: TlsSetup,
+        origin: Option<Origin>,
+    ) -> Result<Self, StartError> {
         let cpus = sys::cpu::allowed().map_err(|e| StartError::Io("read the allowed CPUs", e))?;
         let workers = config
             .workers
@@ -80,38 +89,34 @@ impl Control {
         let config = Arc::new(config);
         let routes = Routes::new(config.clone(), tls.site_policies())
             .map_err(|e| StartError::Io("use the roots", e))?;
-        let mut listeners = Vec::with_capacity(config.listeners.len());
-        for listener in &config.listeners {
-            let (address, sockets) = listen::open(listener, &config.tcp, workers)?;
-            listeners.push((listener.clone(), address, sockets));
-        }
+        let upstreams =
+            Upstreams::new(&config, None).map_err(|e| StartError::Io("watch the upstreams", e))?;
+        let mut listeners = Listeners::new(workers);
+        let change = listeners.plan(&config.listeners, &config.tcp)?;
+        let Changed { open, services, .. } = listeners.apply(change, &config.tcp);
         Ok(Self {
             generation: Generation {
                 config,
                 tls: Arc::new(tls),
                 routes: Arc::new(routes),
+                upstreams: Arc::new(upstreams),
+                services,
             },
             workers,
             cpus,
             ring: probe::ring(),
             kernel: probe::kernel_tls(),
             listeners,
+            sockets: open,
+            origin,
         })
     }
 
     /// What an operator wants to know at the start, line by line: addresses, workers, data path.
     pub fn describe(&self) -> String {
-        let mut text = String::new();
-        for (listener, address, _) in &self.listeners {
-            text += &match listener.service {
-                Service::Https => format!("listening on https://{address}\n"),
-                Service::RedirectToHttps { port } => {
-                    format!("listening on http://{address} (redirects to port {port})\n")
-                }
-            };
-        }
         let data_path = probe::summary(&self.ring, &self.kernel);
-        text + &format!("workers: {}\ndata path: {data_path}\n", self.workers)
+        supervise::describe(&self.listeners)
+            + &format!("workers: {}\ndata path: {data_path}\n", self.workers)
     }
 
     /// Starts the workers and serves until a signal ends it. Calls `announce` when every worker
@@ -120,19 +125,11 @@ impl Control {
     /// # Errors
     /// See [`StartError`].
     pub fn run(self, announce: impl FnOnce() -> io::Result<()>) -> Result<ExitCode, StartError> {
-        let drain = self.generation.config.timeouts.drain;
         let (sender, events) = channel();
         forward_signals(sender.clone()).map_err(|e| StartError::Io("handle signals", e))?;
-        let workers = self.start_workers(&sender)?;
-        Supervisor {
-            workers,
-            events,
-            drain,
+        if let Some(origin) = &self.origin {
+            obey_commands(origin, &sender);
         }
-        .supervise(announce)
-    }
-
-    fn start_workers(self, events: &Sender<Event>) -> Result<Vec<Handle>, StartError> {
         let file_threads =
             FileThreads::start().map_err(|e| StartError::Io("start the file threads", e))?;
         let shared = Arc::new(Shared {
@@ -141,25 +138,43 @@ impl Control {
             file_threads,
             kernel: self.kernel,
         });
-        let driver = Driver::from(&self.ring);
         // A worker per CPU gets its CPU; with more workers than CPUs the scheduler knows better.
         let is_pinned = self.workers <= self.cpus.len();
-        let mut sockets: Vec<_> = self
-            .listeners
+        let driver = Driver::from(&self.ring);
+        let workers: io::Result<Vec<Handle>> = self
+            .sockets
             .into_iter()
-            .map(|(listener, _, sockets)| (listener, sockets.into_iter()))
-            .collect();
-        (0..self.workers)
-            .map(|index| {
-                let listeners = sockets
-                    .iter_mut()
-                    .filter_map(|(listener, own)| Some((own.next()?, listener.clone())))
-                    .collect();
+            .enumerate()
+            .map(|(index, listeners)| {
                 let cpu = self.cpus.get(index).copied().filter(|_| is_pinned);
-                start_worker(index, cpu, driver, listeners, &shared, events)
-                    .map_err(|e| StartError::Io("start a worker", e))
+                start_worker(index, cpu, driver, listeners, &shared, &sender)
             })
-            .collect()
+            .collect();
+        Supervisor {
+            workers: workers.map_err(|e| StartError::Io("start a worker", e))?,
+            events,
+            shared,
+            listeners: self.listeners,
+            origin: self.origin,
+            next_look: Instant::now(),
+        }
+        .supervise(announce)
+    }
+}
+
+/// Without the control socket everything else works, and SIGHUP reloads too.
+fn obey_commands(origin: &Origin, events: &Sender<Event>) {
+    let Err(error) = channel::listen(&origin.path, events.clone()) else {
+        return;
+    };
+    let path = origin.path.display();
+    if error.kind() == io::ErrorKind::AddrInUse {
+        tracing::warn!(
+            %path,
+            "another process serves this file: `portcullis reload` goes to that one"
+        );
+    } else {
+        tracing::warn!(%path, %error, "no control socket: `portcullis reload` fails");
     }
 }
 
@@ -175,29 +190,43 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
         }
     };
     let limits = &mut config.limits;
-    let room = connections_for(limit, workers, limits.open_files_per_worker_max);
-    if room < limits.connections_per_worker_max {
+    let (connections, files) = shares_of(limit, workers, limits.open_files_per_worker_max);
+    if connections < limits.connections_per_worker_max {
         tracing::warn!(
             open_files = limit,
-            connections_per_worker = room,
+            connections_per_worker = connections,
             "the limit of open files allows fewer connections than limits.connections_per_worker_max"
         );
-        limits.connections_per_worker_max = room;
+        limits.connections_per_worker_max = connections;
+    }
+    if files < limits.open_files_per_worker_max {
+        tracing::warn!(
+            open_files = limit,
+            open_files_per_worker = files,
+            "the limit of open files allows fewer files than limits.open_files_per_worker_max"
+        );
+        limits.open_files_per_worker_max = files;
     }
 }
 
-/// Connections per worker that `descriptors` allow beside `files` open files for each worker. Where
-/// that leaves too little, connections get half of all.
-fn connections_for(descriptors: usize, workers: usize, files: usize) -> usize {
+/// How many connections and cached files per worker `descriptors` allow, where `files` are wanted:
+/// these first, as long as they leave connections three quarters of what there is.
+fn shares_of(descriptors: usize, workers: usize, files: usize) -> (usize, usize) {
+    let workers = workers.max(1);
     let own = DESCRIPTORS_PER_PROCESS + workers.saturating_mul(DESCRIPTORS_PER_WORKER);
-    let left = descriptors.saturating_sub(own.saturating_add(workers.saturating_mul(files)));
-    (left.max(descriptors / 2) / workers.max(1)).max(1)
+    let each = descriptors.saturating_sub(own) / workers;
+    let files = files.min(each / 4).max(1);
+    let connections = (each.saturating_sub(files) / DESCRIPTORS_PER_CONNECTION).max(1);
+    (connections, files)
 }
+
+/// A socket, and the file of a response under way, which the cache may have given up.
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
 
 /// Standard streams, the signal pipe, the files that a start reads.
 const DESCRIPTORS_PER_PROCESS: usize = 32;
 
-/// A ring, listening sockets, socket pairs, a reserve.
+/// A ring, listening sockets (which the control thread has too), socket pairs, a reserve.
 const DESCRIPTORS_PER_WORKER: usize = 32;
 
 /// One per CPU, but no more than the quota lets run: workers beyond it would only be throttled.
@@ -212,36 +241,11 @@ fn workers_for(cpus: usize, quota: Option<f64>) -> usize {
     quota.map_or(cpus, |quota| (quota.ceil() as usize).clamp(1, cpus))
 }
 
-/// What the supervisor waits for.
-enum Event {
-    Signal(i32),
-    WorkerReady,
-    WorkerEnded {
-        index: usize,
-        result: io::Result<()>,
-    },
-}
-
-struct Handle {
-    thread: JoinHandle<()>,
-    commands: Sender<Command>,
-    wake: UnixStream,
-}
-
-impl Handle {
-    fn command(&self, command: Command) {
-        // A worker that is gone already needs no command.
-        if self.commands.send(command).is_ok() {
-            drop((&self.wake).write(&[1]));
-        }
-    }
-}
-
 fn start_worker(
     index: usize,
     cpu: Option<usize>,
     driver: Driver,
-    listeners: Vec<(OwnedFd, Listener)>,
+    listeners: Vec<(ListenerId, OwnedFd)>,
     shared: &Arc<Shared>,
     events: &Sender<Event>,
 ) -> io::Result<Handle> {
@@ -278,108 +282,17 @@ fn start_worker(
     })
 }
 
-fn forward_signals(events: Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2])?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in &mut signals {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(())
-}
-
-struct Supervisor {
-    workers: Vec<Handle>,
-    events: Receiver<Event>,
-    drain: std::time::Duration,
-}
-
-impl Supervisor {
-    fn supervise(self, announce: impl FnOnce() -> io::Result<()>) -> Result<ExitCode, StartError> {
-        let mut running = self.workers.len();
-        let mut starting = running;
-        let mut announce = Some(announce);
-        let mut hard_stop: Option<Instant> = None;
-        while running > 0 {
-            match self.next_event(hard_stop) {
-                Some(Event::WorkerReady) => {
-                    starting -= 1;
-                    if let Some(announce) = announce.take_if(|_| starting == 0) {
-                        announce().map_err(|e| StartError::Io("write to standard output", e))?;
-                    }
-                }
-                Some(Event::Signal(SIGUSR2)) => log_counters(),
-                Some(Event::Signal(_)) if hard_stop.is_none() => {
-                    tracing::info!(limit_ms = self.drain.as_millis(), "draining");
-                    hard_stop = Some(Instant::now() + self.drain);
-                    self.command_all(Command::Drain);
-                }
-                Some(Event::Signal(_)) => return Ok(stop_at_once("second signal")),
-                Some(Event::WorkerEnded { index, result }) => {
-                    running -= 1;
-                    if let Err(error) = result {
-                        tracing::error!(worker = index, %error, "a worker failed");
-                        return Ok(ExitCode::FAILURE);
-                    }
-                }
-                None => return Ok(stop_at_once("timeouts.drain_ms passed")),
-            }
-        }
-        for worker in self.workers {
-            drop(worker.thread.join());
-        }
-        log_counters();
-        tracing::info!("drained");
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// The next event; `None` when the hard stop is due.
-    fn next_event(&self, hard_stop: Option<Instant>) -> Option<Event> {
-        let Some(hard_stop) = hard_stop else {
-            return self.events.recv().ok();
-        };
-        let left = hard_stop.saturating_duration_since(Instant::now());
-        self.events.recv_timeout(left).ok()
-    }
-
-    fn command_all(&self, command: Command) {
-        for worker in &self.workers {
-            worker.command(command);
-        }
-    }
-}
-
-/// The process ends with connections open: the kernel closes them.
-fn stop_at_once(reason: &str) -> ExitCode {
-    log_counters();
-    tracing::warn!(reason, "stopping at once");
-    ExitCode::FAILURE
-}
-
-/// All counters in one line, for an operator who sends SIGUSR2 and for the end of the log.
-fn log_counters() {
-    let counters: Vec<String> = Counter::ALL
-        .iter()
-        .map(|&counter| format!("{}={}", counter.name(), metrics::total(counter)))
-        .collect();
-    tracing::info!("counters {}", counters.join(" "));
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{connections_for, workers_for};
+    use super::{shares_of, workers_for};
 
     #[test]
-    fn connections_leave_descriptors_for_files() {
-        assert_eq!(connections_for(20_000, 2, 1024), 8928);
-        assert_eq!(connections_for(1_048_576, 64, 1024), 15_327);
-        // Too few for all: half of them.
-        assert_eq!(connections_for(1024, 2, 1024), 256);
-        assert_eq!(connections_for(10, 16, 1024), 1);
+    fn descriptors_are_shared_between_connections_and_files() {
+        assert_eq!(shares_of(20_000, 2, 1024), (4464, 1024));
+        assert_eq!(shares_of(1_048_576, 64, 1024), (7664, 1024));
+        // Too few for all: a quarter is for files.
+        assert_eq!(shares_of(1024, 2, 1024), (174, 116));
+        assert_eq!(shares_of(10, 16, 1024), (1, 1));
     }
 
     #[test]

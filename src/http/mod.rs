@@ -12,6 +12,7 @@ pub mod transport;
 
 use std::cell::Cell;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -23,8 +24,8 @@ use self::transport::{Receive, Transmit};
 use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::LINGER_BYTES_MAX;
 use crate::message::gather::Gather;
-use crate::message::{BodyStream, Request, Response, Status};
-use crate::metrics;
+use crate::message::{Request, RequestBody, Response, Status};
+use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::Received;
 use crate::serve::Now;
@@ -33,13 +34,42 @@ use crate::serve::Now;
 /// holds.
 pub trait Handler {
     /// The response to `request`, whose head was complete at `now`. The handler reads as much of
-    /// `body` as it wants; what it leaves is the driver's business.
+    /// `body` as it wants; what it leaves is the driver's business. It may hand `body` on to the
+    /// response's own body, and so answer while the request is still coming.
     fn respond(
         &self,
         request: &Request,
-        body: &mut dyn BodyStream,
+        body: RequestBody,
         now: Now,
     ) -> impl Future<Output = Response>;
+
+    /// A request is answered. Called once for each response, refusals by the driver included.
+    fn finished(&self, _exchange: &Exchange<'_>) {}
+}
+
+/// A request and its response, when both are over.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    /// The request; `None` when its head could not be read.
+    pub request: Option<&'a Request>,
+    /// The status that was sent.
+    pub status: Status,
+    /// Bytes of the response's body that were handed over for sending, its framing included.
+    pub body_bytes: u64,
+    /// From the end of the request's head until now.
+    pub duration: Duration,
+    /// Whether the response was sent to its end.
+    pub is_complete: bool,
+    /// Whether the kernel seals what is sent.
+    pub is_sent_by_kernel: bool,
+}
+
+/// To be called by each driver when a response is over, whether or not all of it could be sent.
+/// A response of which the client got not even the status is none.
+fn finish<H: Handler>(handler: &H, exchange: &Exchange<'_>) {
+    count_response(exchange.status);
+    metrics::count_duration(exchange.duration);
+    handler.finished(exchange);
 }
 
 /// What all connections of one worker share.
@@ -151,7 +181,12 @@ pub async fn close<R: Receive, W: Transmit>(read: &mut R, write: &mut W, context
 }
 
 fn count_response(status: Status) {
-    metrics::count_response(status.0);
+    metrics::count(match status.0 {
+        ..=299 => Counter::Responses2xx,
+        300..=399 => Counter::Responses3xx,
+        400..=499 => Counter::Responses4xx,
+        500.. => Counter::Responses5xx,
+    });
 }
 
 /// A head buffer that grew larger than this is not kept.

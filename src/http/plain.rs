@@ -14,7 +14,7 @@ use crate::proto::h2::frame::match_preface;
 ///
 /// # Errors
 /// As [`h1::serve`] and [`h2::serve`].
-pub async fn serve_plain<R: Receive, W: TransmitGathered, H: Handler>(
+pub async fn serve_plain<R: Receive + 'static, W: TransmitGathered, H: Handler>(
     mut read: R,
     write: W,
     handler: &H,

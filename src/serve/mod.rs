@@ -6,10 +6,13 @@
 
 mod bounded_map;
 pub mod cache;
+mod coded;
 pub mod content_type;
+mod describe;
 pub mod error_page;
 pub mod file;
 mod flight;
+mod listing;
 mod open;
 pub mod path;
 pub mod redirect;
@@ -25,7 +28,7 @@ use bytes::Bytes;
 
 use self::cache::{Cache, Root};
 use crate::config::{Config, Hsts, Site};
-use crate::message::{BodyStream, Request, Response, Status};
+use crate::message::{Request, RequestBody, Response, Status};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::tls::names::Names;
 
@@ -126,6 +129,8 @@ impl Routes {
                     root: Root {
                         path: root.into(),
                         symlinks: site.files.symlinks,
+                        dotfiles: site.files.dotfiles,
+                        headers: Arc::clone(&site.files.headers),
                     },
                     tls_policy,
                     hsts: site.hsts.map(hsts_value),
@@ -158,7 +163,12 @@ impl<T: FileThreads> Serve<T> {
         }
     }
 
-    /// The response to `request`. Files take no request body: `body` is left to the driver, which
+    /// Gives up files that nobody asks for: see [`Cache::sweep`].
+    pub fn sweep(&self, now: Instant) {
+        self.cache.sweep(now);
+    }
+
+    /// The response to `request`. Files take no request body: `body` goes back to the driver, which
     /// has to bound and drain it.
     ///
     /// A host that no site has, without a default site, is misdirected (421, RFC 9110 7.4) on a TLS
@@ -169,7 +179,7 @@ impl<T: FileThreads> Serve<T> {
         &self,
         client: &Client,
         request: &Request,
-        _body: &mut dyn BodyStream,
+        _body: RequestBody,
         now: Now,
     ) -> Response {
         let Some((index, route)) = self.routes.site(&request.host) else {
@@ -186,7 +196,12 @@ impl<T: FileThreads> Serve<T> {
         {
             return error_page::page(Status(421));
         }
-        let response = file::respond(&self.cache, index, &route.site.files, request, now).await;
+        let site = file::FileSite {
+            cache: &self.cache,
+            index,
+            files: &route.site.files,
+        };
+        let response = site.respond(request, now).await;
         match &route.hsts {
             // RFC 6797 7.2: only over a secure transport.
             Some(value) if client.tls_policy.is_some() => {

@@ -13,7 +13,9 @@ use std::mem::size_of_val;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ::ktls::CryptoInfo;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::probe::{Aead, Suite};
 
 /// Which half of a connection a key protects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +81,39 @@ pub fn set_receive_no_pad(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_TLS, libc::TLS_RX_EXPECT_NO_PAD, &on)
 }
 
+/// The sequence number of the next record that the kernel will protect for sending: how many it has
+/// made, those included that wait in its record layer for room in the socket.
+///
+/// # Errors
+///
+/// `EINVAL`: the kernel cannot report this cipher's state; `ENOPROTOOPT` or `EBUSY`: no key is set.
+pub fn send_sequence(socket: BorrowedFd<'_>, suite: Suite) -> io::Result<u64> {
+    // It comes with the key.
+    let mut state = Zeroizing::new([0; STATE_BYTES_MAX]);
+    let expected = state_bytes(suite.aead);
+    let mut bytes = libc::socklen_t::try_from(expected).unwrap_or_default();
+    // SAFETY: getsockopt writes at most `bytes` bytes, which is at most the array's length (see
+    // `state_bytes`), to the pointer, and the new length to `bytes`; both live until the call
+    // returns, and nothing is kept.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_TLS,
+            libc::TLS_TX,
+            state.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let sequence = state
+        .get(..expected)
+        .and_then(|state| state.last_chunk())
+        .ok_or(io::ErrorKind::InvalidData)?;
+    Ok(u64::from_be_bytes(*sequence))
+}
+
 /// Overwrites the key material of `keys` with zeros, in a way the compiler cannot remove. For keys
 /// that are not given to [`set_keys`] after all.
 pub fn wipe(keys: &mut CryptoInfo) {
@@ -122,6 +157,24 @@ pub(super) fn set_option<T: ?Sized>(
     }
 }
 
+/// The length of struct tls12_crypto_info_* (include/uapi/linux/tls.h): version and cipher, IV, key,
+/// salt, and last the sequence number.
+const fn state_bytes(aead: Aead) -> usize {
+    match aead {
+        Aead::Aes128Gcm => 4 + 8 + 16 + 4 + 8,
+        Aead::Aes256Gcm => 4 + 8 + 32 + 4 + 8,
+        Aead::Chacha20Poly1305 => 4 + 12 + 32 + 8,
+    }
+}
+
+const STATE_BYTES_MAX: usize = 56;
+
+const _: () = assert!(
+    state_bytes(Aead::Aes128Gcm) <= STATE_BYTES_MAX
+        && state_bytes(Aead::Aes256Gcm) <= STATE_BYTES_MAX
+        && state_bytes(Aead::Chacha20Poly1305) <= STATE_BYTES_MAX
+);
+
 /// The name the kernel knows its TLS layer by (`TCP_ULP`, net/tls/tls_main.c).
 const ULP_NAME: &[u8] = b"tls";
 
@@ -135,6 +188,7 @@ mod tests {
     use rustls::crypto::cipher::{AeadKey, Iv};
 
     use super::*;
+    use crate::sys::probe::Version;
     use crate::sys::socket;
     use crate::sys::test_support::{TcpPair, wait_readable};
 
@@ -205,6 +259,31 @@ mod tests {
         }
         drop(pair.near);
         assert_eq!(receive_record(&pair.far), None);
+    }
+
+    #[test]
+    fn the_kernel_tells_how_many_records_it_has_made_or_the_module_is_missing() {
+        for (aead, keys) in [
+            (Aead::Aes256Gcm, keys()),
+            (Aead::Chacha20Poly1305, chacha_keys()),
+        ] {
+            let suite = Suite {
+                version: Version::Tls13,
+                aead,
+            };
+            let pair = TcpPair::connected();
+            let near = pair.near.as_fd();
+            assert!(send_sequence(near, suite).is_err());
+            if let Err(error) = enable_ulp(near) {
+                assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+                return;
+            }
+            set_keys(near, Direction::Send, keys).unwrap();
+            assert_eq!(send_sequence(near, suite).unwrap(), 0);
+            assert_eq!(socket::send(near, b"data", false).unwrap(), 4);
+            assert_eq!(socket::send_record(near, 21, &[1, 0]).unwrap(), 2);
+            assert_eq!(send_sequence(near, suite).unwrap(), 2, "{aead:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! block returns [`std::io::ErrorKind::WouldBlock`], and interrupted calls are repeated.
 
 pub mod cpu;
+pub mod credentials;
 mod descriptor;
+pub mod directory;
 pub mod file;
 pub mod ktls;
 pub mod limits;

@@ -227,6 +227,67 @@ pub fn set_user_timeout(socket: BorrowedFd<'_>, timeout: Option<Duration>) -> io
     SockRef::from(&socket).set_tcp_user_timeout(timeout)
 }
 
+/// How many bytes TCP has been given to send so far, up to a constant of the connection (whether its
+/// SYN counts): those that are acknowledged and those still queued. Two calls; an acknowledgement
+/// between them makes it less than it is, never more.
+///
+/// # Errors
+///
+/// `NotConnected` when the connection is gone; `Unsupported` on kernels before 4.1, which do not
+/// tell; those of getsockopt(2) and ioctl(2).
+pub fn written_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let acknowledged = acknowledged_bytes(socket)?;
+    Ok(acknowledged.wrapping_add(queued_bytes(socket)?))
+}
+
+/// Bytes that TCP was given to send and that are not acknowledged (SIOCOUTQ).
+///
+/// # Errors
+///
+/// Those of ioctl(2).
+pub fn queued_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: this ioctl (SIOCOUTQ, tcp(7)) writes one int to the pointer, which is valid for the
+    // call; the descriptor is open while borrowed.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::try_from(queued).unwrap_or_default())
+}
+
+/// `tcpi_bytes_acked` of TCP_INFO.
+fn acknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut bytes = libc::socklen_t::try_from(size_of::<libc::tcp_info>())
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: getsockopt writes at most `bytes` bytes, the size of the structure, to the pointer, and
+    // the new length to `bytes`; both live until the call returns, and nothing is kept.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let needed = offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
+    if usize::try_from(bytes).unwrap_or_default() < needed {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: the structure holds integers only, for which all bytes are valid, and each byte was
+    // zeroed or written by the kernel.
+    let info = unsafe { info.assume_init() };
+    if info.tcpi_state == TCP_CLOSE {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    Ok(info.tcpi_bytes_acked)
+}
+
 /// One control message with room for the content type: what kernel TLS sends and receives.
 #[repr(C)]
 struct RecordTypeMessage {
@@ -320,6 +381,9 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         }
     }
 }
+
+/// The state of a connection that is over (include/net/tcp_states.h).
+const TCP_CLOSE: u8 = 7;
 
 /// Buffers that one sendmsg takes (`UIO_MAXIOV`, include/uapi/linux/uio.h).
 const PARTS_MAX: usize = 1024;
@@ -576,6 +640,42 @@ mod tests {
             socket.tcp_user_timeout().unwrap(),
             Some(Duration::from_millis(6_789))
         );
+    }
+
+    #[test]
+    fn bytes_written_are_those_acknowledged_and_those_queued() {
+        let mut pair = TcpPair::connected();
+        let start = written_bytes(pair.near.as_fd()).unwrap();
+        let chunk = [0; 100_000];
+        let mut sent = 0;
+        // Full on both sides: most of it is queued.
+        while let Ok(length) = send(pair.near.as_fd(), &chunk, false) {
+            sent += length;
+        }
+        // Nothing is read, so what is acknowledged comes to rest.
+        let due = start + sent as u64;
+        let is_due = |_| {
+            std::thread::yield_now();
+            written_bytes(pair.near.as_fd()).unwrap() == due
+        };
+        assert!((0..100_000).any(is_due));
+        shutdown(pair.near.as_fd(), Shutdown::Write).unwrap();
+        let mut arrived = Vec::new();
+        pair.far.read_to_end(&mut arrived).unwrap();
+        assert_eq!(arrived.len(), sent);
+        assert_eq!(written_bytes(pair.near.as_fd()).unwrap(), due + 1, "FIN");
+    }
+
+    #[test]
+    fn a_connection_that_is_reset_has_written_nothing_that_counts() {
+        let pair = TcpPair::connected();
+        SockRef::from(&pair.far)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(pair.far);
+        wait_readable(pair.near.as_fd());
+        let error = written_bytes(pair.near.as_fd()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected);
     }
 
     #[test]

@@ -8,13 +8,15 @@ use rustls::server::ProducesTickets;
 
 use super::certificate::{self, CertificateError};
 use super::server_config::TlsSetup;
-use crate::config::{ConfigError, Loaded, Place, Problem, Site, SitePlaces, Warning};
+use crate::config::{Config, ConfigError, Loaded, Place, Problem, Site, SitePlaces, Warning};
 
 /// What serving a configuration takes, and what its owner should know.
 #[derive(Debug)]
 pub struct Prepared {
     /// The rustls configurations and certificates.
     pub tls: TlsSetup,
+    /// By site: its certificate as it was loaded.
+    pub certificates: Vec<certificate::Loaded>,
     /// The warnings of the certificates. Those of the file itself are in [`Loaded::warnings`].
     pub warnings: Vec<Warning>,
 }
@@ -35,8 +37,7 @@ pub fn prepare(
         let places = loaded.places.site(index);
         match certificate::load(site, now) {
             Ok(loaded) => {
-                certificates.push(loaded.certified);
-                for warning in loaded.warnings {
+                for warning in &loaded.warnings {
                     let is_key = warning.file() == site.key_file;
                     let place = places.map(|places| file_place(places, is_key));
                     let problem = Problem::new(place, warning.to_string(), "");
@@ -47,6 +48,7 @@ pub fn prepare(
                         warnings.push(Warning(problem));
                     }
                 }
+                certificates.push(loaded);
             }
             Err(error) => {
                 let place = places.map(|places| error_place(&error, site, places));
@@ -63,14 +65,32 @@ pub fn prepare(
     if let Some(error) = ConfigError::of(problems) {
         return Err(error);
     }
-    let tls = TlsSetup::new(&loaded.config, certificates, tickets).map_err(|error| {
+    let tls = assemble(&loaded.config, &certificates, tickets)?;
+    Ok(Prepared {
+        tls,
+        certificates,
+        warnings,
+    })
+}
+
+/// The TLS side of `config` with these certificates, in the order of its sites. For `tickets` see
+/// [`TlsSetup::new`].
+///
+/// # Errors
+/// A policy that the TLS library refuses.
+pub fn assemble(
+    config: &Config,
+    certificates: &[certificate::Loaded],
+    tickets: &Arc<dyn ProducesTickets>,
+) -> Result<TlsSetup, Problem> {
+    let certified = certificates.iter().map(|loaded| loaded.certified.clone());
+    TlsSetup::new(config, certified.collect(), tickets).map_err(|error| {
         Problem::new(
             None,
             format!("the TLS library refuses a policy: {error}"),
             "use the defaults of [tls] and [site.tls]",
         )
-    })?;
-    Ok(Prepared { tls, warnings })
+    })
 }
 
 fn error_place(error: &CertificateError, site: &Site, places: &SitePlaces) -> Place {

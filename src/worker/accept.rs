@@ -8,8 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::admission::AddressSlot;
-use super::{Worker, conn};
-use crate::config::Service;
+use super::{ListenerId, Listening, Worker, conn};
 use crate::error::{Error, Side};
 use crate::limits::ACCEPTS_PER_TURN_MAX;
 use crate::metrics::{self, Counter};
@@ -17,18 +16,18 @@ use crate::net::rt::{self, CatchPanic};
 use crate::net::socket::Socket;
 use crate::sys;
 
-/// Accepts until the worker drains.
-pub(super) async fn accept_forever(worker: Rc<Worker>, listener: Rc<Socket>, service: Service) {
-    while !worker.is_draining.get() {
-        if let Err(error) = listener.readable().await {
+/// Accepts until the listener closes.
+pub(super) async fn accept_forever(worker: Rc<Worker>, listening: Rc<Listening>) {
+    while !listening.is_closed.get() {
+        if let Err(error) = listening.socket.readable().await {
             tracing::error!(worker = worker.index, %error, "cannot wait for connections");
             rt::sleep(PAUSE).await;
             continue;
         }
-        if worker.is_draining.get() {
+        if listening.is_closed.get() {
             return;
         }
-        match accept_some(&worker, &listener, &service) {
+        match accept_some(&worker, &listening) {
             Turn::Empty => {}
             // Those accepted so far get their turn before the next are taken.
             Turn::Over => rt::yield_turn().await,
@@ -38,9 +37,9 @@ pub(super) async fn accept_forever(worker: Rc<Worker>, listener: Rc<Socket>, ser
 }
 
 /// Accepts what is queued now, before the listener closes.
-pub(super) fn accept_queued(worker: &Rc<Worker>, listener: &Socket, service: &Service) {
+pub(super) fn accept_queued(worker: &Rc<Worker>, listening: &Listening) {
     for _ in 0..QUEUED_TURNS_MAX {
-        if !matches!(accept_some(worker, listener, service), Turn::Over) {
+        if !matches!(accept_some(worker, listening), Turn::Over) {
             return;
         }
     }
@@ -61,18 +60,18 @@ enum Turn {
     Pause,
 }
 
-fn accept_some(worker: &Rc<Worker>, listener: &Socket, service: &Service) -> Turn {
+fn accept_some(worker: &Rc<Worker>, listening: &Listening) -> Turn {
     for _ in 0..ACCEPTS_PER_TURN_MAX {
-        match sys::socket::accept(listener.descriptor()) {
-            Ok((descriptor, peer)) => admit(worker, descriptor, peer, service),
+        match sys::socket::accept(listening.socket.descriptor()) {
+            Ok((descriptor, peer)) => admit(worker, descriptor, peer, listening.id),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Empty,
             Err(error) if is_exhaustion(&error) => {
-                refuse_one(worker, listener);
+                refuse_one(worker, &listening.socket);
                 return Turn::Pause;
             }
             Err(error) if is_peers_doing(&error) => {}
             Err(error) => {
-                if !worker.is_draining.get() {
+                if !listening.is_closed.get() {
                     tracing::error!(worker = worker.index, %error, "accept failed");
                 }
                 return Turn::Pause;
@@ -84,7 +83,7 @@ fn accept_some(worker: &Rc<Worker>, listener: &Socket, service: &Service) -> Tur
 
 /// Gives a connection a task, or closes it at once when the worker or its address is full: another
 /// worker cannot take it from this one's queue.
-fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, service: &Service) {
+fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: ListenerId) {
     metrics::count(Counter::ConnectionsAccepted);
     let local = worker.local();
     let limits = &local.generation.config.limits;
@@ -99,8 +98,12 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, service: &S
         metrics::count(Counter::ConnectionsClosed);
         return;
     };
+    let Some(service) = local.generation.services.get(&listener).cloned() else {
+        // It was closed by a configuration two reloads ago and its last queue is emptied only now.
+        metrics::count(Counter::ConnectionsClosed);
+        return;
+    };
     let slot = Slot::take(worker, address);
-    let service = service.clone();
     let worker = worker.clone();
     rt::spawn(async move {
         let _slot = slot;
@@ -137,16 +140,23 @@ impl Drop for Slot {
 fn report(peer: SocketAddr, outcome: Result<Result<(), Error>, rt::Panicked>) {
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => match error.side {
-            Side::Us => {
-                metrics::count(Counter::ErrorsUs);
-                tracing::warn!(%peer, %error, "connection failed");
+        Ok(Err(error)) => {
+            metrics::count_error(error.side, error.stage);
+            match error.side {
+                Side::Us => {
+                    metrics::count(Counter::ErrorsUs);
+                    tracing::warn!(%peer, %error, "connection failed");
+                }
+                Side::Client => {
+                    metrics::count(Counter::ErrorsClient);
+                    tracing::debug!(%peer, %error, "connection failed");
+                }
+                Side::Upstream => {
+                    metrics::count(Counter::ErrorsUpstream);
+                    tracing::warn!(%peer, %error, "connection failed");
+                }
             }
-            Side::Client | Side::Upstream => {
-                metrics::count(Counter::ErrorsClient);
-                tracing::debug!(%peer, %error, "connection failed");
-            }
-        },
+        }
         Err(rt::Panicked) => {
             metrics::count(Counter::ConnectionPanics);
             tracing::error!(%peer, "a connection's task panicked; the connection is closed");

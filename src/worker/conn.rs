@@ -10,7 +10,7 @@ use super::{Local, Worker};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Handler, Outcome, h1, h2};
-use crate::message::{Body, BodyStream, Request, Response, Status};
+use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
@@ -102,7 +102,7 @@ impl Accepted {
             }
             Err(NoSession::Failed(error)) => {
                 metrics::count(Counter::HandshakesFailed);
-                if was_answered(&error) {
+                if error.cause.was_told() {
                     let stream = Stream::plain(socket, deadline, local.stream.clone());
                     let (mut read, mut write) = stream.into_halves();
                     http::close(&mut read, &mut write, &local.http).await;
@@ -189,11 +189,6 @@ impl Established {
     }
 }
 
-/// Whether the client was sent an alert, which a reset for unread bytes must not overtake.
-fn was_answered(error: &Error) -> bool {
-    matches!(error.cause, Cause::Tls(_) | Cause::Record(_))
-}
-
 fn ended(outcome: Outcome) {
     tracing::trace!(?outcome, "connection ended");
 }
@@ -228,7 +223,7 @@ struct SiteHandler<'a> {
 }
 
 impl Handler for SiteHandler<'_> {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, now: Now) -> Response {
+    async fn respond(&self, request: &Request, body: RequestBody, now: Now) -> Response {
         panic_if_asked(request);
         self.serve.respond(&self.client, request, body, now).await
     }
@@ -239,7 +234,7 @@ struct RedirectHandler<'a> {
 }
 
 impl Handler for RedirectHandler<'_> {
-    async fn respond(&self, request: &Request, _body: &mut dyn BodyStream, _now: Now) -> Response {
+    async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
         self.redirect.respond(request)
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use self::admission::Admission;
-use crate::config::{Config, Listener, Service};
+use crate::config::{Config, Service};
 use crate::http;
 use crate::net::deadline::{Deadlines, TICK};
 use crate::net::file_threads::{FileThreads, FileThreadsHandle};
@@ -29,6 +29,7 @@ use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 use crate::tls::server_config::TlsSetup;
+use crate::upstream::Upstreams;
 
 /// What all workers share.
 pub struct Shared {
@@ -51,7 +52,15 @@ pub struct Generation {
     pub tls: Arc<TlsSetup>,
     /// What is served under which name.
     pub routes: Arc<Routes>,
+    /// The servers behind this one.
+    pub upstreams: Arc<Upstreams>,
+    /// What is spoken on each open listener, on those that are being closed too.
+    pub services: HashMap<ListenerId, Service>,
 }
+
+/// One listener of the process: it stays the same over reloads that keep its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub usize);
 
 /// What one worker is started with.
 pub struct WorkerSetup {
@@ -62,7 +71,7 @@ pub struct WorkerSetup {
     /// What drives its sockets.
     pub driver: Driver,
     /// Its own listening sockets.
-    pub listeners: Vec<(OwnedFd, Listener)>,
+    pub listeners: Vec<(ListenerId, OwnedFd)>,
     /// Shared by all.
     pub shared: Arc<Shared>,
     /// What the control thread asks for; `wake` is written after each.
@@ -74,10 +83,18 @@ pub struct WorkerSetup {
 }
 
 /// What the control thread asks of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Command {
     /// Accept no more, end idle connections, let the others finish.
     Drain,
+    /// Take up the [`Generation`] that has been put in force. New connections get it in any case;
+    /// this lets go of the one before as soon as its connections are gone.
+    Reload {
+        /// Sockets to listen on from now on.
+        open: Vec<(ListenerId, OwnedFd)>,
+        /// Listeners to close once those who wait in their queues are accepted.
+        close: Vec<ListenerId>,
+    },
 }
 
 /// Runs a worker on this thread until it has drained.
@@ -101,9 +118,17 @@ struct Worker {
     /// Those whose connections live on, under whatever configuration.
     locals: RefCell<Vec<Weak<Local>>>,
     connections: Cell<usize>,
+    listening: RefCell<Vec<Rc<Listening>>>,
     is_draining: Cell<bool>,
     /// Kept open for the moment no other descriptor is left; see [`accept`].
     reserve: RefCell<Option<OwnedFd>>,
+}
+
+/// One of a worker's listening sockets.
+struct Listening {
+    id: ListenerId,
+    socket: Socket,
+    is_closed: Cell<bool>,
 }
 
 /// What a worker makes for itself of one [`Generation`].
@@ -140,29 +165,22 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
         locals: RefCell::new(vec![Rc::downgrade(&current)]),
         current: RefCell::new(current),
         connections: Cell::new(0),
+        listening: RefCell::new(Vec::new()),
         is_draining: Cell::new(false),
         reserve: RefCell::new(accept::reserve_descriptor()),
     });
-    let mut sockets = Vec::new();
-    for (descriptor, listener) in listeners {
-        let socket = Rc::new(Socket::adopt(descriptor)?);
-        sockets.push((socket.clone(), listener.service.clone()));
-        rt::spawn(accept::accept_forever(
-            worker.clone(),
-            socket,
-            listener.service,
-        ));
+    for (id, descriptor) in listeners {
+        worker.listen(id, descriptor)?;
     }
-    rt::spawn(turn_wheel(worker.deadlines.clone()));
+    rt::spawn(turn_wheel(worker.clone()));
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
-    obey(&worker, sockets, &commands, (control, wake)).await
+    obey(&worker, &commands, (control, wake)).await
 }
 
 /// Carries out commands until the worker has drained.
 async fn obey(
     worker: &Rc<Worker>,
-    mut listeners: Vec<(Rc<Socket>, Service)>,
     commands: &Receiver<Command>,
     (readiness, wake): (Socket, UnixStream),
 ) -> io::Result<()> {
@@ -172,8 +190,9 @@ async fn obey(
         let is_orphaned = matches!((&wake).read(&mut scratch), Ok(0));
         while let Ok(command) = commands.try_recv() {
             match command {
+                Command::Reload { open, close } => worker.reload(open, &close),
                 Command::Drain => {
-                    worker.drain(std::mem::take(&mut listeners));
+                    worker.drain();
                     rt::spawn(wake_when_empty(worker.clone(), wake.try_clone()?));
                 }
             }
@@ -204,16 +223,51 @@ impl Worker {
         local
     }
 
-    fn drain(self: &Rc<Self>, listeners: Vec<(Rc<Socket>, Service)>) {
-        for (socket, service) in &listeners {
-            // Those who have connected already are served: they were promised it by the kernel.
-            accept::accept_queued(self, socket, service);
+    /// Accepts from a listening socket of this worker's own, until it is closed.
+    fn listen(self: &Rc<Self>, id: ListenerId, descriptor: OwnedFd) -> io::Result<()> {
+        let listening = Rc::new(Listening {
+            id,
+            socket: Socket::adopt(descriptor)?,
+            is_closed: Cell::new(false),
+        });
+        self.listening.borrow_mut().push(listening.clone());
+        rt::spawn(accept::accept_forever(self.clone(), listening));
+        Ok(())
+    }
+
+    /// Accepts those who have connected already, for they were promised it by the kernel, and then
+    /// no more.
+    fn close(self: &Rc<Self>, listening: &Listening) {
+        accept::accept_queued(self, listening);
+        listening.is_closed.set(true);
+        // Wakes the accepting task, which then ends.
+        listening.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn reload(self: &Rc<Self>, open: Vec<(ListenerId, OwnedFd)>, close: &[ListenerId]) {
+        if self.is_draining.get() {
+            return;
+        }
+        drop(self.local());
+        for (id, descriptor) in open {
+            if let Err(error) = self.listen(id, descriptor) {
+                tracing::error!(worker = self.index, %error, "cannot listen on a new address");
+            }
+        }
+        let is_kept = |listening: &Rc<Listening>| !close.contains(&listening.id);
+        let all = self.listening.take();
+        let (kept, closed): (Vec<_>, Vec<_>) = all.into_iter().partition(is_kept);
+        self.listening.replace(kept);
+        for listening in closed {
+            self.close(&listening);
+        }
+    }
+
+    fn drain(self: &Rc<Self>) {
+        for listening in self.listening.take() {
+            self.close(&listening);
         }
         self.is_draining.set(true);
-        for (socket, _) in listeners {
-            // Wakes the accepting task, which then ends.
-            socket.shutdown(std::net::Shutdown::Both);
-        }
         for local in self.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.http.drain();
         }
@@ -235,30 +289,34 @@ impl Local {
             stream: Rc::new(stream),
             http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
             serve: Serve::new(generation.routes.clone(), file_threads.clone()),
-            redirects: redirects(config),
+            redirects: redirects(&generation),
             generation,
         }
     }
 }
 
-fn redirects(config: &Config) -> HashMap<u16, Redirect> {
-    let ports = config
-        .listeners
-        .iter()
-        .filter_map(|listener| match listener.service {
-            Service::RedirectToHttps { port } => Some(port),
+fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
+    let ports = generation
+        .services
+        .values()
+        .filter_map(|service| match service {
+            Service::RedirectToHttps { port } => Some(*port),
             Service::Https => None,
         });
     ports
-        .map(|port| (port, Redirect::new(config, port)))
+        .map(|port| (port, Redirect::new(&generation.config, port)))
         .collect()
 }
 
 /// Turns the deadline wheel for as long as the worker lives.
-async fn turn_wheel(deadlines: Deadlines) {
+async fn turn_wheel(worker: Rc<Worker>) {
     loop {
         rt::sleep(TICK).await;
-        deadlines.turn(Instant::now());
+        let now = Instant::now();
+        worker.deadlines.turn(now);
+        for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
+            local.serve.sweep(now);
+        }
     }
 }
 

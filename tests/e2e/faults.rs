@@ -494,10 +494,9 @@ fn a_cold_file_is_served_whole(policy: Policy) {
     let probe = server.path("root/probe");
     write_cold(&probe, 10 * KIB);
     let is_cold = !is_in_memory(&probe);
-    assert_eq!(
-        is_cold,
-        disk.is_some(),
-        "what is written to {probe:?} can be dropped from memory"
+    assert!(
+        is_cold || disk.is_none(),
+        "what is written to {probe:?} cannot be dropped from memory"
     );
     for (name, size) in [("small", 10 * KIB), ("large", 8 * MIB + 1)] {
         let path = server.path("root").join(name);

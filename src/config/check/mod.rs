@@ -3,11 +3,13 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod files;
 mod host_name;
 mod http2;
 mod listener;
 mod site;
 mod tls;
+mod upstream;
 
 use std::path::Path;
 use std::time::Duration;
@@ -40,6 +42,7 @@ pub(super) fn check(
     let listeners = checker.listeners(raw.listener);
     let policy = checker.tls_policy(&raw.tls, &Default::default());
     let sites = checker.sites(raw.site, &policy);
+    let upstreams = checker.upstreams(raw.upstream);
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
     let limits = checker.limits(raw.limits);
@@ -54,6 +57,7 @@ pub(super) fn check(
                 listeners,
                 sites: sites.sites,
                 default_site: sites.default,
+                upstreams,
                 offload,
                 timeouts,
                 limits,

@@ -3,29 +3,36 @@
 mod request_body;
 mod response;
 
-use std::time::SystemTime;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 
-use self::request_body::{Failure, RequestBody};
-use self::response::Delivery;
+use self::request_body::{Body, Failure, Loan, Receiving};
+use self::response::{Delivered, Delivery};
 use super::transport::{Receive, Transmit};
-use super::{Context, Handler, Outcome, close};
+use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::error::{Cause, Error, Side, Stage};
-use crate::message::{BodyLength, Method, Response, Version};
+use crate::message::{BodyLength, Method, Request, RequestBody, Response, Version};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::Received;
 use crate::proto::h1::Refusal;
+use crate::proto::h1::encode::CONTINUE;
 use crate::proto::h1::parse::{Bounds, Head, HeadParser};
-use crate::serve::error_page;
+use crate::proto::syntax::list_members;
+use crate::serve::{Now, error_page};
 
 /// Serves a connection to its end, the lingering close included.
 ///
 /// # Errors
 /// When it ends otherwise than by an [`Outcome`]: a failed send or receive, a peer that breaks off
 /// within a request, a body of ours that does not keep what its head promised.
-pub async fn serve<R: Receive, W: Transmit, H: Handler>(
+pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
     read: R,
     write: W,
     handler: &H,
@@ -38,29 +45,32 @@ pub async fn serve<R: Receive, W: Transmit, H: Handler>(
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_received<R: Receive, W: Transmit, H: Handler>(
+pub async fn serve_received<R: Receive + 'static, W: Transmit, H: Handler>(
     read: R,
     write: W,
     handler: &H,
     context: &Context,
     input: BytesMut,
 ) -> Result<Outcome, Error> {
+    let begun = write.now().monotonic;
+    let receiving = Receiving { read, input };
     let mut connection = Connection {
-        read,
+        receiving: Some(receiving),
         write,
         handler,
         context,
-        input,
         parser: HeadParser::default(),
         served: 0,
+        begun,
     };
     let ended = connection.run().await;
     if let Err(error) = &ended
-        && matches!(error.cause, Cause::Record(_))
+        && error.cause.was_told()
+        && let Some(receiving) = &mut connection.receiving
     {
         // The client has been sent an alert, which a reset for unread bytes must not overtake.
-        connection.read.give_up_records();
-        close(&mut connection.read, &mut connection.write, context).await;
+        receiving.read.give_up_records();
+        close(&mut receiving.read, &mut connection.write, context).await;
     }
     ended
 }
@@ -79,21 +89,27 @@ pub async fn answer<W: Transmit>(
         method: &Method::Get,
         version: Version::Http11,
         keep_alive: false,
+        takes_trailers: false,
         date: SystemTime::now(),
     };
-    delivery.send(write, context, response).await.map(drop)
+    let delivered = delivery.send(write, context, response).await;
+    if delivered.body_bytes.is_some() {
+        count_response(delivered.status);
+    }
+    delivered.kept.map(drop)
 }
 
 struct Connection<'a, R, W, H> {
-    read: R,
+    /// Away while a request body has it.
+    receiving: Option<Receiving<R>>,
     write: W,
     handler: &'a H,
     context: &'a Context,
-    /// Received and not yet parsed. Holds no memory while the connection is idle.
-    input: BytesMut,
     parser: HeadParser,
     /// Requests begun.
     served: u64,
+    /// When the head of the request under way was complete.
+    begun: Instant,
 }
 
 /// What waiting for a request brought.
@@ -109,14 +125,20 @@ enum After {
     Close(Outcome),
 }
 
-impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
+/// What became of a request with a body.
+enum Exchanged {
+    Refused(Refusal),
+    Answered { kept: bool },
+}
+
+impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
     async fn run(&mut self) -> Result<Outcome, Error> {
         loop {
             // The exchange is boxed: its state is many times that of waiting for a request, which
             // is what most connections do most of the time.
             let after = match self.next_head().await? {
                 Next::Request(head) => Box::pin(self.exchange(head)).await?,
-                Next::Refused(refusal) => Box::pin(self.refuse(refusal)).await?,
+                Next::Refused(refusal) => Box::pin(self.refuse(refusal, None)).await?,
                 Next::Ended(outcome) => {
                     // Nothing is in flight; whether the goodbye arrives changes nothing.
                     drop(self.write.finish().await);
@@ -124,9 +146,12 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 }
             };
             if let After::Close(outcome) = after {
+                let Some(Receiving { read, input }) = &mut self.receiving else {
+                    return Err(lost_receiving());
+                };
                 // What is buffered is not looked at any more.
-                self.input = BytesMut::new();
-                close(&mut self.read, &mut self.write, self.context).await;
+                *input = BytesMut::new();
+                close(read, &mut self.write, self.context).await;
                 return Ok(outcome);
             }
         }
@@ -138,79 +163,52 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             header_bytes_max: self.context.limits.header_bytes_max,
             target_bytes_max: self.context.limits.target_bytes_max,
         };
-        let mut begun = false;
+        let Some(Receiving { read, input }) = &mut self.receiving else {
+            return Err(lost_receiving());
+        };
+        let mut armed = None;
         loop {
-            let parsed = self.parser.parse(&mut self.input, &bounds);
+            let parsed = self.parser.parse(input, &bounds);
             match parsed {
                 Ok(None) => {}
                 Ok(Some(head)) => {
-                    self.read.disarm();
+                    read.disarm();
                     return Ok(Next::Request(head));
                 }
                 Err(refusal) => {
-                    self.read.disarm();
+                    read.disarm();
                     return Ok(Next::Refused(refusal));
                 }
             }
-            if self.input.is_empty() {
+            if input.is_empty() {
                 // A new connection may still have its first request answered.
                 if self.served > 0 && self.context.is_draining() {
                     return Ok(Next::Ended(Outcome::Drained));
                 }
-                self.input = BytesMut::new();
+                *input = BytesMut::new();
                 // Who has connected is to ask: only between requests is a connection idle, and ended
-                // by a drain.
-                match self.served {
-                    0 => self.read.arm(Phase::Header, self.context.timeouts.header),
-                    _ => self.read.arm(Phase::Idle, self.context.timeouts.idle),
+                // by a drain. Empty lines before a request win it no time.
+                if armed.is_none() {
+                    let (phase, after) = match self.served {
+                        0 => (Phase::Header, self.context.timeouts.header),
+                        _ => (Phase::Idle, self.context.timeouts.idle),
+                    };
+                    read.arm(phase, after);
+                    armed = Some(phase);
                 }
-            } else if !begun {
-                begun = true;
-                self.read.arm(Phase::Header, self.context.timeouts.header);
+            } else if armed != Some(Phase::Header) {
+                read.arm(Phase::Header, self.context.timeouts.header);
+                armed = Some(Phase::Header);
             }
-            match self.read.receive(&mut self.input).await {
+            let received = read.receive(input).await;
+            let has_begun = !input.is_empty();
+            match received {
                 Ok(Received::Data(_)) => {}
-                Ok(Received::Closed(_)) => return self.closed_before_head(),
-                Ok(Received::Expired(expiry)) => return Ok(self.expired_before_head(expiry)),
-                Err(cause) => return self.failed_before_head(cause),
+                Ok(Received::Closed(_)) => return closed_before_head(has_begun),
+                Ok(Received::Expired(expiry)) => return Ok(expired_before_head(expiry, has_begun)),
+                Err(cause) => return failed_before_head(cause, has_begun),
             }
         }
-    }
-
-    /// What it means that nothing more comes while a head is awaited.
-    fn closed_before_head(&self) -> Result<Next, Error> {
-        match self.input.is_empty() {
-            true => Ok(Next::Ended(Outcome::PeerClosed)),
-            false => Err(Error::client(Stage::RequestHead, Cause::Truncated)),
-        }
-    }
-
-    /// What it means that the head did not come in time.
-    fn expired_before_head(&self, expiry: Expiry) -> Next {
-        match expiry {
-            Expiry::Drain => Next::Ended(Outcome::Drained),
-            Expiry::Phase(Phase::Idle) => {
-                metrics::count(Counter::TimeoutsIdle);
-                Next::Ended(Outcome::IdleTimeout)
-            }
-            Expiry::Phase(_) => {
-                metrics::count(Counter::TimeoutsHeader);
-                match self.input.is_empty() {
-                    true => Next::Ended(Outcome::IdleTimeout),
-                    false => Next::Refused(HEAD_TOO_SLOW),
-                }
-            }
-        }
-    }
-
-    /// A client that resets an idle connection has ended it, no more.
-    fn failed_before_head(&self, cause: Cause) -> Result<Next, Error> {
-        let error = Error::on_connection(Stage::RequestHead, cause);
-        let reset = error.side == Side::Client && matches!(error.cause, Cause::Io(_));
-        if reset && self.input.is_empty() {
-            return Ok(Next::Ended(Outcome::PeerClosed));
-        }
-        Err(error)
     }
 
     /// One request and its response.
@@ -221,75 +219,259 @@ impl<R: Receive, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             request,
             keep_alive,
         } = head;
+        let now = self.write.now();
+        self.begun = now.monotonic;
         let limits = &self.context.limits;
         if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
-            return self.refuse(BODY_TOO_LARGE).await;
+            return self.refuse(BODY_TOO_LARGE, Some(&request)).await;
         }
-        let now = self.read.now();
-        let mut body = RequestBody::new(
-            &request,
-            &mut self.read,
-            &mut self.write,
-            &mut self.input,
-            self.context,
-            now.monotonic,
-        );
-        let response = self.handler.respond(&request, &mut body, now).await;
-        let at_end = if keep_alive {
-            body.discard_rest().await
+        let kept = if request.body_length.is_none() {
+            let answer = self.handler.respond(&request, RequestBody::Empty, now);
+            let response = answer.await;
+            self.deliver(&request, keep_alive, now, response).await?
         } else {
-            body.is_done()
+            match self.exchange_with_body(&request, keep_alive, now).await? {
+                Exchanged::Refused(refusal) => return self.refuse(refusal, Some(&request)).await,
+                Exchanged::Answered { kept } => kept,
+            }
         };
-        match body.into_failure() {
-            None => {}
-            Some(Failure::Refused(refusal)) => return self.refuse(refusal).await,
-            Some(Failure::Broken(error)) => return Err(error),
-        }
-        let may_go_on = keep_alive
-            && at_end
-            && !self.context.is_draining()
-            && self.served < limits.requests_per_connection_max;
-        let key_exhausted = may_go_on && self.write.is_nearly_exhausted();
-        let delivery = Delivery {
-            method: &request.method,
-            version: request.version,
-            keep_alive: may_go_on && !key_exhausted,
-            // A body may have taken minutes.
-            date: match request.body_length.is_none() {
-                true => now.wall,
-                false => self.read.now().wall,
-            },
-        };
-        let kept = delivery
-            .send(&mut self.write, self.context, response)
-            .await?;
-        if key_exhausted {
-            metrics::count(Counter::KeyExhausted);
-        }
         Ok(match kept {
             true => After::NextRequest,
             false => After::Close(Outcome::Closed),
         })
     }
 
+    async fn exchange_with_body(
+        &mut self,
+        request: &Request,
+        keep_alive: bool,
+        now: Now,
+    ) -> Result<Exchanged, Error> {
+        let Some(receiving) = self.receiving.take() else {
+            return Err(lost_receiving());
+        };
+        let body = Body::new(request, receiving, self.context, now.monotonic);
+        let (lent, loan) = Loan::new(body, request.expects_continue);
+        let lent = RequestBody::Stream(Box::new(lent));
+        let answered = self.respond(request, lent, &loan, now).await;
+        let Some(mut body) = loan.take_returned() else {
+            return self
+                .deliver_early(request, keep_alive, answered?, &loan)
+                .await;
+        };
+        // RFC 9110 10.1.1: after a final status instead of 100 (Continue) the client may send the
+        // body or leave it out; only closing makes sure which.
+        let at_end = match keep_alive && answered.is_ok() && !loan.interim.is_owed() {
+            true => body.discard_rest().await,
+            false => body.is_done(),
+        };
+        let failure = self.take_back(body);
+        let response = answered?;
+        match failure {
+            None => {}
+            Some(Failure::Refused(refusal)) => return Ok(Exchanged::Refused(refusal)),
+            Some(Failure::Broken(error)) => return Err(error),
+        }
+        // A body may have taken minutes.
+        let now = self.write.now();
+        let kept = self
+            .deliver(request, keep_alive && at_end, now, response)
+            .await?;
+        Ok(Exchanged::Answered { kept })
+    }
+
+    /// The handler's response to a request with a body, with 100 (Continue) sent when it asks for
+    /// the body first.
+    async fn respond(
+        &mut self,
+        request: &Request,
+        body: RequestBody,
+        loan: &Loan<R>,
+        now: Now,
+    ) -> Result<Response, Error> {
+        let handler = self.handler;
+        let mut answer = pin!(handler.respond(request, body, now));
+        loop {
+            let response = poll_fn(|context| match answer.as_mut().poll(context) {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending => loan.interim.poll_wanted(context).map(|()| None),
+            });
+            if let Some(response) = response.await {
+                return Ok(response);
+            }
+            let sent = self.write.send(&[IoSlice::new(CONTINUE)]).await;
+            sent.map_err(|cause| Error::on_connection(Stage::Response, cause))?;
+            loan.interim.settle();
+        }
+    }
+
+    /// Sends a response whose body, or what makes it, still reads the request's body.
+    async fn deliver_early(
+        &mut self,
+        request: &Request,
+        keep_alive: bool,
+        response: Response,
+        loan: &Rc<Loan<R>>,
+    ) -> Result<Exchanged, Error> {
+        // Too late for 100 (Continue): the client may still send its body, but whether it does only
+        // closing makes sure.
+        let keep_alive = keep_alive && !loan.interim.is_owed();
+        loan.interim.settle();
+        let now = self.write.now();
+        let delivered = self.deliver(request, keep_alive, now, response).await;
+        let Some(mut body) = loan.take_returned() else {
+            return Err(Error::us(
+                Stage::Response,
+                Cause::Internal("a request's body outlived its response"),
+            ));
+        };
+        let at_end = match delivered {
+            Ok(true) => body.discard_rest().await,
+            Ok(false) | Err(_) => false,
+        };
+        // The response has its status already; a body that failed can only end the connection.
+        match self.take_back(body) {
+            Some(Failure::Broken(error)) => return Err(error),
+            Some(Failure::Refused(refusal)) => tracing::debug!(%refusal, "body refused too late"),
+            None => {}
+        }
+        let kept = delivered? && at_end;
+        Ok(Exchanged::Answered { kept })
+    }
+
+    fn take_back(&mut self, body: Body<R>) -> Option<Failure> {
+        let (receiving, failure) = body.into_parts();
+        receiving.read.disarm();
+        self.receiving = Some(receiving);
+        failure
+    }
+
+    /// Sends `response`. Whether the connection is kept.
+    async fn deliver(
+        &mut self,
+        request: &Request,
+        may_go_on: bool,
+        now: Now,
+        response: Response,
+    ) -> Result<bool, Error> {
+        let may_go_on = may_go_on
+            && !self.context.is_draining()
+            && self.served < self.context.limits.requests_per_connection_max;
+        let key_exhausted = may_go_on && self.write.is_nearly_exhausted();
+        let delivery = Delivery {
+            method: &request.method,
+            version: request.version,
+            keep_alive: may_go_on && !key_exhausted,
+            takes_trailers: takes_trailers(request),
+            date: now.wall,
+        };
+        let delivered = delivery.send(&mut self.write, self.context, response).await;
+        self.finish(Some(request), &delivered);
+        let kept = delivered.kept?;
+        if key_exhausted {
+            metrics::count(Counter::KeyExhausted);
+        }
+        Ok(kept)
+    }
+
     /// Answers a request that is not served, and ends the connection: what follows in the input
     /// cannot be told apart from what was refused.
-    async fn refuse(&mut self, refusal: Refusal) -> Result<After, Error> {
+    async fn refuse(
+        &mut self,
+        refusal: Refusal,
+        request: Option<&Request>,
+    ) -> Result<After, Error> {
         tracing::debug!(%refusal, "request refused");
         let method = match self.parser.is_head() {
             true => Method::Head,
             false => Method::Get,
         };
+        let now = self.write.now();
         let delivery = Delivery {
             method: &method,
             version: Version::Http11,
             keep_alive: false,
-            date: self.read.now().wall,
+            takes_trailers: false,
+            date: now.wall,
         };
+        if request.is_none() {
+            self.begun = now.monotonic;
+        }
         let page = error_page::page(refusal.status);
-        delivery.send(&mut self.write, self.context, page).await?;
+        let delivered = delivery.send(&mut self.write, self.context, page).await;
+        self.finish(request, &delivered);
+        delivered.kept?;
         Ok(After::Close(Outcome::Refused(refusal.status)))
     }
+
+    /// Counts and reports a response that is over.
+    fn finish(&self, request: Option<&Request>, delivered: &Delivered) {
+        let Some(body_bytes) = delivered.body_bytes else {
+            return;
+        };
+        let exchange = Exchange {
+            request,
+            status: delivered.status,
+            body_bytes,
+            duration: self
+                .write
+                .now()
+                .monotonic
+                .saturating_duration_since(self.begun),
+            is_complete: delivered.kept.is_ok(),
+            is_sent_by_kernel: self.write.is_in_kernel(),
+        };
+        finish(self.handler, &exchange);
+    }
+}
+
+/// What it means that nothing more comes while a head is awaited.
+fn closed_before_head(has_begun: bool) -> Result<Next, Error> {
+    match has_begun {
+        false => Ok(Next::Ended(Outcome::PeerClosed)),
+        true => Err(Error::client(Stage::RequestHead, Cause::Truncated)),
+    }
+}
+
+/// What it means that the head did not come in time.
+fn expired_before_head(expiry: Expiry, has_begun: bool) -> Next {
+    match expiry {
+        Expiry::Drain => Next::Ended(Outcome::Drained),
+        Expiry::Phase(Phase::Idle) => {
+            metrics::count(Counter::TimeoutsIdle);
+            Next::Ended(Outcome::IdleTimeout)
+        }
+        Expiry::Phase(_) => {
+            metrics::count(Counter::TimeoutsHeader);
+            match has_begun {
+                false => Next::Ended(Outcome::IdleTimeout),
+                true => Next::Refused(HEAD_TOO_SLOW),
+            }
+        }
+    }
+}
+
+/// A client that resets an idle connection has ended it, no more.
+fn failed_before_head(cause: Cause, has_begun: bool) -> Result<Next, Error> {
+    let error = Error::on_connection(Stage::RequestHead, cause);
+    let reset = error.side == Side::Client && matches!(error.cause, Cause::Io(_));
+    if reset && !has_begun {
+        return Ok(Next::Ended(Outcome::PeerClosed));
+    }
+    Err(error)
+}
+
+/// RFC 9110 10.1.4: whether the client says that it keeps trailer fields.
+fn takes_trailers(request: &Request) -> bool {
+    let mut codings = request.fields.all("te").flat_map(list_members);
+    codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
+fn lost_receiving() -> Error {
+    Error::us(
+        Stage::RequestHead,
+        Cause::Internal("a request's body kept the connection"),
+    )
 }
 
 const HEAD_TOO_SLOW: Refusal = Refusal::new(

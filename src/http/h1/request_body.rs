@@ -1,13 +1,20 @@
 //! A request's body while its response is made.
+//!
+//! The body is the handler's own ([`LentBody`]) and takes the connection's receiving side with it;
+//! dropped, it leaves both in the [`Loan`] that the driver keeps. Sending stays with the driver, 100
+//! (Continue) included: the body asks for it and waits until it is sent.
 
-use std::io::IoSlice;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Cause, Error, Stage};
 use crate::http::Context;
-use crate::http::transport::{Receive, Transmit};
+use crate::http::transport::Receive;
 use crate::limits::BODY_DISCARD_BYTES_MAX;
 use crate::message::{BodyLength, BodyStream, LocalFuture, Request};
 use crate::metrics::{self, Counter};
@@ -15,19 +22,24 @@ use crate::net::deadline::Phase;
 use crate::net::stream::Received;
 use crate::proto::h1::Refusal;
 use crate::proto::h1::body::{BodyDecoder, Decoded};
-use crate::proto::h1::encode::CONTINUE;
+
+/// A connection's receiving side.
+pub(super) struct Receiving<R> {
+    pub(super) read: R,
+    /// Received and not yet parsed. Holds no memory while the connection is idle.
+    pub(super) input: BytesMut,
+}
 
 /// The body of the request being served, received as it is asked for.
-pub(super) struct RequestBody<'a, R, W> {
-    read: &'a mut R,
-    write: &'a mut W,
-    input: &'a mut BytesMut,
-    context: &'a Context,
+pub(super) struct Body<R> {
+    receiving: Receiving<R>,
     decoder: BodyDecoder,
+    /// Without a byte.
+    progress: Duration,
+    /// For the whole body.
+    total: Duration,
     /// When the head was complete.
     begun: Instant,
-    /// The client waits for 100 (Continue) and has not been sent it.
-    owes_continue: bool,
     failure: Option<Failure>,
 }
 
@@ -39,15 +51,13 @@ pub(super) enum Failure {
     Broken(Error),
 }
 
-impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
+impl<R: Receive> Body<R> {
     /// The body of `request`, whose head was complete at `begun` and whose first bytes may be in
-    /// `input`. A known length must lie within its bound.
+    /// the input already. A known length must lie within its bound.
     pub(super) fn new(
         request: &Request,
-        read: &'a mut R,
-        write: &'a mut W,
-        input: &'a mut BytesMut,
-        context: &'a Context,
+        receiving: Receiving<R>,
+        context: &Context,
         begun: Instant,
     ) -> Self {
         let decoder = match request.body_length {
@@ -55,13 +65,11 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
             BodyLength::Delimited => BodyDecoder::chunked(context.limits.body_bytes_max),
         };
         Self {
-            read,
-            write,
-            input,
-            context,
+            receiving,
             decoder,
+            progress: context.timeouts.body_progress,
+            total: context.timeouts.body,
             begun,
-            owes_continue: request.expects_continue,
             failure: None,
         }
     }
@@ -74,33 +82,36 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
     /// Reads and drops what the handler left, as far as that is worth the connection. Whether the
     /// next request can follow.
     ///
-    /// It comes before the response: a client that sends its whole body before it reads would
-    /// otherwise wait for us as we wait for it.
+    /// It comes before the response, where that has not begun: a client that sends its whole body
+    /// before it reads would otherwise wait for us as we wait for it.
     pub(super) async fn discard_rest(&mut self) -> bool {
         if self.is_done() {
             return true;
         }
-        // RFC 9110 10.1.1: after a final status instead of 100 (Continue) the client may send the
-        // body or leave it out; only closing makes sure which.
-        if self.failure.is_some() || self.owes_continue || self.is_longer_than_worth() {
+        if self.failure.is_some() || self.is_longer_than_worth() {
             return false;
         }
         let mut budget = BODY_DISCARD_BYTES_MAX;
         loop {
-            match self.next_data().await {
-                Ok(None) => return true,
+            match self.decode() {
                 Err(_) => return false,
-                Ok(Some(data)) => match budget.checked_sub(data.len() as u64) {
+                Ok(Decoded::End) => return true,
+                Ok(Decoded::Data(data)) => match budget.checked_sub(data.len() as u64) {
                     Some(left) => budget = left,
                     None => return false,
                 },
+                Ok(Decoded::NeedMore) => {
+                    if self.receive().await.is_err() {
+                        return false;
+                    }
+                }
             }
         }
     }
 
-    /// Why the body could not be read, if it could not.
-    pub(super) fn into_failure(self) -> Option<Failure> {
-        self.failure
+    /// The receiving side, and why the body could not be read, if it could not.
+    pub(super) fn into_parts(self) -> (Receiving<R>, Option<Failure>) {
+        (self.receiving, self.failure)
     }
 
     fn is_longer_than_worth(&self) -> bool {
@@ -109,41 +120,24 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
             .is_some_and(|left| left > BODY_DISCARD_BYTES_MAX)
     }
 
-    async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
-        loop {
-            match self.decoder.decode(self.input) {
-                Ok(Decoded::Data(data)) => {
-                    // Content that comes without having been asked for needs no 100 (RFC 9110
-                    // 10.1.1 lets it be omitted then).
-                    self.owes_continue = false;
-                    return Ok(Some(data));
-                }
-                Ok(Decoded::End) => return Ok(None),
-                Ok(Decoded::NeedMore) => self.receive().await?,
-                Err(refusal) => {
-                    return Err(self.refused(refusal, Cause::Protocol(refusal.reason)));
-                }
-            }
-        }
+    fn decode(&mut self) -> Result<Decoded, Error> {
+        self.decoder
+            .decode(&mut self.receiving.input)
+            .map_err(|refusal| self.refused(refusal, Cause::Protocol(refusal.reason)))
     }
 
-    /// Receives more, having asked for it where the client waits to be asked.
     async fn receive(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.owes_continue) {
-            let sent = self.write.send(&[IoSlice::new(CONTINUE)]).await;
-            sent.map_err(|cause| self.broken(Error::on_connection(Stage::Response, cause)))?;
-        }
-        let progress = self.context.timeouts.body_progress;
         let left = self.time_left();
         if left.is_zero() {
             return Err(self.timed_out(BODY_TOO_SLOW));
         }
-        self.read.arm(Phase::BodyProgress, progress.min(left));
-        let received = self.read.receive(self.input).await;
-        self.read.disarm();
+        let Receiving { read, input } = &mut self.receiving;
+        read.arm(Phase::BodyProgress, self.progress.min(left));
+        let received = read.receive(input).await;
+        read.disarm();
         match received {
             Ok(Received::Data(_)) => Ok(()),
-            Ok(Received::Expired(_)) if left < progress => Err(self.timed_out(BODY_TOO_SLOW)),
+            Ok(Received::Expired(_)) if left < self.progress => Err(self.timed_out(BODY_TOO_SLOW)),
             Ok(Received::Expired(_)) => Err(self.timed_out(BODY_STALLED)),
             Ok(Received::Closed(_)) => {
                 Err(self.broken(Error::client(Stage::RequestBody, Cause::Truncated)))
@@ -154,9 +148,9 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
 
     /// What is left of the time for the whole body: one sent byte by byte makes progress forever.
     fn time_left(&self) -> Duration {
-        let now = self.read.now().monotonic;
+        let now = self.receiving.read.now().monotonic;
         let passed = now.saturating_duration_since(self.begun);
-        self.context.timeouts.body.saturating_sub(passed)
+        self.total.saturating_sub(passed)
     }
 
     fn timed_out(&mut self, (refusal, key): (Refusal, &'static str)) -> Error {
@@ -182,9 +176,144 @@ impl<'a, R: Receive, W: Transmit> RequestBody<'a, R, W> {
     }
 }
 
-impl<R: Receive, W: Transmit> BodyStream for RequestBody<'_, R, W> {
+/// A body in the hands of a handler.
+pub(super) struct LentBody<R> {
+    /// There until it is dropped.
+    body: Option<Body<R>>,
+    loan: Rc<Loan<R>>,
+}
+
+/// What the driver keeps of a body that it lent.
+pub(super) struct Loan<R> {
+    returned: Cell<Option<Body<R>>>,
+    /// The client waits for 100 (Continue).
+    pub(super) interim: Interim,
+}
+
+impl<R> Loan<R> {
+    /// Lends `body`, to a client that may wait to be asked for it.
+    pub(super) fn new(body: Body<R>, expects_continue: bool) -> (LentBody<R>, Rc<Self>) {
+        let loan = Rc::new(Self {
+            returned: Cell::new(None),
+            interim: Interim::new(expects_continue),
+        });
+        let lent = LentBody {
+            body: Some(body),
+            loan: loan.clone(),
+        };
+        (lent, loan)
+    }
+
+    /// The body, once it has been dropped by whoever had it.
+    pub(super) fn take_returned(&self) -> Option<Body<R>> {
+        self.returned.take()
+    }
+}
+
+impl<R: Receive> LentBody<R> {
+    async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some(body) = &mut self.body else {
+            return Ok(None);
+        };
+        let interim = &self.loan.interim;
+        loop {
+            match body.decode()? {
+                Decoded::End => return Ok(None),
+                Decoded::Data(data) => {
+                    // Content that comes without having been asked for needs no 100 (RFC 9110
+                    // 10.1.1 lets it be omitted then).
+                    interim.settle();
+                    return Ok(Some(data));
+                }
+                Decoded::NeedMore => {
+                    interim.ask().await;
+                    body.receive().await?;
+                }
+            }
+        }
+    }
+}
+
+impl<R: Receive> BodyStream for LentBody<R> {
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
         Box::pin(self.next_data())
+    }
+}
+
+impl<R> Drop for LentBody<R> {
+    fn drop(&mut self) {
+        self.loan.returned.set(self.body.take());
+    }
+}
+
+/// Whether the client is to be sent 100 (Continue): asked by the body, done by the driver.
+pub(super) struct Interim {
+    state: Cell<InterimState>,
+    /// Who asked, and who is to send. Both may be in one task.
+    asking: RefCell<Option<Waker>>,
+    sending: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InterimState {
+    /// The client waits for it.
+    Owed,
+    /// It is to be sent.
+    Wanted,
+    /// It was sent, or is not to be.
+    Settled,
+}
+
+impl Interim {
+    fn new(owed: bool) -> Self {
+        Self {
+            state: Cell::new(match owed {
+                true => InterimState::Owed,
+                false => InterimState::Settled,
+            }),
+            asking: RefCell::new(None),
+            sending: RefCell::new(None),
+        }
+    }
+
+    /// Whether the client still waits for it.
+    pub(super) fn is_owed(&self) -> bool {
+        self.state.get() != InterimState::Settled
+    }
+
+    /// It was sent, or is not to be sent any more.
+    pub(super) fn settle(&self) {
+        self.state.set(InterimState::Settled);
+        if let Some(waker) = self.asking.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether it is to be sent.
+    pub(super) fn poll_wanted(&self, context: &mut TaskContext<'_>) -> Poll<()> {
+        if self.state.get() == InterimState::Wanted {
+            return Poll::Ready(());
+        }
+        self.sending.replace(Some(context.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Has it sent, where it is owed.
+    async fn ask(&self) {
+        if self.state.get() == InterimState::Owed {
+            self.state.set(InterimState::Wanted);
+            if let Some(waker) = self.sending.take() {
+                waker.wake();
+            }
+        }
+        poll_fn(|context| {
+            if self.state.get() == InterimState::Settled {
+                return Poll::Ready(());
+            }
+            self.asking.replace(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
     }
 }
 

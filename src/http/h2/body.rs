@@ -8,23 +8,23 @@ use bytes::Bytes;
 
 use super::Shared;
 use crate::error::{Cause, Error, Stage};
-use crate::message::{BodyStream, LocalFuture};
+use crate::message::{BodyStream, Fields, LocalFuture};
 use crate::proto::h2::StreamId;
 use crate::proto::h2::connection::{BodyPoll, Failure};
 
 /// The body of the request on one stream. It may outlive its stream: then it ends with an error.
-pub(super) struct RequestBody {
+pub(super) struct StreamBody {
     shared: Rc<Shared>,
     stream: StreamId,
 }
 
-impl RequestBody {
+impl StreamBody {
     pub(super) fn new(shared: Rc<Shared>, stream: StreamId) -> Self {
         Self { shared, stream }
     }
 }
 
-impl BodyStream for RequestBody {
+impl BodyStream for StreamBody {
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
         Box::pin(poll_fn(|context| {
             let now_ms = self.shared.now_ms.get();
@@ -40,6 +40,13 @@ impl BodyStream for RequestBody {
                 }
             }
         }))
+    }
+
+    fn take_trailers(&mut self) -> Fields {
+        self.shared
+            .connection
+            .borrow_mut()
+            .take_trailers(self.stream)
     }
 }
 

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use self::body::RequestBody;
+use self::body::StreamBody;
 use self::tasks::Tasks;
 use super::transport::{Receive, TransmitGathered};
-use super::{Context, Handler, Outcome, close};
+use super::{Context, Exchange, Handler, Outcome, close, finish};
 use crate::error::{Cause, Error, Side, Stage};
-use crate::message::{BodyStream, Request, Status};
+use crate::message::{BodyStream, Request, RequestBody, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::{Closure, Received};
@@ -53,8 +53,13 @@ pub async fn serve<R: Receive, W: TransmitGathered, H: Handler>(
         is_reader_held: Cell::new(false),
         failure: Cell::new(None),
         outcome: Cell::new(Outcome::Closed),
+        is_sending: Cell::new(false),
+        is_in_kernel: Cell::new(write.is_in_kernel()),
     });
     let ended = run(&mut read, &mut write, handler, context, &shared, input).await;
+    // Responses that the end has cut short.
+    shared.connection.borrow_mut().finish();
+    report(&shared, handler, ended.is_ok());
     match ended {
         Ok(End::Closed) => {
             // Nothing is in flight; whether the goodbye arrives changes nothing.
@@ -69,7 +74,7 @@ pub async fn serve<R: Receive, W: TransmitGathered, H: Handler>(
             }
         }
         Err(error) => {
-            if matches!(error.cause, Cause::Record(_)) {
+            if error.cause.was_told() {
                 // The client has been sent an alert, which a reset for unread bytes must not
                 // overtake.
                 read.give_up_records();
@@ -82,7 +87,7 @@ pub async fn serve<R: Receive, W: TransmitGathered, H: Handler>(
 
 /// What the futures of one connection share. No borrow is held while any of them waits.
 struct Shared {
-    connection: RefCell<Connection>,
+    connection: RefCell<Connection<Served>>,
     start: Instant,
     /// When something last happened.
     now: Cell<Now>,
@@ -93,6 +98,18 @@ struct Shared {
     /// Why the connection was ended by this side.
     failure: Cell<Option<Error>>,
     outcome: Cell<Outcome>,
+    /// A send is under way: what is over for the connection's state may not have left yet.
+    is_sending: Cell<bool>,
+    /// The kernel seals what is sent.
+    is_in_kernel: Cell<bool>,
+}
+
+/// A request that is answered.
+struct Served {
+    /// `None` when its head could not be read.
+    request: Option<Rc<Request>>,
+    /// When its head was complete.
+    begun: Instant,
 }
 
 /// How a connection's task ended when nothing failed.
@@ -138,13 +155,16 @@ async fn run<R: Receive, W: TransmitGathered, H: Handler>(
     let mut tasks = Tasks::new();
     let clock = write.clock();
     let mut reader = pin!(Reader::new(read, context, shared, input).run());
-    let mut writer = pin!(write_all(write, context, shared));
+    let mut writer = pin!(write_all(write, handler, context, shared));
     poll_fn(|task| {
         tasks.begin(task);
         shared.set_now(clock());
         let ended = turn(reader.as_mut(), writer.as_mut(), task, || {
             while let Some(event) = next_event(shared) {
                 start(event, &mut tasks, handler, shared);
+            }
+            if !shared.is_sending.get() {
+                report(shared, handler, true);
             }
             tasks.poll_ready();
             tasks.has_ready() || shared.is_reader_due()
@@ -189,27 +209,61 @@ fn start<'a, H: Handler>(
     shared: &'a Rc<Shared>,
 ) {
     match event {
-        Event::Request(stream, request) => {
-            let exchange = exchange(stream, request, handler, shared);
+        Event::Request(stream, request, has_body) => {
+            let request = Rc::from(request);
+            attach(stream, Some(&request), shared);
+            let exchange = exchange(stream, request, has_body, handler, shared);
             tasks.add(stream, Box::pin(exchange));
         }
-        Event::Refused(stream, status, reason) => {
+        Event::Refused(stream, request, status, reason) => {
+            attach(stream, request.map(Rc::from).as_ref(), shared);
             refuse(stream, status, reason, shared);
         }
         Event::Gone(stream) => tasks.remove(stream),
     }
 }
 
+fn attach(stream: StreamId, request: Option<&Rc<Request>>, shared: &Shared) {
+    let served = Served {
+        request: request.cloned(),
+        begun: shared.now.get().monotonic,
+    };
+    shared.connection.borrow_mut().attach(stream, served);
+}
+
+/// Tells the handler which responses are over.
+fn report<H: Handler>(shared: &Shared, handler: &H, is_sent: bool) {
+    let now = shared.now.get().monotonic;
+    loop {
+        let Some(finished) = shared.connection.borrow_mut().poll_finished() else {
+            return;
+        };
+        let exchange = Exchange {
+            request: finished.data.request.as_deref(),
+            status: finished.status,
+            body_bytes: finished.body_bytes,
+            duration: now.saturating_duration_since(finished.data.begun),
+            is_complete: finished.is_complete && is_sent,
+            is_sent_by_kernel: shared.is_in_kernel.get(),
+        };
+        finish(handler, &exchange);
+    }
+}
+
 /// One request and its response.
 async fn exchange<H: Handler>(
     stream: StreamId,
-    request: Box<Request>,
+    request: Rc<Request>,
+    has_body: bool,
     handler: &H,
     shared: &Rc<Shared>,
 ) {
-    let mut body = RequestBody::new(shared.clone(), stream);
-    let response = handler.respond(&request, &mut body, shared.now.get()).await;
-    drop((request, body));
+    let body = match has_body {
+        true => RequestBody::Stream(Box::new(StreamBody::new(shared.clone(), stream))),
+        false => RequestBody::Empty,
+    };
+    let response = handler.respond(&request, body, shared.now.get()).await;
+    drop(request);
     let failure = shared.connection.borrow_mut().failure(stream);
     if let Some(failure) = failure {
         refuse(stream, failure.status, failure.reason, shared);
@@ -238,7 +292,7 @@ async fn send_made(stream: StreamId, mut made: Box<dyn BodyStream>, shared: &Sha
         let mut connection = shared.connection.borrow_mut();
         match next {
             Ok(Some(chunk)) => connection.push_chunk(stream, chunk),
-            Ok(None) => return connection.end_chunks(stream),
+            Ok(None) => return connection.end_chunks(stream, made.take_trailers()),
             Err(error) => {
                 tracing::debug!(%error, stream, "a response broke off");
                 return connection.abort(stream);
@@ -402,8 +456,9 @@ impl<'a, R: Receive> Reader<'a, R> {
 }
 
 /// Sends what there is to be sent until the connection is finished.
-async fn write_all<W: TransmitGathered>(
+async fn write_all<W: TransmitGathered, H: Handler>(
     write: &mut W,
+    handler: &H,
     context: &Context,
     shared: &Shared,
 ) -> Result<End, Error> {
@@ -424,9 +479,16 @@ async fn write_all<W: TransmitGathered>(
         let Some(gather) = next.await else {
             return Ok(End::Finished);
         };
+        shared.is_sending.set(true);
         let sent = write.send_gather(&gather).await;
+        shared.is_sending.set(false);
+        shared.is_in_kernel.set(write.is_in_kernel());
         context.return_gather(gather);
-        sent.map_err(|cause| Error::on_connection(Stage::Response, cause))?;
+        if let Err(cause) = sent {
+            report(shared, handler, false);
+            return Err(Error::on_connection(Stage::Response, cause));
+        }
+        report(shared, handler, true);
         if write.is_nearly_exhausted() && !shared.connection.borrow().is_draining() {
             metrics::count(Counter::KeyExhausted);
             let now_ms = shared.now_ms.get();

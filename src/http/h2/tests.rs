@@ -103,6 +103,10 @@ impl Transmit for Wire {
     fn sent_bytes(&self) -> u64 {
         self.state.borrow().sent.len() as u64
     }
+
+    fn now(&self) -> Now {
+        self.moment()
+    }
 }
 
 impl TransmitGathered for Wire {
@@ -254,6 +258,8 @@ fn content(got: &[Got], id: StreamId) -> (Vec<u8>, bool) {
 struct Site {
     /// Handlers that have begun and not ended, nor been dropped.
     alive: Rc<Cell<usize>>,
+    /// The responses that are over: path, status, and whether they were complete.
+    told: RefCell<Vec<(String, u16, bool)>>,
 }
 
 struct Alive(Rc<Cell<usize>>);
@@ -289,7 +295,7 @@ impl BodyStream for Parts {
 }
 
 impl Handler for Site {
-    async fn respond(&self, request: &Request, body: &mut dyn BodyStream, _: Now) -> Response {
+    async fn respond(&self, request: &Request, mut body: RequestBody, _: Now) -> Response {
         self.alive.set(self.alive.get() + 1);
         let _alive = Alive(self.alive.clone());
         let ok = |body| Response::new(Status(200)).with_body(body);
@@ -312,6 +318,12 @@ impl Handler for Site {
             "/broken" => ok(Body::Stream(Box::new(Parts(["ab"].into(), true)), None)),
             _ => ok(Body::Bytes(Bytes::from_static(b"small"))),
         }
+    }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        let path = exchange.request.map_or("", |request| request.path());
+        let told = (path.to_owned(), exchange.status.0, exchange.is_complete);
+        self.told.borrow_mut().push(told);
     }
 }
 
@@ -368,6 +380,13 @@ fn bodies_are_sent_as_they_are_made() {
     assert!(bench.turn().is_pending());
     let got = bench.receive();
     assert_eq!(content(&got, 1), (b"abcde".to_vec(), true));
+    assert!(bench.turn().is_pending());
+    let mut told = site.told.take();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [("/broken".into(), 200, false), ("/made".into(), 200, true)]
+    );
     // What broke off must not look complete.
     assert!(got.contains(&Got::Reset(3, ErrorCode::Internal)), "{got:?}");
     assert!(!content(&got, 3).1);
@@ -387,6 +406,7 @@ fn a_reset_drops_its_handler_and_no_other() {
     bench.send(reset);
     assert!(bench.turn().is_pending());
     assert_eq!(site.alive.get(), 2);
+    assert!(site.told.borrow().is_empty(), "no status was sent");
     // A violation ends them all.
     bench.send(vec![0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let Poll::Ready(Err(error)) = bench.turn() else {
@@ -423,10 +443,12 @@ fn a_full_socket_does_not_stop_the_reader_before_its_bound() {
         pings += 1;
         assert!(pings <= H2_CONTROL_BYTES_MAX / 17 + 2, "the reader goes on");
     }
+    assert!(site.told.borrow().is_empty(), "nothing has left");
     bench.state.borrow_mut().is_full = false;
     assert!(bench.turn().is_pending());
     let got = bench.receive();
     assert!(content(&got, 1).1);
+    assert_eq!(site.told.take(), [("/".into(), 200, true)]);
     assert_eq!(got.iter().filter(|got| **got == Got::Pong).count(), pings);
     assert!(bench.state.borrow().bytes.is_empty());
 }
@@ -474,8 +496,8 @@ fn a_nearly_used_up_key_ends_the_connection_gracefully() {
 
 #[test]
 fn ends_of_the_client() {
-    type Event = Result<Received, Cause>;
-    let events: [(bool, fn() -> Event, Option<Outcome>); 7] = [
+    type Event = fn() -> Result<Received, Cause>;
+    let events: [(bool, Event, Option<Outcome>); 7] = [
         (
             false,
             || Ok(Received::Closed(Closure::Orderly)),

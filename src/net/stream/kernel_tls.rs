@@ -13,9 +13,12 @@ use super::sending::Step;
 use crate::buf;
 use crate::error::Cause;
 use crate::limits::{AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX};
-use crate::record::{Aead, AlertDescription, Event, PostHandshake, ProtocolError, TrafficKeys};
+use crate::record::{
+    Aead, AlertDescription, ContentType, Event, PostHandshake, ProtocolError, TrafficKeys,
+};
 use crate::sys;
 use crate::sys::ktls::Direction;
+use crate::sys::probe::Suite;
 
 /// The sending side of a connection that the kernel encrypts.
 pub(crate) struct KernelSend {
@@ -25,18 +28,94 @@ pub(crate) struct KernelSend {
     records_max: u64,
     /// Bytes were sent with MSG_MORE: the kernel keeps a record open for what follows.
     has_open_record: bool,
+    wire: Wire,
+}
+
+/// What tells how much the kernel's record layer holds: it takes whole records, gives TCP as much
+/// of them as there is room for, and passes the rest on later. A FIN or close(2) in between cuts
+/// that rest off, and no call says how much it is.
+struct Wire {
+    suite: Suite,
+    /// What TCP had been given when the kernel took over; `None` when it cannot be told, then or
+    /// later.
+    written_before: Option<u64>,
+    /// Bytes handed over to be protected.
+    payload_bytes: u64,
+    /// Records made under keys before the present one.
+    records_before: u64,
+    /// The sequence number of the present key's first record here.
+    first_sequence: u64,
+}
+
+impl Wire {
+    fn new(socket: BorrowedFd<'_>, keys: &TrafficKeys) -> Self {
+        Self {
+            suite: keys.suite(),
+            written_before: written_so_far(socket),
+            payload_bytes: 0,
+            records_before: 0,
+            first_sequence: keys.sequence(),
+        }
+    }
+
+    /// Records made so far, under all keys.
+    fn records(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        let sequence = sys::ktls::send_sequence(socket, self.suite)?;
+        Ok(self.records_before + sequence.saturating_sub(self.first_sequence))
+    }
+
+    /// The present key makes way for `next`.
+    fn end_key(&mut self, socket: BorrowedFd<'_>, next: &TrafficKeys) {
+        match self.records(socket) {
+            Ok(records) => self.records_before = records,
+            Err(_) => self.written_before = None,
+        }
+        self.first_sequence = next.sequence();
+    }
+
+    fn held_bytes(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        let Some(before) = self.written_before else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let overhead = self.suite.record_bytes(0) as u64;
+        let due = before + self.payload_bytes + self.records(socket)? * overhead;
+        Ok(due.saturating_sub(sys::socket::written_bytes(socket)?))
+    }
 }
 
 impl KernelSend {
-    /// Begins with a key that has protected `records_used` records.
-    pub(crate) fn new(keys: &TrafficKeys, records_max: u64) -> Self {
+    /// Begins with a key that has protected as many records as its sequence number says, on a socket
+    /// to which the kernel's record layer has not written yet.
+    pub(crate) fn new(socket: BorrowedFd<'_>, keys: &TrafficKeys, records_max: u64) -> Self {
         let records_max = Self::bound(keys.aead(), records_max);
         let records_left = records_max.saturating_sub(keys.sequence());
         Self {
             records_left,
             records_max,
             has_open_record: false,
+            wire: Wire::new(socket, keys),
         }
+    }
+
+    /// Bytes of finished records that the kernel's record layer has not given to TCP yet. It may say
+    /// more than there are, for a moment; never less.
+    ///
+    /// # Errors
+    /// `NotConnected` when the connection is gone. Others: this kernel does not tell.
+    pub(super) fn held_bytes(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        self.wire.held_bytes(socket)
+    }
+
+    /// Sends a record that is not application data.
+    pub(super) fn send_record(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        content_type: ContentType,
+        payload: &[u8],
+    ) -> Result<Step, Cause> {
+        let sent = sys::socket::send_record(socket, content_type.into(), payload);
+        self.has_open_record = false;
+        self.count_sent(sent)
     }
 
     pub(crate) fn records_left(&self) -> u64 {
@@ -98,6 +177,7 @@ impl KernelSend {
     ) -> Result<(), Cause> {
         // After the KeyUpdate is on its way there is only this way forward: a failure ends the
         // connection.
+        self.wire.end_key(transport.socket.descriptor(), &keys);
         transport
             .set_kernel_keys(Direction::Send, &keys)
             .map_err(Cause::Io)?;
@@ -112,6 +192,7 @@ impl KernelSend {
                 // a call that the socket cut short ends one early.
                 let records = sent / RECORD_PLAINTEXT_BYTES_MAX + 1;
                 self.records_left = self.records_left.saturating_sub(records as u64);
+                self.wire.payload_bytes += sent as u64;
                 Ok(Step::Moved(sent))
             }
             Err(error) if would_block(&error) => Ok(Step::Blocked),
@@ -190,6 +271,20 @@ impl KernelReceive {
     }
 }
 
+/// What TCP has been given, when two looks agree: an acknowledgement within one makes it say too
+/// little, and then too little would seem to be held back later.
+fn written_so_far(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut last = sys::socket::written_bytes(socket).ok()?;
+    for _ in 0..LOOKS_MAX {
+        let now = sys::socket::written_bytes(socket).ok()?;
+        if now == last {
+            return Some(now);
+        }
+        last = now;
+    }
+    None
+}
+
 /// Until the new key is set the kernel gives EKEYEXPIRED and reports no readiness, so this happens
 /// before anything waits.
 fn change_key(transport: &Transport, reply: bool) -> Result<(), Cause> {
@@ -224,6 +319,9 @@ fn receive_failure(transport: &Transport, error: io::Error) -> Cause {
     drop(transport.socket.take_error());
     transport.refuse(&ProtocolError { alert, reason })
 }
+
+/// Acknowledgements come one at a time, and rarely within one of these looks.
+const LOOKS_MAX: usize = 8;
 
 /// Bytes of one call to the kernel: bounds how long one call encrypts, and how many records it may
 /// make.

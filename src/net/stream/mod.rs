@@ -42,6 +42,7 @@ use crate::error::Cause;
 use crate::limits::TURN_BYTES_MAX;
 use crate::metrics::{self, Counter};
 use crate::record::TrafficKeys;
+use crate::sys;
 use crate::sys::probe::KernelTls;
 
 /// What every stream of a worker shares.
@@ -191,6 +192,10 @@ impl ReadHalf {
         loop {
             if transport.turn_is_over() {
                 rt::yield_turn().await;
+                // A peer that keeps the socket full is never waited for.
+                if let Some(expiry) = transport.deadline.expired() {
+                    return Ok(Received::Expired(expiry));
+                }
             }
             if let Some(received) = transport.receive_step(into)? {
                 return Ok(received);
@@ -223,6 +228,7 @@ impl WriteHalf {
     /// cannot be changed. Nothing can be sent after an error.
     pub async fn send(&mut self, parts: &[io::IoSlice<'_>]) -> Result<(), Cause> {
         let transport = &self.transport;
+        transport.continue_offload_sending();
         let mut parts = Parts::new(parts);
         while parts.left() > 0 {
             transport.settle().await?;
@@ -233,7 +239,7 @@ impl WriteHalf {
     }
 
     /// Ends the sending direction: close_notify under TLS (unless a fatal alert has ended it
-    /// already), then FIN, except from the kernel's record layer.
+    /// already), then FIN. Everything sent before has been given to TCP by then.
     ///
     /// # Errors
     /// As [`WriteHalf::send`].
@@ -242,12 +248,7 @@ impl WriteHalf {
         transport.settle().await?;
         transport.sending.borrow_mut().queue_close_notify();
         transport.settle().await?;
-        if transport.is_sending_in_kernel() {
-            // A FIN would cut off the rest of a record that the kernel's record layer has taken and
-            // TCP not yet (it happens to stalled readers), and close(2) pushes that rest only if it
-            // fits. So close_notify alone ends the direction, once there is room.
-            return transport.wait_writable().await;
-        }
+        transport.wait_until_passed_on().await?;
         transport.socket.shutdown(Shutdown::Write);
         Ok(())
     }
@@ -256,6 +257,11 @@ impl WriteHalf {
     /// without rekey), so that the connection should end at the next message boundary.
     pub fn is_nearly_exhausted(&self) -> bool {
         self.transport.is_nearly_exhausted()
+    }
+
+    /// Whether the kernel seals what is sent.
+    pub fn is_in_kernel(&self) -> bool {
+        matches!(self.transport.sending.borrow().path, SendPath::KernelTls(_))
     }
 
     /// The application bytes handed over for sending so far, those of a send that failed included.
@@ -280,6 +286,23 @@ pub(super) struct Transport {
     pub(super) offload_state: Cell<OffloadState>,
     /// Bytes moved by direct calls since the last yield.
     turn_bytes: Cell<usize>,
+    blocked: Cell<Blocked>,
+}
+
+/// The last wait for room, and those before it that brought none.
+#[derive(Clone, Copy, Default)]
+struct Blocked {
+    /// [`Sending::progress`] when it began.
+    progress: u64,
+    since_ms: u64,
+    fruitless: u32,
+}
+
+/// How much the kernel's record layer keeps from TCP.
+enum Held {
+    Exactly(u64),
+    /// This much, or a little of what it was given last.
+    AtLeast(u64),
 }
 
 impl Transport {
@@ -300,6 +323,7 @@ impl Transport {
             schedule: RefCell::new(schedule),
             offload_state: Cell::new(OffloadState::default()),
             turn_bytes: Cell::new(0),
+            blocked: Cell::new(Blocked::default()),
         }
     }
 
@@ -327,7 +351,37 @@ impl Transport {
                 }
                 Ok(())
             }
-            Step::Blocked => self.wait_writable().await,
+            Step::Blocked => self.wait_for_room().await,
+        }
+    }
+
+    /// Waits until a step of sending is worth trying after one that found no room. A socket can be
+    /// writable and yet take nothing (memory short of a page): such waits in a row are paid for with
+    /// growing pauses, and count as one.
+    async fn wait_for_room(&self) -> Result<(), Cause> {
+        let progress = self.sending.borrow().progress();
+        let mut blocked = self.blocked.get();
+        if blocked.fruitless == 0 || blocked.progress != progress {
+            blocked = Blocked {
+                progress,
+                since_ms: self.deadline.now_ms(),
+                fruitless: 0,
+            };
+        } else {
+            self.check_send_progress(blocked.since_ms)?;
+            rt::sleep(fruitless_pause(blocked.fruitless)).await;
+        }
+        self.wait_writable().await?;
+        blocked.fruitless = blocked.fruitless.saturating_add(1);
+        self.blocked.set(blocked);
+        Ok(())
+    }
+
+    fn check_send_progress(&self, since_ms: u64) -> Result<(), Cause> {
+        let waited_ms = self.deadline.now_ms().saturating_sub(since_ms);
+        match u128::from(waited_ms) > self.context.send_progress.as_millis() {
+            true => Err(self.send_timed_out()),
+            false => Ok(()),
         }
     }
 
@@ -343,8 +397,44 @@ impl Transport {
         }
     }
 
-    fn is_sending_in_kernel(&self) -> bool {
-        matches!(self.sending.borrow().path, SendPath::KernelTls(_))
+    /// Waits until TCP has been given everything that was sent. The kernel's record layer takes whole
+    /// records and passes on what there is no room for later, by a thread of its own; a FIN or
+    /// close(2) before that would cut it off.
+    async fn wait_until_passed_on(&self) -> Result<(), Cause> {
+        let mut held_before = u64::MAX;
+        let mut fruitless = 0;
+        let mut progress_ms = self.deadline.now_ms();
+        loop {
+            let held = self.held().map_err(Cause::Io)?;
+            match held {
+                Held::Exactly(0) => return Ok(()),
+                // The kernel's thread is at work within a moment of TCP having room.
+                Held::AtLeast(0) if fruitless > IDLE_LOOKS => return Ok(()),
+                Held::Exactly(bytes) | Held::AtLeast(bytes) => {
+                    if bytes < held_before {
+                        (held_before, fruitless) = (bytes, 0);
+                        progress_ms = self.deadline.now_ms();
+                    }
+                }
+            }
+            self.check_send_progress(progress_ms)?;
+            self.wait_writable().await?;
+            if fruitless > 0 {
+                rt::sleep(fruitless_pause(fruitless)).await;
+            }
+            fruitless += 1;
+        }
+    }
+
+    /// What was handed over for sending and is not TCP's yet.
+    fn held(&self) -> io::Result<Held> {
+        match self.sending.borrow().held_bytes(&self.socket) {
+            Ok(bytes) => Ok(Held::Exactly(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(error),
+            // Linux 5.11 to 5.15 have ChaCha20-Poly1305 and do not tell its sequence number. While
+            // TCP has something to send, so may the record layer.
+            Err(_) => sys::socket::queued_bytes(self.socket.descriptor()).map(Held::AtLeast),
+        }
     }
 
     async fn wait_writable(&self) -> Result<(), Cause> {
@@ -352,14 +442,16 @@ impl Transport {
         let wait = self.deadline.to_send(self.context.send_progress, writable);
         match wait.await.map_err(Cause::Io)? {
             Wait::Ready { suspended } => self.waited(suspended),
-            Wait::Expired(()) => {
-                metrics::count(Counter::TimeoutsSend);
-                // What the caller had still to send is lost: nothing may follow that hole.
-                self.sending.borrow_mut().give_up();
-                return Err(Cause::Timeout("timeouts.send_progress_ms"));
-            }
+            Wait::Expired(()) => return Err(self.send_timed_out()),
         }
         Ok(())
+    }
+
+    fn send_timed_out(&self) -> Cause {
+        metrics::count(Counter::TimeoutsSend);
+        // What the caller had still to send is lost: nothing may follow that hole.
+        self.sending.borrow_mut().give_up();
+        Cause::Timeout("timeouts.send_progress_ms")
     }
 
     /// Waits until a receive is worth trying, as long as the phase lasts.
@@ -370,7 +462,7 @@ impl Transport {
     async fn wait_readable(&self) -> Result<Option<Expiry>, Cause> {
         let pause = match self.receiving.borrow().fruitless {
             0 => None,
-            many => Some(FRUITLESS_PAUSE * (1 << many.min(FRUITLESS_DOUBLINGS_MAX))),
+            many => Some(fruitless_pause(many)),
         };
         let ready = async {
             if let Some(pause) = pause {
@@ -410,7 +502,16 @@ impl Transport {
     }
 }
 
+fn fruitless_pause(many: u32) -> Duration {
+    FRUITLESS_PAUSE * (1 << many.min(FRUITLESS_DOUBLINGS_MAX))
+}
+
 /// The first pause after a readiness that brought nothing, doubled up to
-/// [`FRUITLESS_DOUBLINGS_MAX`] times: 64 ms.
+/// [`FRUITLESS_DOUBLINGS_MAX`] times, to half a second: by then as much time has passed without it.
 const FRUITLESS_PAUSE: Duration = Duration::from_micros(500);
-const FRUITLESS_DOUBLINGS_MAX: u32 = 7;
+const FRUITLESS_DOUBLINGS_MAX: u32 = 10;
+
+/// Looks at an idle TCP, with growing pauses between, 60 ms in all, until the kernel's record layer
+/// is taken to be idle as well; its thread works at once or, when it finds the socket in use, after
+/// 10 ms (net/tls/tls_sw.c, tx_work_handler).
+const IDLE_LOOKS: u32 = 6;

@@ -10,6 +10,7 @@ use crate::buf::Held;
 use crate::error::Cause;
 use crate::limits::RECORDS_PER_STEP_MAX;
 use crate::metrics::{self, Counter};
+use crate::net::socket::Socket;
 use crate::record::{
     AlertDescription, ContentType, SealError, Sealer, TrafficKeys, Version, encode,
 };
@@ -142,20 +143,15 @@ impl Sending {
         if !self.queue.is_empty() {
             return self.queue.send(socket);
         }
-        if let Some(control) = self.control.front() {
+        if let SendPath::KernelTls(kernel) = &mut self.path
+            && let Some(control) = self.control.front()
+        {
             let (content_type, payload) = control.record();
-            let step = Step::of(sys::socket::send_record(
-                socket,
-                content_type.into(),
-                payload,
-            ))?;
+            let step = kernel.send_record(socket, content_type, payload)?;
             if step == Step::Blocked {
                 return Ok(step);
             }
-            let sent = self.control.pop_front();
-            if let (Some(Control::KeyUpdate(_)), SendPath::KernelTls(kernel)) =
-                (sent, &mut self.path)
-            {
+            if let Some(Control::KeyUpdate(_)) = self.control.pop_front() {
                 kernel.change_key(transport, transport.next_send_keys()?)?;
             }
             return Ok(Step::Moved(0));
@@ -172,6 +168,17 @@ impl Sending {
         metrics::add(Counter::BytesSent, bytes);
     }
 
+    /// Bytes that were handed over and that TCP has not been given yet.
+    ///
+    /// # Errors
+    /// When the connection is gone, or the kernel does not tell what its record layer holds.
+    pub(super) fn held_bytes(&self, socket: &Socket) -> io::Result<u64> {
+        match &self.path {
+            SendPath::Plain | SendPath::UserTls(_) => Ok(self.queue.bytes.len() as u64),
+            SendPath::KernelTls(kernel) => kernel.held_bytes(socket.descriptor()),
+        }
+    }
+
     /// From now on nothing is sent: a part of what was to be sent is missing, or nobody wants it.
     pub(super) fn give_up(&mut self) {
         self.state = State::Failed;
@@ -180,9 +187,10 @@ impl Sending {
         self.key_update_owed = false;
     }
 
-    /// A KeyUpdate will be sent before the next application data.
+    /// A KeyUpdate will be sent before the next application data. After an alert that ends this
+    /// direction nothing is (RFC 8446 6.1).
     pub(super) fn owe_key_update(&mut self) {
-        self.key_update_owed = true;
+        self.key_update_owed = self.state == State::Open;
     }
 
     /// What was held back is now to be sent, like anything else that waits.
@@ -192,9 +200,12 @@ impl Sending {
 
     /// Announces the end, unless an alert has ended this direction already.
     pub(super) fn queue_close_notify(&mut self) {
-        if self.state == State::Open {
-            self.queue_alert(AlertDescription::CloseNotify);
-        }
+        self.queue_alert(AlertDescription::CloseNotify);
+    }
+
+    /// Grows whenever the socket takes something.
+    pub(super) fn progress(&self) -> u64 {
+        self.sent_bytes.wrapping_add(self.queue.sent as u64)
     }
 
     /// The path and the queue behind it, for the steps of `net::send`.
@@ -222,7 +233,7 @@ impl Sending {
             self.queue_alert(AlertDescription::InternalError);
             // One attempt: the stream is over, and a peer that reads nothing is not waited for.
             drop(self.settle_step(transport));
-            return Err(Cause::Limit("limits.records_per_key_max"));
+            return Err(Cause::KeyExhausted);
         }
         self.key_update_owed = true;
         Ok(true)
@@ -283,9 +294,13 @@ impl Sending {
         }
     }
 
-    /// Queues an alert. All but no_renegotiation, a warning, end this direction (RFC 8446 6).
+    /// Queues an alert. All but no_renegotiation, a warning, end this direction (RFC 8446 6); nothing
+    /// follows one that has.
     pub(super) fn queue_alert(&mut self, description: AlertDescription) {
-        if description != AlertDescription::NoRenegotiation && self.state == State::Open {
+        if self.state != State::Open {
+            return;
+        }
+        if description != AlertDescription::NoRenegotiation {
             self.state = State::Ended;
         }
         let alert = encode::alert(description);

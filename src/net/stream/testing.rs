@@ -577,14 +577,16 @@ pub(in crate::net) fn this_kernel() -> &'static KernelTls {
     KERNEL.get_or_init(kernel_tls)
 }
 
-/// Whether this kernel has kernel TLS. Where `PORTCULLIS_TEST_KERNEL_TLS` is `required`, one that
-/// has not is a failure, and so is one that cannot carry every suite.
+/// Whether this kernel has kernel TLS. Where `PORTCULLIS_TEST_KERNEL_TLS` says that it must
+/// (`with-rekey`, `without-rekey`), one that has not is a failure, and so is one that cannot carry
+/// every suite.
 pub(in crate::net) fn has_kernel_tls() -> bool {
     let kernel = this_kernel();
-    let is_required =
-        std::env::var_os("PORTCULLIS_TEST_KERNEL_TLS").is_some_and(|value| value == "required");
-    if is_required {
+    if let Ok(wanted) = std::env::var("PORTCULLIS_TEST_KERNEL_TLS") {
+        let can_rekey = wanted == "with-rekey";
+        assert!(can_rekey || wanted == "without-rekey", "{wanted:?}");
         assert_eq!(kernel.ulp, Ok(()), "kernel TLS is required");
+        assert_eq!(kernel.rekey, can_rekey, "{wanted}");
         for support in &kernel.suites {
             assert_eq!(
                 (support.send, support.receive),

@@ -201,7 +201,10 @@ impl UserReceive {
                 let room = scratch.get_mut(kept..end).unwrap_or_default();
                 match sys::socket::receive(transport.socket.descriptor(), room) {
                     Ok(0) => return Ok(Took::End),
-                    Ok(count) => (kept + count, count == room.len()),
+                    Ok(count) => {
+                        transport.count_turn(count);
+                        (kept + count, count == room.len())
+                    }
                     Err(error) if would_block(&error) => return Ok(Took::Nothing),
                     Err(error) => return Err(Cause::Io(error)),
                 }
@@ -296,7 +299,7 @@ pub(super) fn key_cause(_: Unsupported) -> Cause {
 
 pub(super) fn seal_cause(error: SealError) -> Cause {
     match error {
-        SealError::KeyExhausted => Cause::Limit("limits.records_per_key_max"),
+        SealError::KeyExhausted => Cause::KeyExhausted,
         SealError::Length | SealError::Cipher => Cause::Internal("sealing failed"),
     }
 }

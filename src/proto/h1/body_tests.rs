@@ -1,5 +1,6 @@
 use super::*;
-use crate::proto::h1::encode::{CHUNK_END, LAST_CHUNK, push_chunk_line};
+use crate::message::Fields;
+use crate::proto::h1::encode::{CHUNK_END, push_chunk_line, push_last_chunk};
 use proptest::prelude::*;
 
 /// Everything `decoder` makes of `input`: the body, whether it ended, and what is left.
@@ -259,7 +260,7 @@ fn encode(chunks: &[Vec<u8>]) -> Vec<u8> {
         text.extend_from_slice(chunk);
         text.extend_from_slice(CHUNK_END);
     }
-    text.extend_from_slice(LAST_CHUNK);
+    push_last_chunk(&mut text, &Fields::default());
     text
 }
 
@@ -302,5 +303,25 @@ proptest! {
         if let Ok((body, _, rest)) = chunked(&bytes) {
             prop_assert!(body.len() + rest.len() <= bytes.len());
         }
+    }
+}
+
+#[test]
+fn rfc9112_7_1_2_trailer_fields_are_kept_where_they_are_wanted() {
+    let text = &b"1\r\na\r\n0\r\nSum: \t1 \r\nB:\r\n\r\n"[..];
+    for (keeps, expected) in [(true, &[("Sum", "1"), ("B", "")][..]), (false, &[])] {
+        let mut decoder = BodyDecoder::chunked(u64::MAX);
+        if keeps {
+            decoder = decoder.keeping_trailers();
+        }
+        let mut input = BytesMut::from(text);
+        while decoder.decode(&mut input).unwrap() != Decoded::End {}
+        let trailers = decoder.take_trailers();
+        let found: Vec<_> = trailers.iter().collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect();
+        assert_eq!(found, expected);
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::message::{Method, Status, Version};
+use crate::message::{Fields, Method, Status, Version};
 use crate::proto::syntax::push_decimal;
 
 /// How the end of a response's body is told.
@@ -85,6 +85,8 @@ pub struct ResponseHead<'a> {
     pub block_lines: &'a [u8],
     /// The other fields.
     pub fields: &'a [(&'static str, Bytes)],
+    /// Fields of another server's response, passed on.
+    pub relayed: Option<&'a Fields>,
     /// How the body ends.
     pub framing: Framing,
     /// Whether the connection is kept (RFC 9112 9.3, 9.6).
@@ -102,10 +104,19 @@ impl ResponseHead<'_> {
         push_decimal(out, u64::from(self.status.0));
         out.push(b' ');
         out.extend_from_slice(self.status.reason().as_bytes());
-        out.extend_from_slice(b"\r\ndate: ");
-        out.extend_from_slice(self.date);
+        // RFC 9110 6.6.1: a date that the origin generated is the response's own.
+        if self
+            .relayed
+            .is_none_or(|fields| fields.first("date").is_none())
+        {
+            out.extend_from_slice(b"\r\ndate: ");
+            out.extend_from_slice(self.date);
+        }
         out.extend_from_slice(self.block_lines);
         push_field_lines(out, self.fields);
+        for (name, value) in self.relayed.iter().flat_map(|fields| fields.iter()) {
+            push_field_line(out, name, value);
+        }
         match self.framing {
             Framing::Length(length) => {
                 out.extend_from_slice(b"\r\ncontent-length: ");
@@ -126,11 +137,16 @@ impl ResponseHead<'_> {
 /// Appends the lines of `fields` (RFC 9112 5), each with the CRLF that ends the line before it.
 pub fn push_field_lines(out: &mut Vec<u8>, fields: &[(&'static str, Bytes)]) {
     for (name, value) in fields {
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        push_value(out, value);
+        push_field_line(out, name.as_bytes(), value);
     }
+}
+
+/// Appends one field's line, with the CRLF that ends the line before it. The name must be a token.
+pub fn push_field_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    push_value(out, value);
 }
 
 /// Appends the line that begins a chunk of `length` bytes (RFC 9112 7.1). `length` must not be
@@ -148,8 +164,14 @@ pub fn push_chunk_line(out: &mut Vec<u8>, length: usize) {
 /// What follows a chunk's data.
 pub const CHUNK_END: &[u8] = b"\r\n";
 
-/// The last chunk and no trailers.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Appends the last chunk and the trailer fields (RFC 9112 7.1.2).
+pub fn push_last_chunk(out: &mut Vec<u8>, trailers: &Fields) {
+    out.push(b'0');
+    for (name, value) in trailers.iter() {
+        push_field_line(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
 
 /// The interim response to `Expect: 100-continue` (RFC 9110 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

@@ -16,6 +16,7 @@ fn head(framing: Framing) -> ResponseHead<'static> {
         date: DATE,
         block_lines: b"",
         fields: &[],
+        relayed: None,
         framing,
         keep_alive: true,
     }

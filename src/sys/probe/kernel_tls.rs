@@ -160,6 +160,20 @@ impl Suite {
         Self::with(Version::Tls13, Aead::Chacha20Poly1305),
     ];
 
+    /// The length on the wire of a record with this much plaintext, unpadded.
+    #[must_use]
+    pub fn record_bytes(self, plaintext_bytes: usize) -> usize {
+        let content_type_bytes = match self.version {
+            Version::Tls12 => 0,
+            Version::Tls13 => 1,
+        };
+        HEADER_BYTES
+            + self.explicit_nonce_bytes()
+            + plaintext_bytes
+            + content_type_bytes
+            + TAG_BYTES
+    }
+
     const fn with(version: Version, aead: Aead) -> Self {
         Self { version, aead }
     }
@@ -418,19 +432,6 @@ impl Suite {
             (Version::Tls12, Aead::Aes128Gcm | Aead::Aes256Gcm) => EXPLICIT_NONCE_BYTES,
             (Version::Tls12, Aead::Chacha20Poly1305) | (Version::Tls13, _) => 0,
         }
-    }
-
-    /// The length on the wire of a record with this much plaintext.
-    fn record_bytes(self, plaintext_bytes: usize) -> usize {
-        let content_type_bytes = match self.version {
-            Version::Tls12 => 0,
-            Version::Tls13 => 1,
-        };
-        HEADER_BYTES
-            + self.explicit_nonce_bytes()
-            + plaintext_bytes
-            + content_type_bytes
-            + TAG_BYTES
     }
 
     /// RFC 8446 5.2: the record's header. RFC 5246 6.2.3.3: the sequence number, and a header with

@@ -118,12 +118,14 @@ impl Manner {
 
     /// As [`Manner::connect`], where the handshake may be refused.
     pub(crate) fn try_connect(&self, server: &Server) -> io::Result<Client> {
+        self.establish(self.connect_tcp(server.address))
+    }
+
+    /// The handshake over a connection.
+    pub(crate) fn establish(&self, socket: TcpStream) -> io::Result<Client> {
         let name = self.name.try_into().unwrap();
         let tls = ClientConnection::new(self.config(), name).unwrap();
-        let mut client = Client {
-            tls,
-            socket: self.connect_tcp(server.address),
-        };
+        let mut client = Client { tls, socket };
         while client.tls.is_handshaking() {
             client.tls.complete_io(&mut client.socket)?;
         }

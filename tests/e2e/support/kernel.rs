@@ -82,4 +82,4 @@ impl TlsStatistics {
 }
 
 /// "absent", "without-rekey" or "with-rekey": what the tests must find.
-const KERNEL_TLS: &str = "E2E_KERNEL_TLS";
+const KERNEL_TLS: &str = "PORTCULLIS_TEST_KERNEL_TLS";

@@ -15,6 +15,11 @@ pub(crate) struct Tool {
     package: &'static str,
 }
 
+/// The program under test.
+pub(crate) const PORTCULLIS: Tool = Tool {
+    program: env!("CARGO_BIN_EXE_portcullis"),
+    package: "none: it is built here",
+};
 pub(crate) const CURL: Tool = Tool {
     program: "curl",
     package: "curl",
@@ -38,6 +43,11 @@ pub(crate) const NGHTTP: Tool = Tool {
 pub(crate) const WGET: Tool = Tool {
     program: "wget",
     package: "wget",
+};
+/// Debian keeps it where only root looks for programs.
+pub(crate) const NGINX: Tool = Tool {
+    program: "/usr/sbin/nginx",
+    package: "nginx-light",
 };
 pub(crate) const PRLIMIT: Tool = Tool {
     program: "prlimit",

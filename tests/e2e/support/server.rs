@@ -361,11 +361,12 @@ impl Server {
         wait_for(&mut self.child).unwrap_or_else(|| panic!("it runs on:\n{}", self.log.tail()))
     }
 
+    /// Sends it a signal.
     #[expect(
         unsafe_code,
         reason = "kill(2) by process id has no safe equivalent in std"
     )]
-    fn signal(&self, signal: i32) {
+    pub(crate) fn signal(&self, signal: i32) {
         let id = libc::pid_t::try_from(self.id()).unwrap();
         // SAFETY: kill(2) takes integers only. The child has not been waited for, so its id is its
         // own.

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Connection, State};
 use crate::limits::H2_RESPONSE_AHEAD_BYTES;
-use crate::message::{Body, BodyStream, FileRange, Method, Response, Status};
+use crate::message::{Body, BodyStream, Fields, FileRange, Method, Part, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::proto::h1::encode::{Framing, Plan};
 use crate::proto::h2::frame::put_window_update;
@@ -50,7 +50,13 @@ pub enum Room {
 
 /// What a connection keeps for a stream.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct Exchange<T> {
+    /// The driver's.
+    pub(super) data: Option<T>,
+    /// The client takes fields behind the content (RFC 9110 6.5.1).
+    pub(super) takes_trailers: bool,
+    /// The fields that followed the request's content.
+    pub(super) trailers: Fields,
     /// HEAD, or any other method: what decides how a response is framed.
     pub(super) method: Method,
     /// Received, and not yet asked for.
@@ -79,6 +85,12 @@ pub(super) struct Outgoing {
     /// The head, until it is sent, and its content-length.
     pub(super) head: Option<(Response, Option<u64>)>,
     pub(super) has_begun: bool,
+    /// The status, once it was given out for sending.
+    pub(super) sent_status: Option<Status>,
+    /// Content and its framing, given out likewise.
+    pub(super) sent_bytes: u64,
+    /// All of it was given out.
+    pub(super) has_ended: bool,
     pub(super) body: OutgoingBody,
 }
 
@@ -90,6 +102,7 @@ pub(super) enum OutgoingBody {
     End,
     Bytes(Bytes),
     File(FileRange),
+    Parts(VecDeque<Part>),
     Chunks(Chunks),
 }
 
@@ -101,12 +114,16 @@ pub(super) struct Chunks {
     pub(super) has_ended: bool,
     /// What content-length leaves to be made.
     promised: Option<u64>,
+    pub(super) trailers: Fields,
     maker: Option<Waker>,
 }
 
-impl Exchange {
+impl<T> Exchange<T> {
     pub(super) fn new(method: &Method, expects_continue: bool, now_ms: u64) -> Self {
         Self {
+            data: None,
+            takes_trailers: false,
+            trailers: Fields::default(),
             method: if *method == Method::Head {
                 Method::Head
             } else {
@@ -123,6 +140,9 @@ impl Exchange {
                 sends_continue: false,
                 head: None,
                 has_begun: false,
+                sent_status: None,
+                sent_bytes: 0,
+                has_ended: false,
                 body: OutgoingBody::Awaited,
             },
             send_progress_ms: now_ms,
@@ -163,7 +183,7 @@ impl Outgoing {
     pub(super) fn has_content(&self) -> bool {
         match &self.body {
             OutgoingBody::Awaited | OutgoingBody::End => false,
-            OutgoingBody::Bytes(_) | OutgoingBody::File(_) => true,
+            OutgoingBody::Bytes(_) | OutgoingBody::File(_) | OutgoingBody::Parts(_) => true,
             OutgoingBody::Chunks(chunks) => !chunks.queue.is_empty(),
         }
     }
@@ -189,7 +209,7 @@ impl Chunks {
     }
 }
 
-impl Connection {
+impl<T> Connection<T> {
     /// The next of the body of the request on `id`, or when there is some. What is given out is
     /// consumed: the client may send as much again.
     pub fn poll_body(
@@ -267,6 +287,8 @@ impl Connection {
             Body::Bytes(bytes) => OutgoingBody::Bytes(bytes),
             Body::File(range) if range.length == 0 => OutgoingBody::End,
             Body::File(range) => OutgoingBody::File(range),
+            Body::Parts(parts) if parts.is_empty() => OutgoingBody::End,
+            Body::Parts(parts) => OutgoingBody::Parts(parts.into()),
             Body::Stream(stream, _) => {
                 made = Some(stream);
                 OutgoingBody::Chunks(Chunks {
@@ -315,13 +337,31 @@ impl Connection {
         }
     }
 
-    /// The response on `id` is complete. One shorter than was promised ends the stream with an error.
-    pub fn end_chunks(&mut self, id: StreamId) {
+    /// The response on `id` is complete, but for `trailers`. One shorter than was promised ends the
+    /// stream with an error.
+    pub fn end_chunks(&mut self, id: StreamId, trailers: Fields) {
+        let Some(stream) = self.state.streams.get(id) else {
+            return;
+        };
+        let takes_trailers = stream.data.takes_trailers;
         match self.chunks(id) {
             Some(chunks) if chunks.promised.is_some_and(|left| left > 0) => self.abort(id),
-            Some(chunks) => chunks.has_ended = true,
+            Some(chunks) => {
+                chunks.has_ended = true;
+                if takes_trailers {
+                    chunks.trailers = trailers;
+                }
+            }
             None => {}
         }
+    }
+
+    /// The fields that followed the body of the request on `id`.
+    pub fn take_trailers(&mut self, id: StreamId) -> Fields {
+        let stream = self.state.streams.get(id);
+        stream.map_or_else(Fields::default, |stream| {
+            std::mem::take(&mut stream.data.trailers)
+        })
     }
 
     /// The response on `id` cannot be made, or not be finished.
@@ -339,12 +379,13 @@ impl Connection {
             | OutgoingBody::End
             | OutgoingBody::Bytes(_)
             | OutgoingBody::File(_)
+            | OutgoingBody::Parts(_)
             | OutgoingBody::Chunks(_) => None,
         }
     }
 }
 
-impl State {
+impl<T> State<T> {
     /// `bytes` of a body were consumed: the client may send as many more.
     pub(super) fn release(&mut self, id: StreamId, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);

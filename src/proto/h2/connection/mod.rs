@@ -36,26 +36,40 @@ use crate::metrics::{self, Counter};
 /// What the driver is to do.
 #[derive(Debug)]
 pub enum Event {
-    /// A stream has opened with this request: it is to be answered.
-    Request(StreamId, Box<Request>),
+    /// A stream has opened with this request: it is to be answered. The second says whether a body
+    /// follows.
+    Request(StreamId, Box<Request>, bool),
     /// A stream has opened with a request that is to be answered with this status.
-    Refused(StreamId, Status, &'static str),
+    Refused(StreamId, Option<Box<Request>>, Status, &'static str),
     /// The stream is gone: whatever serves it is to be dropped.
     Gone(StreamId),
 }
 
-/// The state of one connection.
+/// A stream that is over, whose response had begun.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Finished<T> {
+    /// What the driver keeps for it.
+    pub data: T,
+    /// The status that was sent.
+    pub status: Status,
+    /// Content and its framing that were given out for sending.
+    pub body_bytes: u64,
+    /// Whether that was all of the response.
+    pub is_complete: bool,
+}
+
+/// The state of one connection. For each stream the driver keeps a `T`.
+#[derive(Debug)]
+pub struct Connection<T> {
     decoder: frame::Decoder,
-    state: State,
+    state: State<T>,
 }
 
 /// All but the decoder, whose frames are borrowed from it while they are handled.
 #[derive(Debug)]
-struct State {
+struct State<T> {
     config: Config,
-    streams: Streams<Exchange>,
+    streams: Streams<Exchange<T>>,
     /// SETTINGS of the peer, as far as they have come.
     peer: Settings,
     local: LocalSettings,
@@ -68,6 +82,7 @@ struct State {
     /// Frames that belong to no response.
     control: Vec<u8>,
     events: VecDeque<Event>,
+    finished: VecDeque<Finished<T>>,
     /// Of streams not yet opened.
     priorities_ahead: VecDeque<(StreamId, Priority)>,
     /// The streams that have something to send, in the order of sending; kept for its memory.
@@ -122,7 +137,7 @@ struct Config {
     idle_ms: u64,
 }
 
-impl Connection {
+impl<T> Connection<T> {
     /// A connection that begins at `now_ms`. Its SETTINGS are the first to be sent.
     pub fn new(http2: &Http2, limits: &Limits, timeouts: &Timeouts, now_ms: u64) -> Self {
         let config = Config::new(http2, limits, timeouts);
@@ -138,6 +153,7 @@ impl Connection {
             receive_window: ReceiveWindow::new(WINDOW_BYTES_INITIAL, http2.connection_window_bytes),
             control: Vec::new(),
             events: VecDeque::new(),
+            finished: VecDeque::new(),
             priorities_ahead: VecDeque::new(),
             candidates: Vec::new(),
             digits: Vec::new(),
@@ -195,6 +211,19 @@ impl Connection {
         self.state.events.pop_front()
     }
 
+    /// Keeps `data` for the stream `id`, until it is over.
+    pub fn attach(&mut self, id: StreamId, data: T) {
+        if let Some(stream) = self.state.streams.get(id) {
+            stream.data.data = Some(data);
+        }
+    }
+
+    /// A stream that is over, with what the driver has [attached](Self::attach) to it. What was last
+    /// given out of it may not be sent yet.
+    pub fn poll_finished(&mut self) -> Option<Finished<T>> {
+        self.state.finished.pop_front()
+    }
+
     /// Whether no more input is to be received: too many answers wait to be sent, or it is finished.
     pub fn holds_reader(&self) -> bool {
         self.state.control.len() > H2_CONTROL_BYTES_MAX || self.is_finished()
@@ -242,7 +271,7 @@ impl Connection {
     }
 }
 
-impl State {
+impl<T> State<T> {
     fn drain(&mut self, now_ms: u64) {
         if self.drain != Drain::No || self.phase == Phase::Finished {
             return;
@@ -294,8 +323,18 @@ impl State {
         let Some(mut stream) = self.streams.remove(id) else {
             return;
         };
+        let held = stream.receive.held();
         stream.data.wake();
-        self.receive_window.release(stream.receive.held());
+        let exchange = stream.data;
+        if let Some((data, status)) = exchange.data.zip(exchange.outgoing.sent_status) {
+            self.finished.push_back(Finished {
+                data,
+                status,
+                body_bytes: exchange.outgoing.sent_bytes,
+                is_complete: exchange.outgoing.has_ended,
+            });
+        }
+        self.receive_window.release(held);
         self.update_connection_window();
         self.events.push_back(Event::Gone(id));
         self.clock.idle_since_ms = self.clock.now_ms;

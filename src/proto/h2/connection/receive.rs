@@ -17,7 +17,7 @@ use crate::proto::h2::request::{self, Refusal, check_trailers};
 use crate::proto::h2::stream::{HeadersRole, Opening, Violation};
 use crate::proto::h2::{ConnectionError, ErrorCode, StreamError, StreamId};
 
-impl State {
+impl<T> State<T> {
     /// Takes the preface off `input`; whether it was complete.
     pub(super) fn handle_preface(&mut self, input: &mut BytesMut) -> Result<bool, ConnectionError> {
         match match_preface(input) {
@@ -110,8 +110,9 @@ impl State {
             Ok(HeadersRole::Request) => self.handle_request(headers, now_ms),
             Ok(HeadersRole::Trailers) => match check_trailers(&self.list) {
                 Ok(()) => {
-                    // They are dropped: nothing here has a use for them.
+                    let trailers = self.list.to_fields(0);
                     if let Some(stream) = self.streams.get(id) {
+                        stream.data.trailers = trailers;
                         stream.data.wake();
                     }
                     Ok(())
@@ -159,7 +160,7 @@ impl State {
             Err(Refusal::Answer(status, reason)) => {
                 let method = if is_head { Method::Head } else { Method::Get };
                 let opening = self.opening(headers.end_stream, None, Priority::default());
-                (method, Event::Refused(id, status, reason), opening)
+                (method, Event::Refused(id, None, status, reason), opening)
             }
             Ok(head) => {
                 let request = head.request;
@@ -169,20 +170,30 @@ impl State {
                 };
                 let opening = self.opening(headers.end_stream, content_length, head.priority);
                 let method = request.method.clone();
-                (method, self.checked(id, request), opening)
+                (
+                    method,
+                    self.checked(id, request, headers.end_stream),
+                    opening,
+                )
             }
         };
         self.opened += 1;
         metrics::count(Counter::Requests);
         metrics::count(Counter::RequestsHttp2);
-        let expects_continue =
-            matches!(&event, Event::Request(_, request) if request.expects_continue);
+        let request = match &event {
+            Event::Request(_, request, _) => Some(request),
+            Event::Refused(..) | Event::Gone(_) => None,
+        };
+        let expects_continue = request.is_some_and(|request| request.expects_continue);
+        let takes_trailers = request.is_some_and(|request| request.fields.first("te").is_some());
         let priority = self.take_priority_ahead(id).unwrap_or(opening.priority);
         let opening = Opening {
             priority,
             ..opening
         };
-        let exchange = Exchange::new(&method, expects_continue, now_ms);
+        let mut exchange = Exchange::new(&method, expects_continue, now_ms);
+        // Any other value than "trailers" is malformed (RFC 9113 8.2.2).
+        exchange.takes_trailers = takes_trailers;
         self.streams.open(id, opening, exchange);
         self.events.push_back(event);
         if self.opened >= self.config.requests_max {
@@ -192,12 +203,16 @@ impl State {
     }
 
     /// The event for `request`: one whose body is known to be too long is refused.
-    fn checked(&self, id: StreamId, request: Request) -> Event {
+    fn checked(&self, id: StreamId, request: Request, end_stream: bool) -> Event {
+        let request = Box::new(request);
         match request.body_length {
             BodyLength::Known(length) if length > self.config.body_bytes_max => {
-                Event::Refused(id, BODY_TOO_LARGE.status, BODY_TOO_LARGE.reason)
+                let Failure { status, reason, .. } = BODY_TOO_LARGE;
+                Event::Refused(id, Some(request), status, reason)
             }
-            BodyLength::Known(_) | BodyLength::Delimited => Event::Request(id, Box::new(request)),
+            BodyLength::Known(_) | BodyLength::Delimited => {
+                Event::Request(id, request, !end_stream)
+            }
         }
     }
 

@@ -6,13 +6,12 @@ use super::exchange::{Chunks, OutgoingBody};
 use super::{Connection, State};
 use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
 use crate::message::gather::Gather;
-use crate::message::{FileRange, Response, Status};
-use crate::metrics;
+use crate::message::{Fields, FileRange, Part, Response, Status};
 use crate::proto::h2::frame::{
     DATA_BYTES_PER_RECORD, HEAD_BYTES, PAYLOAD_BYTES_MAX, begin_headers, data_head, finish_headers,
 };
 use crate::proto::h2::hpack::{Encoder, Indexing};
-use crate::proto::h2::stream::{State as StreamState, Stream};
+use crate::proto::h2::stream::State as StreamState;
 use crate::proto::h2::{ErrorCode, StreamId};
 use crate::proto::syntax::push_decimal;
 
@@ -27,7 +26,7 @@ pub(super) struct Candidate {
     incremental: bool,
 }
 
-impl Connection {
+impl<T> Connection<T> {
     /// Appends to `out`, which is empty, what is to be sent next: about as much as one send takes.
     /// Whether there was anything.
     ///
@@ -49,7 +48,7 @@ impl Connection {
     }
 }
 
-impl State {
+impl<T> State<T> {
     fn schedule(&mut self, out: &mut Gather, date: &[u8], now_ms: u64) {
         if self.streams.is_empty() {
             return;
@@ -144,7 +143,7 @@ impl State {
                 encoder.begin(out);
                 put_response(encoder, &response, digits, date, out);
             });
-            metrics::count_response(response.status.0);
+            outgoing.sent_status = Some(response.status);
             exchange.send_progress_ms = now_ms;
             exchange.turn = self.turn;
             if end_stream {
@@ -163,12 +162,18 @@ impl State {
         };
         let windows = stream.send.available().min(self.send_window.available());
         let room = frame_room(out.len()).min(windows as usize);
-        let Some(content) = Content::take(stream, room) else {
+        let Some(content) = Content::take(&mut stream.data.outgoing.body, room) else {
             return false;
         };
-        let end_stream = stream.data.outgoing.is_complete();
+        let trailers = stream.data.outgoing.take_trailers();
+        let is_complete = stream.data.outgoing.is_complete();
+        let end_stream = is_complete && trailers.is_none();
         let bytes = content.length();
-        out.push_text(&data_head(id, bytes, end_stream));
+        // Trailers end a body by themselves.
+        if bytes > 0 || end_stream {
+            out.push_text(&data_head(id, bytes, end_stream));
+            stream.data.outgoing.sent_bytes += (HEAD_BYTES + bytes) as u64;
+        }
         match content {
             Content::Bytes(bytes) => out.push_bytes(bytes),
             Content::File(range) => out.push_file(range),
@@ -179,7 +184,14 @@ impl State {
         stream.data.send_progress_ms = now_ms;
         stream.data.turn = self.turn;
         self.budgets.earn_window_updates(bytes as u64);
-        if end_stream {
+        if let Some(trailers) = trailers {
+            let encoder = &mut self.hpack_out;
+            put_headers(out, id, true, |out| {
+                encoder.begin(out);
+                put_fields(encoder, &trailers, out);
+            });
+        }
+        if is_complete {
             self.finish_response(id);
         }
         true
@@ -189,7 +201,10 @@ impl State {
     /// may stop (RFC 9113 8.1).
     fn finish_response(&mut self, id: StreamId) {
         self.streams.end_sending(id);
-        let state = self.streams.get(id).map(|stream| stream.state());
+        let state = self.streams.get(id).map(|stream| {
+            stream.data.outgoing.has_ended = true;
+            stream.state()
+        });
         match state {
             Some(StreamState::Closed) => self.remove(id),
             Some(_) => self.reset(id, ErrorCode::No),
@@ -204,7 +219,27 @@ impl super::exchange::Outgoing {
         match &self.body {
             OutgoingBody::End => true,
             OutgoingBody::Chunks(chunks) => chunks.queue.is_empty() && chunks.has_ended,
-            OutgoingBody::Awaited | OutgoingBody::Bytes(_) | OutgoingBody::File(_) => false,
+            OutgoingBody::Awaited
+            | OutgoingBody::Bytes(_)
+            | OutgoingBody::File(_)
+            | OutgoingBody::Parts(_) => false,
+        }
+    }
+
+    /// The fields that end the body, when all of its content has been taken.
+    fn take_trailers(&mut self) -> Option<Fields> {
+        match &mut self.body {
+            OutgoingBody::Chunks(chunks)
+                if chunks.queue.is_empty() && chunks.has_ended && !chunks.trailers.is_empty() =>
+            {
+                Some(std::mem::take(&mut chunks.trailers))
+            }
+            OutgoingBody::Awaited
+            | OutgoingBody::End
+            | OutgoingBody::Bytes(_)
+            | OutgoingBody::File(_)
+            | OutgoingBody::Parts(_)
+            | OutgoingBody::Chunks(_) => None,
         }
     }
 }
@@ -218,8 +253,7 @@ enum Content {
 impl Content {
     /// The next of a response, up to `room` bytes; `None` when there is none, or no room. Only the
     /// end of a body may be empty.
-    fn take(stream: &mut Stream<super::exchange::Exchange>, room: usize) -> Option<Self> {
-        let body = &mut stream.data.outgoing.body;
+    fn take(body: &mut OutgoingBody, room: usize) -> Option<Self> {
         match body {
             OutgoingBody::Awaited => None,
             OutgoingBody::End => Some(Self::Bytes(Bytes::new())),
@@ -227,28 +261,34 @@ impl Content {
                 chunks.has_ended.then(|| Self::Bytes(Bytes::new()))
             }
             _ if room == 0 => None,
+            OutgoingBody::Chunks(chunks) => Some(Self::Bytes(Chunks::take(chunks, room))),
             OutgoingBody::Bytes(bytes) => {
-                let taken = bytes.split_to(room.min(bytes.len()));
+                let taken = take_bytes(bytes, room);
                 if bytes.is_empty() {
                     *body = OutgoingBody::End;
                 }
                 Some(Self::Bytes(taken))
             }
             OutgoingBody::File(range) => {
-                let length = range.length.min(room as u64);
-                let taken = FileRange {
-                    file: range.file.clone(),
-                    offset: range.offset,
-                    length,
-                };
-                range.offset += length;
-                range.length -= length;
+                let taken = take_range(range, room);
                 if range.length == 0 {
                     *body = OutgoingBody::End;
                 }
                 Some(Self::File(taken))
             }
-            OutgoingBody::Chunks(chunks) => Some(Self::Bytes(Chunks::take(chunks, room))),
+            OutgoingBody::Parts(parts) => {
+                let (taken, is_empty) = match parts.front_mut()? {
+                    Part::Bytes(bytes) => (Self::Bytes(take_bytes(bytes, room)), bytes.is_empty()),
+                    Part::File(range) => (Self::File(take_range(range, room)), range.length == 0),
+                };
+                if is_empty {
+                    parts.pop_front();
+                }
+                if parts.is_empty() {
+                    *body = OutgoingBody::End;
+                }
+                Some(taken)
+            }
         }
     }
 
@@ -258,6 +298,22 @@ impl Content {
             Self::File(range) => usize::try_from(range.length).unwrap_or(usize::MAX),
         }
     }
+}
+
+fn take_bytes(bytes: &mut Bytes, room: usize) -> Bytes {
+    bytes.split_to(room.min(bytes.len()))
+}
+
+fn take_range(range: &mut FileRange, room: usize) -> FileRange {
+    let length = range.length.min(room as u64);
+    let taken = FileRange {
+        file: range.file.clone(),
+        offset: range.offset,
+        length,
+    };
+    range.offset += length;
+    range.length -= length;
+    taken
 }
 
 /// Whether `out` is as much as one send takes: another frame would be cut in two by its end.
@@ -297,21 +353,38 @@ fn put_response(
     out: &mut Vec<u8>,
 ) {
     encoder.status(response.status, out);
-    encoder.field(b"date", date, Indexing::Indexed, out);
-    for (name, value) in response.all_fields() {
-        let name = name.as_bytes();
-        if is_connection_specific(name) {
-            continue;
-        }
-        let indexing = Indexing::of(name);
-        if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
-            encoder.field(name, value, indexing, out);
-        } else {
-            encoder.field(name, &without_line_ends(value), indexing, out);
-        }
+    if response.relayed.first("date").is_none() {
+        encoder.field(b"date", date, Indexing::Indexed, out);
     }
+    for (name, value) in response.all_fields() {
+        put_field(encoder, name.as_bytes(), value, out);
+    }
+    put_fields(encoder, &response.relayed, out);
     if !content_length.is_empty() {
         encoder.field(b"content-length", content_length, Indexing::Literal, out);
+    }
+}
+
+/// Appends fields of another server, which may have spelled their names as it likes.
+fn put_fields(encoder: &mut Encoder, fields: &Fields, out: &mut Vec<u8>) {
+    for (name, value) in fields.iter() {
+        match name.iter().any(u8::is_ascii_uppercase) {
+            // RFC 9113 8.2: "Field names MUST be converted to lowercase".
+            true => put_field(encoder, &name.to_ascii_lowercase(), value, out),
+            false => put_field(encoder, name, value, out),
+        }
+    }
+}
+
+fn put_field(encoder: &mut Encoder, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    if is_connection_specific(name) {
+        return;
+    }
+    let indexing = Indexing::of(name);
+    if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
+        encoder.field(name, value, indexing, out);
+    } else {
+        encoder.field(name, &without_line_ends(value), indexing, out);
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) enum Got {
         fields: Vec<(String, String)>,
         end: bool,
     },
+    /// Fields behind content.
+    Trailers(StreamId, Vec<(String, String)>),
     Data {
         stream: StreamId,
         content: Vec<u8>,
@@ -45,7 +47,7 @@ pub(super) enum Got {
 }
 
 pub(super) struct Client {
-    pub(super) connection: Connection,
+    pub(super) connection: Connection<StreamId>,
     encoder: Encoder,
     decoder: hpack::Decoder,
     frames: FrameDecoder,
@@ -134,7 +136,10 @@ impl Client {
         let mut streams = Vec::new();
         while let Some(event) = self.connection.poll_event() {
             match event {
-                Event::Request(id, _) | Event::Refused(id, _, _) => streams.push(id),
+                Event::Request(id, ..) | Event::Refused(id, ..) => {
+                    self.connection.attach(id, id);
+                    streams.push(id);
+                }
                 Event::Gone(id) => streams.retain(|stream| *stream != id),
             }
         }
@@ -185,8 +190,12 @@ impl Client {
                         .unwrap();
                     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
                     let mut fields: Vec<_> = list.iter().map(|(n, v)| (text(n), text(v))).collect();
-                    let (name, status) = fields.remove(0);
-                    assert_eq!(name, ":status");
+                    if fields.first().is_some_and(|(name, _)| name != ":status") {
+                        assert!(headers.end_stream);
+                        got.push(Got::Trailers(headers.stream, fields));
+                        continue;
+                    }
+                    let (_, status) = fields.remove(0);
                     Got::Headers {
                         stream: headers.stream,
                         status: status.parse().unwrap(),

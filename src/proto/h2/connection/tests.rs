@@ -7,7 +7,7 @@
 
 use super::testing::*;
 use super::*;
-use crate::message::Body;
+use crate::message::{Body, Fields};
 
 mod attacks;
 mod bodies;

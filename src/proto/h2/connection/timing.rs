@@ -82,7 +82,7 @@ impl Clock {
     }
 }
 
-impl Connection {
+impl<T> Connection<T> {
     /// What is waited for now.
     pub fn wait(&self) -> Wait {
         let state = &self.state;
@@ -128,7 +128,7 @@ impl Connection {
     }
 }
 
-impl State {
+impl<T> State<T> {
     fn check_connection(&mut self, now_ms: u64, next_ms: &mut u64) -> Result<(), ConnectionError> {
         if let Some(sent_ms) = self.local.awaited_since_ms()
             && is_due(sent_ms + H2_SETTINGS_ACK_MS, now_ms, next_ms)

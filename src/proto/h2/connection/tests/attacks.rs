@@ -144,7 +144,7 @@ fn references_to_a_large_field() {
     block.extend_from_slice(&[0x90; 300]);
     client.send(&frame(1, 5, 1, &block)).unwrap();
     match client.connection.poll_event() {
-        Some(Event::Refused(1, Status(431), _)) => {}
+        Some(Event::Refused(1, _, Status(431), _)) => {}
         other => panic!("{other:?}"),
     }
 }

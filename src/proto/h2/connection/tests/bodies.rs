@@ -57,6 +57,8 @@ fn a_body_that_ends_without_bytes_or_with_trailers_wakes_its_reader() {
         client.send(&end).unwrap();
         assert_eq!(wakes.count(), 1);
         assert_eq!(client.poll_body(1), Poll::Ready(BodyPoll::End));
+        let found = client.connection.take_trailers(1);
+        assert_eq!(found.only("x-checksum").is_some(), trailers);
     }
 }
 
@@ -161,7 +163,7 @@ fn a_body_over_its_bound_is_refused() {
     };
     let mut client = client_with_body(limits, &[("content-length", "11")]);
     match client.connection.poll_event() {
-        Some(Event::Refused(1, Status(413), _)) => {}
+        Some(Event::Refused(1, _, Status(413), _)) => {}
         other => panic!("{other:?}"),
     }
     let mut client = client_with_body(limits, &[]);

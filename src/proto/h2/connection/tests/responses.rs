@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::limits::{H2_RESPONSE_AHEAD_BYTES, RECORD_PLAINTEXT_BYTES_MAX};
-use crate::message::{BodyStream, FileRange, LocalFuture, Response};
+use crate::message::{BodyStream, FileRange, LocalFuture, Part, Response};
 
 fn file(content: &[u8]) -> Body {
     let mut file = tempfile::tempfile().unwrap();
@@ -257,7 +257,7 @@ fn made_bodies_wait_for_room_and_must_keep_their_promise() {
     client.send(&window(0, 1 << 20)).unwrap();
     client.receive();
     assert_eq!(room(&mut client, 1), Poll::Ready(Room::More));
-    client.connection.end_chunks(1);
+    client.connection.end_chunks(1, Fields::default());
     assert_eq!(room(&mut client, 1), Poll::Ready(Room::Gone));
     assert_eq!(content(&client.receive(), 1), (Vec::new(), true));
     // Short, long, and just right.
@@ -270,10 +270,10 @@ fn made_bodies_wait_for_room_and_must_keep_their_promise() {
         );
     }
     client.connection.push_chunk(3, bytes(2));
-    client.connection.end_chunks(3);
+    client.connection.end_chunks(3, Fields::default());
     client.connection.push_chunk(5, bytes(4));
     client.connection.push_chunk(7, bytes(3));
-    client.connection.end_chunks(7);
+    client.connection.end_chunks(7, Fields::default());
     let got = client.receive();
     assert!(got.contains(&Got::Reset(3, ErrorCode::Internal)));
     assert!(got.contains(&Got::Reset(5, ErrorCode::Internal)));
@@ -290,4 +290,101 @@ fn a_client_that_keeps_a_small_table_is_obeyed() {
         let got = client.receive();
         assert!(matches!(got[0], Got::Headers { .. }), "{got:?}");
     }
+}
+
+fn fields(pairs: &[(&str, &str)]) -> Fields {
+    let mut block = Vec::new();
+    let mut entries = Vec::new();
+    for (name, value) in pairs {
+        let mut span = |text: &str| {
+            let start = u32::try_from(block.len()).unwrap();
+            block.extend_from_slice(text.as_bytes());
+            start..u32::try_from(block.len()).unwrap()
+        };
+        entries.push((span(name), span(value)));
+    }
+    Fields::new(block.into(), entries)
+}
+
+/// RFC 9113 8.2: names are in lower case, however another server spelled them.
+#[test]
+fn relayed_fields_and_trailers_are_passed_on() {
+    for takes_trailers in [true, false] {
+        let mut client = Client::new();
+        let te: &[_] = if takes_trailers {
+            &[("te", "trailers")]
+        } else {
+            &[]
+        };
+        let get = client.headers(1, &[&GET[..], te].concat(), true);
+        client.send(&get).unwrap();
+        client.requests();
+        let mut response =
+            Response::new(Status(200)).with_body(Body::Stream(Box::new(Nobody), None));
+        response.relayed = fields(&[("Date", "then"), ("X-Kept", "a"), ("Keep-Alive", "5")]);
+        client.connection.respond(1, response, 0);
+        client.connection.push_chunk(1, bytes(3));
+        let trailers = fields(&[("X-Checksum", "7")]);
+        client.connection.end_chunks(1, trailers);
+        let got = client.receive();
+        let kept = [("date", "then"), ("x-kept", "a")].map(|(n, v)| (n.into(), v.into()));
+        assert!(
+            matches!(&got[0], Got::Headers { fields, .. } if *fields == kept),
+            "{got:?}"
+        );
+        assert_eq!(got.len(), if takes_trailers { 3 } else { 2 });
+        if takes_trailers {
+            assert!(matches!(&got[1], Got::Data { end: false, .. }));
+            assert!(matches!(
+                &got[2],
+                Got::Trailers(1, fields) if *fields == [("x-checksum".into(), "7".into())]
+            ));
+        }
+        assert!(!client.connection.is_serving());
+    }
+}
+
+#[test]
+fn bodies_of_parts_are_sent_in_their_order() {
+    let mut client = wide();
+    open(&mut client, &[1], "");
+    let large = bytes(50_000);
+    let Body::File(range) = file(&large) else {
+        panic!("not a file");
+    };
+    let parts = vec![
+        Part::Bytes(bytes(10)),
+        Part::File(range.clone()),
+        Part::Bytes(bytes(20_000)),
+        Part::File(range),
+    ];
+    client.respond(1, Body::Parts(parts));
+    let expected = [&bytes(10)[..], &large, &bytes(20_000), &large].concat();
+    let got = client.receive();
+    assert!(content(&got, 1) == (expected, true));
+}
+
+/// What is over is told with what was sent of it.
+#[test]
+fn finished_streams_are_told() {
+    let mut client = Client::new();
+    open(&mut client, &[1, 3, 5, 7], "");
+    client.respond(1, Body::Bytes(bytes(100)));
+    client.respond(3, Body::Bytes(bytes(100_000)));
+    client.respond(5, Body::Empty);
+    client.receive();
+    client.send(&[rst(3), rst(7)].concat()).unwrap();
+    let mut told = Vec::new();
+    while let Some(finished) = client.connection.poll_finished() {
+        assert_eq!(finished.status, Status(200));
+        told.push((finished.data, finished.is_complete));
+        match finished.data {
+            1 => assert_eq!(finished.body_bytes, 109),
+            3 => assert!((60_000..70_000).contains(&finished.body_bytes)),
+            _ => assert_eq!(finished.body_bytes, 0),
+        }
+    }
+    // 7 got not even a status.
+    told.sort_unstable();
+    assert_eq!(told, [(1, true), (3, false), (5, true)]);
 }

@@ -88,7 +88,7 @@ fn rfc9113_4_3_blocks_of_refused_streams_are_decoded_all_the_same() {
         other => panic!("{other:?}"),
     }
     match client.connection.poll_event() {
-        Some(Event::Request(5, request)) => {
+        Some(Event::Request(5, request, false)) => {
             assert_eq!(request.fields.only("x-long-name"), Some(&b"a value"[..]));
         }
         other => panic!("{other:?}"),
@@ -429,7 +429,7 @@ fn rfc9113_10_5_1_a_header_list_too_large_is_answered() {
     let headers = client.headers(1, &[&GET[..], &[("x", &long)]].concat(), true);
     client.send(&headers).unwrap();
     match client.connection.poll_event() {
-        Some(Event::Refused(1, Status(431), _)) => {}
+        Some(Event::Refused(1, _, Status(431), _)) => {}
         other => panic!("{other:?}"),
     }
     let get = client.get(3);
