@@ -11,6 +11,7 @@ use crate::support::client::{Client, Ending, Manner, TLS12};
 use crate::support::files::{KIB, MIB, SIZES, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::http2::{Http2, frame};
+use crate::support::kernel::{KernelTls, kernel_tls};
 use crate::support::process::{CURL, H2LOAD, NGHTTP};
 use crate::support::server::{Server, Setup};
 
@@ -56,7 +57,16 @@ fn curl(policy: Policy) {
         );
     }
     let requests = SIZES.len() as u64;
-    assert_eq!(server.counters()["requests_http2"], requests);
+    let counters = server.counters();
+    assert_eq!(counters["requests_http2"], requests);
+    // `auto` leaves it in user space, whatever the size: frames take from kernel TLS what it is good
+    // at.
+    let offloaded = match (policy, kernel_tls()) {
+        (Policy::Always, KernelTls::WithoutRekey | KernelTls::WithRekey) => requests,
+        (Policy::Always, KernelTls::Absent) | (Policy::Auto | Policy::Never, _) => 0,
+    };
+    assert_eq!(counters["offloaded_send"], offloaded);
+    assert_eq!(counters["offloaded_receive"], offloaded);
 }
 
 /// Several files at once on one connection, with priorities of the old kind.
