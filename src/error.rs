@@ -35,6 +35,8 @@ pub enum Stage {
     Serve,
     /// Sending the response.
     Response,
+    /// Carrying bytes between a client and a server behind us.
+    Tunnel,
     /// close_notify and the lingering close.
     Close,
 }
@@ -55,7 +57,7 @@ impl Side {
 
 impl Stage {
     /// All stages, in the order of their index.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Accept,
         Self::Handshake,
         Self::RequestHead,
@@ -63,6 +65,7 @@ impl Stage {
         Self::Connect,
         Self::Serve,
         Self::Response,
+        Self::Tunnel,
         Self::Close,
     ];
 
@@ -76,6 +79,7 @@ impl Stage {
             Self::Connect => "connect",
             Self::Serve => "serve",
             Self::Response => "response",
+            Self::Tunnel => "tunnel",
             Self::Close => "close",
         }
     }

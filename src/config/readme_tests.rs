@@ -14,6 +14,12 @@ const UPSTREAM: &[(&str, &str, &str)] = &[
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.health]", "", ""),
 ];
+const PASSTHROUGH: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[[passthrough]]", "names", "[\"b.test\"]"),
+    ("[[passthrough]]", "upstream", "\"app\""),
+];
 const UPSTREAM_CHECKED: &[(&str, &str, &str)] = &[
     ("[[upstream]]", "name", "\"app\""),
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
@@ -90,6 +96,7 @@ impl Row {
                 ("[[site.error_pages]]", "file", "\"/etc/passwd\""),
             ],
             ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
+            ("[[passthrough]]", _) => PASSTHROUGH,
             (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
             _ => &[],
         }
@@ -186,6 +193,7 @@ fn a_default_that_is_written_down_changes_nothing() {
             }
             ("by extension", []) => assert!(left_out.unwrap().contains("content_type: None")),
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
+            ("none", []) => assert!(left_out.is_ok(), "{}", row.name()),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
             (_, [default]) => {
                 assert_eq!(

@@ -42,12 +42,15 @@ pub fn config_for(options: Options) -> Plan {
         tls: Default::default(),
         hsts: None,
         files: Files::new(options.root),
+        tunnel: None,
     };
     let config = Config {
         workers: options.workers,
         listeners: candidates.first().cloned().unwrap_or_default(),
         sites: vec![Arc::new(site)],
         default_site: Some(0),
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
         offload: Offload {
             policy: options.offload,

@@ -189,8 +189,14 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
             return;
         }
     };
+    // A connection to a server behind us is one more.
+    let has_tunnels = !config.upstreams.is_empty();
     let limits = &mut config.limits;
-    let (connections, files) = shares_of(limit, workers, limits.open_files_per_worker_max);
+    let each = match has_tunnels {
+        true => DESCRIPTORS_PER_CONNECTION + 1,
+        false => DESCRIPTORS_PER_CONNECTION,
+    };
+    let (connections, files) = shares_of(limit, workers, limits.open_files_per_worker_max, each);
     if connections < limits.connections_per_worker_max {
         tracing::warn!(
             open_files = limit,
@@ -210,13 +216,19 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
 }
 
 /// How many connections and cached files per worker `descriptors` allow, where `files` are wanted:
-/// these first, as long as they leave connections three quarters of what there is.
-fn shares_of(descriptors: usize, workers: usize, files: usize) -> (usize, usize) {
+/// these first, as long as they leave connections three quarters of what there is. A connection
+/// takes `per_connection`.
+fn shares_of(
+    descriptors: usize,
+    workers: usize,
+    files: usize,
+    per_connection: usize,
+) -> (usize, usize) {
     let workers = workers.max(1);
     let own = DESCRIPTORS_PER_PROCESS + workers.saturating_mul(DESCRIPTORS_PER_WORKER);
-    let each = descriptors.saturating_sub(own) / workers;
-    let files = files.min(each / 4).max(1);
-    let connections = (each.saturating_sub(files) / DESCRIPTORS_PER_CONNECTION).max(1);
+    let left = descriptors.saturating_sub(own) / workers;
+    let files = files.min(left / 4).max(1);
+    let connections = (left.saturating_sub(files) / per_connection).max(1);
     (connections, files)
 }
 
@@ -288,11 +300,11 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_between_connections_and_files() {
-        assert_eq!(shares_of(20_000, 2, 1024), (4464, 1024));
-        assert_eq!(shares_of(1_048_576, 64, 1024), (7664, 1024));
+        assert_eq!(shares_of(20_000, 2, 1024, 2), (4464, 1024));
+        assert_eq!(shares_of(1_048_576, 64, 1024, 2), (7663, 1024));
         // Too few for all: a quarter is for files.
-        assert_eq!(shares_of(1024, 2, 1024), (174, 116));
-        assert_eq!(shares_of(10, 16, 1024), (1, 1));
+        assert_eq!(shares_of(1024, 2, 1024, 2), (174, 116));
+        assert_eq!(shares_of(10, 16, 1024, 3), (1, 1));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Phase {
     Streams,
     /// The end of those streams, once it is.
     Draining,
+    /// A byte in either direction of a tunnel.
+    Tunnel,
     /// The end: everything is sent.
     Linger,
 }

@@ -16,6 +16,7 @@ mod listing;
 mod open;
 pub mod path;
 pub mod redirect;
+pub mod tunnel;
 
 use std::ffi::CString;
 use std::future::Future;
@@ -173,7 +174,7 @@ impl<T: FileThreads> Serve<T> {
     ///
     /// A host that no site has, without a default site, is misdirected (421, RFC 9110 7.4) on a TLS
     /// connection, whose certificate was for another name; over plain HTTP it is not found (404). So
-    /// is, on TLS, a host whose site demands another TLS policy than the one the handshake was done
+    /// is a host whose connections go through a tunnel, and, on TLS, one whose site demands another TLS policy than the one the handshake was done
     /// under (421, RFC 9110 15.5.20): its versions, suites or groups might not allow this connection.
     pub async fn respond(
         &self,
@@ -190,10 +191,8 @@ impl<T: FileThreads> Serve<T> {
             };
             return error_page::page(Status(status));
         };
-        if client
-            .tls_policy
-            .is_some_and(|policy| policy != route.tls_policy)
-        {
+        let is_other_policy = |policy| policy != route.tls_policy;
+        if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return error_page::page(Status(421));
         }
         let site = file::FileSite {

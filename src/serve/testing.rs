@@ -26,6 +26,7 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
             index: vec!["index.html".into(), "index.txt".into()],
             ..Files::new(root.as_ref().to_owned())
         },
+        tunnel: None,
     }
 }
 
@@ -36,6 +37,8 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         listeners: Vec::new(),
         sites: sites.into_iter().map(Arc::new).collect(),
         default_site,
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
         offload: Default::default(),
         timeouts: Default::default(),

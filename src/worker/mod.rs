@@ -25,6 +25,7 @@ use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
 use crate::serve::redirect::Redirect;
+use crate::serve::tunnel::Tunnels;
 use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
@@ -137,6 +138,7 @@ struct Local {
     stream: Rc<StreamContext>,
     http: http::Context,
     serve: Serve,
+    tunnels: Tunnels,
     /// By the port they lead to.
     redirects: HashMap<u16, Redirect>,
 }
@@ -152,15 +154,17 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
         ..
     } = setup;
     let file_threads = shared.file_threads.attach()?;
+    let deadlines = Deadlines::new();
     let current = Rc::new(Local::new(
         &shared,
         &file_threads,
+        &deadlines,
         shared.generation.load_full(),
     ));
     let worker = Rc::new(Worker {
         index,
         shared,
-        deadlines: Deadlines::new(),
+        deadlines,
         file_threads,
         locals: RefCell::new(vec![Rc::downgrade(&current)]),
         current: RefCell::new(current),
@@ -214,6 +218,7 @@ impl Worker {
         let local = Rc::new(Local::new(
             &self.shared,
             &self.file_threads,
+            &self.deadlines,
             generation.clone(),
         ));
         let mut locals = self.locals.borrow_mut();
@@ -276,20 +281,26 @@ impl Worker {
 }
 
 impl Local {
-    fn new(shared: &Shared, file_threads: &FileThreadsHandle, generation: Arc<Generation>) -> Self {
+    fn new(
+        shared: &Shared,
+        file_threads: &FileThreadsHandle,
+        deadlines: &Deadlines,
+        generation: Arc<Generation>,
+    ) -> Self {
         let config = &generation.config;
-        let stream = StreamContext {
+        let stream = Rc::new(StreamContext {
             offload: config.offload,
             kernel: shared.kernel.clone(),
             send_progress: config.timeouts.send_progress,
             records_per_key_max: config.limits.records_per_key_max,
             file_threads: file_threads.clone(),
-        };
+        });
         Self {
-            stream: Rc::new(stream),
             http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
             serve: Serve::new(generation.routes.clone(), file_threads.clone()),
+            tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
+            stream,
             generation,
         }
     }
@@ -301,7 +312,7 @@ fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
         .values()
         .filter_map(|service| match service {
             Service::RedirectToHttps { port } => Some(*port),
-            Service::Https => None,
+            Service::Https | Service::Tunnel { .. } => None,
         });
     ports
         .map(|port| (port, Redirect::new(&generation.config, port)))

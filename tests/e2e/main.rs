@@ -33,3 +33,4 @@ mod reload;
 mod resumption;
 mod stalls;
 mod suites;
+mod tunnels;
