@@ -28,6 +28,7 @@ pub(super) struct RawConfig {
     pub(super) tcp: RawTcp,
     pub(super) session: RawSession,
     pub(super) admin: RawAdmin,
+    pub(super) http2: RawHttp2,
 }
 
 /// `[workers]`
@@ -99,6 +100,7 @@ pub(super) struct RawTls {
     pub(super) suites: Value<Vec<Spanned<String>>>,
     pub(super) suite_order: Value<String>,
     pub(super) groups: Value<Vec<Spanned<String>>>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
 }
 
 /// `[site.hsts]`
@@ -225,6 +227,17 @@ pub(super) struct RawAdmin {
     pub(super) allow_remote: Value<bool>,
 }
 
+/// `[http2]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHttp2 {
+    pub(super) concurrent_streams_max: Value<i64>,
+    pub(super) stream_window_bytes: Value<i64>,
+    pub(super) connection_window_bytes: Value<i64>,
+    pub(super) header_list_bytes_max: Value<i64>,
+    pub(super) header_table_bytes: Value<i64>,
+}
+
 /// Every table as a file opens it, with its keys.
 pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
@@ -246,6 +259,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[tcp]", keys::<RawTcp>()),
         ("[session]", keys::<RawSession>()),
         ("[admin]", keys::<RawAdmin>()),
+        ("[http2]", keys::<RawHttp2>()),
     ]
 }
 

@@ -61,6 +61,7 @@ pub fn config_for(options: Options) -> Plan {
         tcp: Default::default(),
         session: Default::default(),
         admin: None,
+        http2: Default::default(),
     };
     Plan { config, candidates }
 }

@@ -590,6 +590,7 @@ fn a_site_inherits_what_it_leaves_open() {
         suites: vec![Suite::Chacha20Poly1305, Suite::Aes256Gcm],
         suite_order: SuiteOrder::Server,
         groups: vec![Group::X25519],
+        protocols: vec![Protocol::H2, Protocol::Http11],
         alpn: None,
     };
     assert_eq!(config.sites[0].tls, expected);

@@ -81,6 +81,8 @@ counters! {
     ClosedWithoutNotify = "closed_without_notify",
     /// Requests read.
     Requests = "requests",
+    /// Of the requests, those over HTTP/2.
+    RequestsHttp2 = "requests_http2",
     /// Responses with a status below 300.
     Responses2xx = "responses_2xx",
     /// Responses with a status from 300 to 399.
@@ -119,6 +121,16 @@ counters! {
     TimeoutsSend = "timeouts_send",
     /// Idle connections that were closed.
     TimeoutsIdle = "timeouts_idle",
+    /// HTTP/2 streams that the client reset before their response was sent.
+    Http2StreamsResetByClient = "http2_streams_reset_by_client",
+    /// HTTP/2 streams reset for an error of the client, a bound, or a failed response.
+    Http2StreamsReset = "http2_streams_reset",
+    /// HTTP/2 streams refused because as many as allowed were open.
+    Http2StreamsRefused = "http2_streams_refused",
+    /// HTTP/2 connections ended with an error code in GOAWAY.
+    Http2Goaways = "http2_goaways",
+    /// Of those, connections that did too much of what costs the client little.
+    Http2Floods = "http2_floods",
     /// Connections made to servers behind this one.
     UpstreamConnects = "upstream_connects",
     /// Connections to servers behind this one that could not be made.

@@ -46,6 +46,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         tcp: Default::default(),
         session: Default::default(),
         admin: None,
+        http2: Default::default(),
     }
 }
 

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{Local, Worker};
-use crate::config::Service;
+use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
-use crate::http::{self, Handler, Outcome, h1};
+use crate::http::{self, Handler, Outcome, h1, h2};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
@@ -76,6 +76,7 @@ struct Established {
     local: Rc<Local>,
     stream: Stream,
     client: Client,
+    protocol: Protocol,
 }
 
 impl Accepted {
@@ -136,7 +137,7 @@ impl Accepted {
             parts,
             server_name,
             version,
-            ..
+            alpn,
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
         let tls = &local.generation.tls;
@@ -159,10 +160,16 @@ impl Accepted {
             let client = Client {
                 tls_policy: Some(tls_policy),
             };
+            // RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
+            let protocol = match alpn.as_deref() == Some(Protocol::H2.alpn_id()) {
+                true => Protocol::H2,
+                false => Protocol::Http11,
+            };
             return Ok(Next::Http(Established {
                 local,
                 stream,
                 client,
+                protocol,
             }));
         };
         metrics::count(Counter::Tunnels);
@@ -239,7 +246,7 @@ impl Accepted {
         };
         let handler = RedirectHandler { redirect };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http)
+        http::serve_plain(read, write, &handler, &local.http)
             .await
             .map(ended)
     }
@@ -267,15 +274,21 @@ impl Established {
             local,
             stream,
             client,
+            protocol,
         } = self;
         let handler = SiteHandler {
             serve: &local.serve,
             client,
         };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http)
-            .await
-            .map(ended)
+        match protocol {
+            Protocol::H2 => {
+                let input = BytesMut::new();
+                h2::serve(read, write, &handler, &local.http, input).await
+            }
+            Protocol::Http11 => h1::serve(read, write, &handler, &local.http).await,
+        }
+        .map(ended)
     }
 }
 

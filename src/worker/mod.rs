@@ -300,7 +300,7 @@ impl Local {
             file_threads: file_threads.clone(),
         });
         Self {
-            http: http::Context::new(config.timeouts, config.limits),
+            http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
             serve: Serve::new(generation.routes.clone(), file_threads.clone()),
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),

@@ -23,6 +23,8 @@ mod closing;
 mod command_line;
 mod downloads;
 mod faults;
+mod http2;
+mod http2_attacks;
 mod key_updates;
 mod limits;
 mod load;

@@ -6,6 +6,7 @@
 mod admin;
 mod files;
 mod host_name;
+mod http2;
 mod listener;
 mod passthrough;
 mod site;
@@ -52,6 +53,7 @@ pub(super) fn check(
     let tcp = checker.tcp(raw.tcp);
     let session = checker.session(raw.session);
     let admin = checker.admin(raw.admin);
+    let http2 = checker.http2(&raw.http2);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -69,6 +71,7 @@ pub(super) fn check(
                 tcp,
                 session,
                 admin,
+                http2,
             },
             places: sites.places,
             warnings: checker.warnings,

@@ -40,6 +40,11 @@ pub(crate) const CHROMIUM: Tool = Tool {
     program: "chromium",
     package: "chromium",
 };
+
+pub(crate) const NGHTTP: Tool = Tool {
+    program: "nghttp",
+    package: "nghttp2-client",
+};
 pub(crate) const WGET: Tool = Tool {
     program: "wget",
     package: "wget",
