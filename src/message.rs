@@ -2,7 +2,10 @@
 //!
 //! A [`Request`] keeps its header text in one block of bytes with a table of spans, so that both a
 //! text parser (HTTP/1.1) and a header decompressor (HTTP/2) can make one with two allocations. A
-//! [`Body`] is empty, bytes, a range of a file, or a stream that a room above implements.
+//! [`Body`] is empty, bytes, a range of a file, several of both, or a stream that a room above
+//! implements.
+
+pub mod gather;
 
 use std::fmt;
 use std::fs::File;
@@ -56,6 +59,31 @@ impl Method {
             "CONNECT" => Self::Connect,
             "TRACE" => Self::Trace,
             other => Self::Other(other.into()),
+        }
+    }
+
+    /// The method's name.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Connect => "CONNECT",
+            Self::Trace => "TRACE",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Whether a request may be sent again when it is not known what became of the first (RFC 9110
+    /// 9.2.2). Methods not known here are not.
+    pub fn is_idempotent(&self) -> bool {
+        match self {
+            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace => true,
+            Self::Post | Self::Patch | Self::Connect | Self::Other(_) => false,
         }
     }
 }
@@ -223,6 +251,7 @@ impl Status {
             403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            406 => "Not Acceptable",
             408 => "Request Timeout",
             411 => "Length Required",
             412 => "Precondition Failed",
@@ -341,6 +370,9 @@ pub enum Body {
     Bytes(Bytes),
     /// A range of a file. The file may shrink while it is sent: the sender must notice.
     File(FileRange),
+    /// Bytes and ranges of files, one after the other: at most
+    /// [`crate::limits::RANGES_MAX`] of files.
+    Parts(Vec<Part>),
     /// Bytes made while they are sent; its length when known.
     Stream(Box<dyn BodyStream>, Option<u64>),
 }
@@ -352,6 +384,7 @@ impl Body {
             Self::Empty => Some(0),
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(range) => Some(range.length),
+            Self::Parts(parts) => Some(parts.iter().map(Part::length).sum()),
             Self::Stream(_, length) => *length,
         }
     }
@@ -363,7 +396,27 @@ impl fmt::Debug for Body {
             Self::Empty => f.write_str("Empty"),
             Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
             Self::File(range) => write!(f, "File({}+{})", range.offset, range.length),
+            Self::Parts(parts) => f.debug_tuple("Parts").field(parts).finish(),
             Self::Stream(_, length) => write!(f, "Stream({length:?})"),
+        }
+    }
+}
+
+/// One of the parts of a body. Never empty.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// These bytes.
+    Bytes(Bytes),
+    /// A range of a file, as in [`Body::File`].
+    File(FileRange),
+}
+
+impl Part {
+    /// How many bytes it has.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(range) => range.length,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod files;
 mod load;
 mod locate;
 mod parse;
@@ -24,7 +25,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::proto::content_coding::Coding;
+
 pub use self::error::{ConfigError, Place, Problem, Warning};
+pub use self::files::{ErrorPage, HeaderRule};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
 pub use self::upstream::{
     Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
@@ -135,6 +139,15 @@ pub struct Files {
     pub dotfiles: bool,
     /// Which symbolic links are followed.
     pub symlinks: Symlinks,
+    /// The codings in which a file may lie beside itself (`app.js.br` beside `app.js`), in order of
+    /// preference; empty to look for none.
+    pub precompressed: Vec<Coding>,
+    /// Fields of responses; of several rules with the same field the last decides.
+    pub headers: Arc<[HeaderRule]>,
+    /// List the directories that have no index file.
+    pub listing: bool,
+    /// Pages for statuses; at most one for each.
+    pub error_pages: Vec<ErrorPage>,
 }
 
 /// Which symbolic links are followed below a root.
@@ -262,7 +275,8 @@ pub struct Timeouts {
     pub body_progress: Duration,
     /// From the end of a request's head to the end of its body, however steadily it comes.
     pub body: Duration,
-    /// Without a byte of the response accepted by the socket.
+    /// Without room for more of a response in the socket, which the kernel reports when half of
+    /// [`Tcp::notsent_low_water_bytes`] is free.
     pub send_progress: Duration,
     /// Between requests on a kept connection.
     pub idle: Duration,
@@ -331,6 +345,20 @@ impl Listener {
 }
 
 impl Files {
+    /// The directory `root`, served as where nothing else is said.
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            index: Self::index_default(),
+            dotfiles: false,
+            symlinks: Symlinks::default(),
+            precompressed: Vec::new(),
+            headers: Arc::new([]),
+            listing: false,
+            error_pages: Vec::new(),
+        }
+    }
+
     /// The index file names where none are set.
     pub fn index_default() -> Vec<String> {
         vec!["index.html".to_owned()]

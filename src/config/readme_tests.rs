@@ -89,6 +89,12 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],
+            ("[[site.headers]]", _) => &[("[[site.headers]]", "content_type", "\"a/b\"")],
+            ("[[site.error_pages]]", _) => &[
+                ("[[site.error_pages]]", "statuses", "[404]"),
+                ("[[site.error_pages]]", "file", "\"/etc/passwd\""),
+            ],
             ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
             ("[[passthrough]]", _) => PASSTHROUGH,
             (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
@@ -185,6 +191,7 @@ fn a_default_that_is_written_down_changes_nothing() {
                 let error = left_out.expect_err(&row.name()).to_string();
                 assert!(error.contains(&format!("no `{}`", row.key)), "{error}");
             }
+            ("by extension", []) => assert!(left_out.unwrap().contains("content_type: None")),
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
             ("none", []) => assert!(left_out.is_ok(), "{}", row.name()),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),

@@ -5,8 +5,12 @@
 
 pub mod authority;
 pub mod conditional;
+pub mod content_coding;
+pub mod forwarded;
 pub mod h1;
 pub mod h2;
+pub mod hop_by_hop;
+pub mod proxy_header;
 pub mod range;
 pub mod syntax;
 

@@ -23,12 +23,13 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use super::bounded_map::BoundedMap;
-use super::content_type;
-use super::error_page::NOSNIFF;
+use super::coded::Siblings;
+use super::describe;
 use super::flight::Flights;
+use super::listing::{self, Listing};
 use super::open::{Lookup, Opened, OpenedContent, OpenedFile};
 use super::{FileThreads, JobError, Now};
-use crate::config::Symlinks;
+use crate::config::{HeaderRule, Symlinks};
 use crate::limits::{
     CACHED_CONTENT_BYTES_PER_WORKER_MAX, NEGATIVE_ENTRIES_PER_WORKER_MAX,
     NEGATIVE_ENTRY_PATH_BYTES_MAX,
@@ -48,6 +49,10 @@ pub struct Root {
     pub path: Arc<CStr>,
     /// Which links beneath it are followed.
     pub symlinks: Symlinks,
+    /// Whether listings show names that begin with a dot.
+    pub dotfiles: bool,
+    /// Fields for its files.
+    pub headers: Arc<[HeaderRule]>,
 }
 
 /// A file as it is served.
@@ -57,8 +62,9 @@ pub struct OpenFile {
     pub content: Content,
     /// Its length, in bytes.
     pub size: u64,
-    /// The instant in `last_modified`.
-    pub modified: SystemTime,
+    /// The instant in Last-Modified, never later than when the file was opened (RFC 9110 8.8.2.1).
+    /// A listing has none.
+    pub modified: Option<SystemTime>,
     /// The value of ETag (RFC 9110 8.8.3), made from device, inode, size and the times of the last
     /// changes, hashed: inode numbers are nobody's business.
     ///
@@ -67,13 +73,12 @@ pub struct OpenFile {
     /// one change it cannot see is a write through a shared mapping that the kernel has not yet
     /// been told of.
     pub etag: Bytes,
-    /// The value of Last-Modified, never later than when the file was opened (RFC 9110 8.8.2.1).
-    pub last_modified: Bytes,
-    /// The value of Content-Type.
-    pub content_type: Bytes,
     /// The fields of every response with its bytes.
     pub fields: Rc<FieldBlock>,
-    stat: FileStat,
+    /// What is known of the same file in content codings.
+    pub(crate) siblings: Siblings,
+    /// What tells this state of the file from another; `None` for a listing.
+    stat: Option<FileStat>,
     settled: bool,
 }
 
@@ -133,7 +138,11 @@ struct Entry<V> {
 /// What the cache itself knows of a path.
 enum Known {
     Fresh(Result<Found, Refusal>),
-    Stale(Rc<OpenFile>),
+    Stale {
+        file: Rc<OpenFile>,
+        /// Since it was last looked at.
+        age: Duration,
+    },
     Nothing,
 }
 
@@ -161,13 +170,16 @@ impl<T: FileThreads> Cache<T> {
     /// Why there is nothing to serve.
     pub async fn find(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
         loop {
-            let previous = match self.state.borrow_mut().known(site, path, now.monotonic) {
+            let (previous, usable) = match self.state.borrow_mut().known(site, path, now.monotonic)
+            {
                 Known::Fresh(outcome) => {
                     metrics::count(Counter::FileCacheHits);
                     return outcome;
                 }
-                Known::Stale(file) => Some(file),
-                Known::Nothing => None,
+                Known::Stale { file, age } => {
+                    (Some(file.clone()), Some(file).filter(|_| age < STALE_FOR))
+                }
+                Known::Nothing => (None, None),
             };
             if let Some(landing) = self.flights.join(site, path) {
                 match landing.await {
@@ -177,8 +189,112 @@ impl<T: FileThreads> Cache<T> {
                 }
             }
             metrics::count(Counter::FileCacheMisses);
-            return self.open(site, path, previous, now).await;
+            return match (self.open(site, path, previous, now).await, usable) {
+                // Better a little old than not at all.
+                (Err(Refusal::Overloaded), Some(file)) => Ok(Found::File(file)),
+                (outcome, _) => outcome,
+            };
         }
+    }
+
+    /// Gives up files that nobody has asked for in [`UNUSED_AFTER`]: a removed one keeps its blocks,
+    /// and its file system busy, as long as it is open. Looks at a part of the cache; to be called
+    /// again and again.
+    pub fn sweep(&self, now: Instant) {
+        let is_unused = |entry: &Entry<Rc<OpenFile>>| {
+            now.saturating_duration_since(entry.checked_at) >= UNUSED_AFTER
+        };
+        let mut state = self.state.borrow_mut();
+        let swept = state.files.sweep(SWEEP_ENTRIES, is_unused);
+        let files: Vec<_> = swept.into_iter().map(|entry| entry.value).collect();
+        for file in &files {
+            state.content_bytes -= file.content_bytes();
+        }
+        drop(state);
+        self.retire(files);
+    }
+
+    /// Gives up descriptors, because there is no other left.
+    fn shed(&self) {
+        let mut state = self.state.borrow_mut();
+        let mut files = Vec::new();
+        for _ in 0..SHED_ENTRIES {
+            let Some(evicted) = state.files.evict() else {
+                break;
+            };
+            state.content_bytes -= evicted.value.content_bytes();
+            files.push(evicted.value);
+        }
+        drop(state);
+        self.retire(files);
+    }
+
+    /// The page that lists the directory `path` (relative, without `..`, empty for the root) beneath
+    /// the root of `site`, as fresh as [`Cache::find`] keeps files. It is made by the file threads.
+    ///
+    /// # Errors
+    ///
+    /// Why there is nothing to list.
+    pub async fn list(&self, site: usize, path: &CStr, now: Now) -> Result<Rc<OpenFile>, Refusal> {
+        // No file has a path that ends in '/'.
+        let key = [path.to_bytes(), b"/\0"].concat();
+        let key = CString::from_vec_with_nul(key).map_err(|_| Refusal::NotFound)?;
+        loop {
+            let known = self.state.borrow_mut().known(site, &key, now.monotonic);
+            let landed = match known {
+                Known::Fresh(outcome) => {
+                    metrics::count(Counter::FileCacheHits);
+                    outcome
+                }
+                Known::Stale { .. } | Known::Nothing => match self.flights.join(site, &key) {
+                    None => {
+                        metrics::count(Counter::FileCacheMisses);
+                        return self.make_listing(site, path, &key, now).await;
+                    }
+                    Some(landing) => match landing.await {
+                        Some(outcome) => outcome,
+                        None => continue,
+                    },
+                },
+            };
+            return match landed? {
+                Found::File(page) => Ok(page),
+                Found::Directory => Err(Refusal::NotFound),
+            };
+        }
+    }
+
+    async fn make_listing(
+        &self,
+        site: usize,
+        path: &CStr,
+        key: &CStr,
+        now: Now,
+    ) -> Result<Rc<OpenFile>, Refusal> {
+        let Some(root) = self.roots.get(site) else {
+            return Err(Refusal::NotFound);
+        };
+        let takeoff = self.flights.take_off(site, key);
+        let (root_owned, path_owned) = (root.clone(), CString::from(path));
+        let job = move || listing::make(&root_owned, &path_owned);
+        let outcome = match self.threads.run(job).await {
+            Ok(Ok(Listing { page, is_cut })) => {
+                if is_cut {
+                    metrics::count(Counter::ListingsCut);
+                }
+                let page = Rc::new(OpenFile::listing(page, key, &root.headers));
+                self.keep_file(site, key, Rc::clone(&page), now);
+                Ok(page)
+            }
+            Ok(Err(error)) => {
+                let refusal = refusal(&error);
+                self.keep_other(site, key, Err(refusal), now);
+                Err(refusal)
+            }
+            Err(error) => Err(no_thread(error)),
+        };
+        takeoff.land(outcome.clone().map(Found::File));
+        outcome
     }
 
     async fn open(
@@ -198,7 +314,7 @@ impl<T: FileThreads> Cache<T> {
             previous: previous
                 .as_ref()
                 .filter(|file| file.settled)
-                .map(|file| file.stat),
+                .and_then(|file| file.stat),
             settled_until_ns: since_epoch_ns(now.wall) - SETTLED_AFTER.as_nanos().cast_signed(),
         };
         match lookup.open(Reach::Cached) {
@@ -223,11 +339,7 @@ impl<T: FileThreads> Cache<T> {
         };
         let outcome = match self.threads.run(job).await {
             Ok(outcome) => self.keep(site, path, previous, outcome, now),
-            Err(JobError::Overloaded) => {
-                metrics::count(Counter::FileThreadsOverloaded);
-                Err(Refusal::Overloaded)
-            }
-            Err(JobError::Panicked) => Err(Refusal::Failed),
+            Err(error) => Err(no_thread(error)),
         };
         takeoff.land(outcome.clone());
         outcome
@@ -244,7 +356,10 @@ impl<T: FileThreads> Cache<T> {
     ) -> Result<Found, Refusal> {
         let file = match (opened, previous) {
             (Ok(Opened::Unchanged), Some(previous)) => previous,
-            (Ok(Opened::File(opened)), _) => Rc::new(OpenFile::new(opened, path, now.wall)),
+            (Ok(Opened::File(opened)), _) => {
+                let rules = self.roots.get(site).map_or(&[][..], |root| &root.headers);
+                Rc::new(OpenFile::new(opened, path, rules, now.wall))
+            }
             (Ok(Opened::Unchanged), None) => return Err(Refusal::Failed),
             (Ok(Opened::Directory), _) => {
                 self.keep_other(site, path, Ok(()), now);
@@ -259,12 +374,20 @@ impl<T: FileThreads> Cache<T> {
                 if refusal == Refusal::Failed {
                     tracing::warn!(?path, %error, "cannot open a file");
                 }
+                if let Some(libc::EMFILE | libc::ENFILE) = error.raw_os_error() {
+                    self.shed();
+                }
                 self.keep_other(site, path, Err(refusal), now);
                 return Err(refusal);
             }
         };
+        self.keep_file(site, path, Rc::clone(&file), now);
+        Ok(Found::File(file))
+    }
+
+    fn keep_file(&self, site: usize, path: &CStr, file: Rc<OpenFile>, now: Now) {
         let entry = Entry {
-            value: Rc::clone(&file),
+            value: file,
             checked_at: now.monotonic,
         };
         let mut state = self.state.borrow_mut();
@@ -272,12 +395,15 @@ impl<T: FileThreads> Cache<T> {
         let retired = state.insert_file(site, path, entry);
         drop(state);
         self.retire(retired);
-        Ok(Found::File(file))
     }
 
     fn keep_other(&self, site: usize, path: &CStr, outcome: Result<(), Refusal>, now: Now) {
         let mut state = self.state.borrow_mut();
-        let retired = state.remove_file(site, path);
+        let retired = match outcome {
+            // It says nothing about the file.
+            Err(Refusal::Overloaded) => None,
+            _ => state.remove_file(site, path),
+        };
         // What may be over in a moment is not remembered.
         let lasting = !matches!(outcome, Err(Refusal::Overloaded | Refusal::Failed));
         if lasting && path.count_bytes() <= NEGATIVE_ENTRY_PATH_BYTES_MAX {
@@ -309,7 +435,7 @@ impl<T: FileThreads> Cache<T> {
 }
 
 impl OpenFile {
-    fn new(opened: OpenedFile, path: &CStr, wall: SystemTime) -> Self {
+    fn new(opened: OpenedFile, path: &CStr, rules: &[HeaderRule], wall: SystemTime) -> Self {
         let OpenedFile {
             stat,
             settled,
@@ -318,27 +444,44 @@ impl OpenFile {
         let modified = system_time(stat.modified_ns).min(wall);
         let etag = etag(&stat, settled);
         let last_modified = Bytes::from(httpdate::fmt_http_date(modified));
-        let content_type = content_type::of_name(path.to_bytes());
-        let fields = FieldBlock::new(vec![
-            ("content-type", content_type.clone()),
-            ("last-modified", last_modified.clone()),
-            ("etag", etag.clone()),
-            ("accept-ranges", ACCEPT_RANGES),
-            ("x-content-type-options", NOSNIFF),
-        ]);
+        let fields = describe::of_file(&etag, &last_modified, rules, path.to_bytes());
         Self {
             content: match content {
                 OpenedContent::Bytes(bytes) => Content::Bytes(bytes.into()),
                 OpenedContent::Descriptor(file) => Content::File(Arc::new(file)),
             },
             size: stat.size,
-            modified,
+            modified: Some(modified),
             etag,
-            last_modified,
-            content_type,
             fields: Rc::new(fields),
-            stat,
+            siblings: Siblings::default(),
+            stat: Some(stat),
             settled,
+        }
+    }
+
+    /// The listing `page` of the directory at `path`, which ends in '/'.
+    fn listing(page: Vec<u8>, path: &CStr, rules: &[HeaderRule]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&page);
+        let etag = entity_tag(context, true);
+        let described = describe::Described {
+            etag: &etag,
+            last_modified: None,
+            content_type: listing::CONTENT_TYPE,
+        };
+        let path = path.to_bytes();
+        let path = if path == b"/" { b"" } else { path };
+        let fields = described.fields(rules, path);
+        Self {
+            size: page.len() as u64,
+            content: Content::Bytes(page.into()),
+            modified: None,
+            etag,
+            fields: Rc::new(fields),
+            siblings: Siblings::default(),
+            stat: None,
+            settled: false,
         }
     }
 
@@ -359,7 +502,8 @@ impl State {
             return if fresh(entry.checked_at) {
                 Known::Fresh(Ok(Found::File(file)))
             } else {
-                Known::Stale(file)
+                let age = now.saturating_duration_since(entry.checked_at);
+                Known::Stale { file, age }
             };
         }
         match self.others.get_mut(site, path) {
@@ -411,6 +555,16 @@ impl State {
     }
 }
 
+fn no_thread(error: JobError) -> Refusal {
+    match error {
+        JobError::Overloaded => {
+            metrics::count(Counter::FileThreadsOverloaded);
+            Refusal::Overloaded
+        }
+        JobError::Panicked => Refusal::Failed,
+    }
+}
+
 fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error() {
         // No such file; beneath something that is none; links that are not followed; names no file
@@ -441,8 +595,12 @@ fn etag(stat: &FileStat, settled: bool) -> Bytes {
         context.update(&time.to_be_bytes());
     }
     context.update(&[u8::from(settled)]);
+    entity_tag(context, settled)
+}
+
+fn entity_tag(context: digest::Context, strong: bool) -> Bytes {
     let mut tag = String::with_capacity(32);
-    tag.push_str(if settled { "\"" } else { "W/\"" });
+    tag.push_str(if strong { "\"" } else { "W/\"" });
     for byte in context.finish().as_ref().iter().take(ETAG_BYTES) {
         for nibble in [byte >> 4, byte & 0xf] {
             tag.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
@@ -461,19 +619,28 @@ fn since_epoch_ns(time: SystemTime) -> i128 {
 
 /// HTTP dates begin at the epoch: an earlier time counts as it. One too late for the clock's type
 /// counts as a far one.
-fn system_time(since_epoch_ns: i128) -> SystemTime {
+pub(crate) fn system_time(since_epoch_ns: i128) -> SystemTime {
     let since = u64::try_from(since_epoch_ns.max(0)).unwrap_or(u64::MAX);
     UNIX_EPOCH
         .checked_add(Duration::from_nanos(since))
         .unwrap_or(UNIX_EPOCH)
 }
 
-/// The value of Accept-Ranges (RFC 9110 14.3).
-pub(crate) const ACCEPT_RANGES: Bytes = Bytes::from_static(b"bytes");
-
 /// How long ago a file's last change must be before its state is sure to tell it from the next: the
 /// coarsest clock of a file system in use (FAT) ticks every two seconds.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
+/// How long an entry is used for want of a thread, a descriptor or memory to look again.
+const STALE_FOR: Duration = Duration::from_secs(10);
+
+/// How long a file stays open that nobody asks for.
+const UNUSED_AFTER: Duration = Duration::from_secs(60);
+
+/// Entries that one sweep looks at: a full cache is gone through in a few seconds.
+const SWEEP_ENTRIES: usize = 64;
+
+/// Files that are given up at once when no descriptor is left.
+const SHED_ENTRIES: usize = 16;
 
 /// Freeing the blocks of smaller files is quick.
 const RETIRED_BYTES_MIN: u64 = 1024 * 1024;

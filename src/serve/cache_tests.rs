@@ -25,6 +25,8 @@ impl Fixture {
         let root = Root {
             path: c_path(directory.path()).into(),
             symlinks: Symlinks::Beneath,
+            dotfiles: false,
+            headers: Arc::new([]),
         };
         let threads = ManualThreads::default();
         Self {
@@ -87,6 +89,11 @@ fn content(file: &OpenFile) -> Vec<u8> {
     }
 }
 
+fn last_modified(file: &OpenFile) -> Bytes {
+    let value = describe::value(&file.fields, "last-modified");
+    value.unwrap().clone()
+}
+
 const AT_ONCE: Duration = Duration::ZERO;
 const SECOND: Duration = Duration::from_secs(1);
 /// Long enough for everything a test wrote to be settled.
@@ -122,7 +129,7 @@ fn a_replaced_file_is_fresh_within_a_second() {
             .write(true)
             .open(path.join("new"))
             .unwrap();
-        new.set_modified(before.modified).unwrap();
+        new.set_modified(before.modified.unwrap()).unwrap();
         fs::rename(path.join("new"), path.join("f")).unwrap();
         assert_eq!(fixture.text("f", LATER + SECOND), "b".repeat(size));
         let after = fixture.file("f", LATER + SECOND);
@@ -158,6 +165,8 @@ fn a_root_that_is_a_link_may_be_switched() {
     let root = Root {
         path: c_path(&path.join("current")).into(),
         symlinks: Symlinks::Deny,
+        dotfiles: false,
+        headers: Arc::new([]),
     };
     let mut fixture = Fixture::new(8);
     fixture.cache = Cache::new(vec![root], 8, fixture.threads.clone());
@@ -218,11 +227,11 @@ fn rfc9110_8_8_2_1_last_modified_is_not_in_the_future() {
     file.set_modified(fixture.start.wall + 100 * LATER).unwrap();
     let opened = fixture.file("f", LATER);
     let now = fixture.after(LATER).wall;
-    assert_eq!(opened.modified, now);
-    assert_eq!(opened.last_modified, httpdate::fmt_http_date(now));
+    assert_eq!(opened.modified, Some(now));
+    assert_eq!(last_modified(&opened), httpdate::fmt_http_date(now));
     file.set_modified(UNIX_EPOCH - SECOND).unwrap();
     let opened = fixture.file("f", 2 * LATER);
-    assert_eq!(opened.last_modified, "Thu, 01 Jan 1970 00:00:00 GMT");
+    assert_eq!(last_modified(&opened), "Thu, 01 Jan 1970 00:00:00 GMT");
 }
 
 #[test]
@@ -388,6 +397,51 @@ fn overload_and_panics_are_not_remembered() {
     fixture.threads.set(Mode::RunAtOnce);
     fixture.write("f", "one");
     assert_eq!(fixture.text("f", AT_ONCE), "one");
+}
+
+#[test]
+fn for_want_of_a_thread_a_file_is_believed_a_little_longer() {
+    let fixture = Fixture::new(8);
+    fixture.write("f", "one");
+    assert_eq!(fixture.text("f", AT_ONCE), "one");
+    // To learn that a name is gone takes a thread.
+    fs::remove_file(fixture.directory.path().join("f")).unwrap();
+    fixture.threads.set(Mode::Refuse);
+    assert_eq!(fixture.text("f", SECOND), "one");
+    let after = fixture.find("f", STALE_FOR).unwrap_err();
+    assert_eq!(after, Refusal::Overloaded);
+    fixture.threads.set(Mode::RunAtOnce);
+    assert_eq!(fixture.find("f", SECOND).unwrap_err(), Refusal::NotFound);
+}
+
+#[test]
+fn a_file_nobody_asks_for_is_closed() {
+    let fixture = Fixture::new(8);
+    fixture.write("big", vec![1; 20_000]);
+    fixture.write("asked", vec![1; 20_000]);
+    let big = Rc::downgrade(&fixture.file("big", AT_ONCE));
+    let asked = Rc::downgrade(&fixture.file("asked", AT_ONCE));
+    fixture.file("asked", SECOND);
+    fixture.cache.sweep(fixture.after(UNUSED_AFTER).monotonic);
+    assert_eq!((big.strong_count(), asked.strong_count()), (0, 1));
+    fixture.check_invariants();
+}
+
+#[test]
+fn without_descriptors_others_are_given_up() {
+    let fixture = Fixture::new(100);
+    for number in 0..40 {
+        let name = number.to_string();
+        fixture.write(&name, vec![2; 20_000]);
+        fixture.file(&name, AT_ONCE);
+    }
+    let path = CString::new("f").unwrap();
+    let error = io::Error::from_raw_os_error(libc::EMFILE);
+    let kept = fixture
+        .cache
+        .keep(0, &path, None, Err(error), fixture.start);
+    assert_eq!(kept.unwrap_err(), Refusal::Overloaded);
+    assert_eq!(fixture.cache.state.borrow().files.len(), 40 - SHED_ENTRIES);
 }
 
 #[test]

@@ -6,10 +6,13 @@
 
 mod bounded_map;
 pub mod cache;
+mod coded;
 pub mod content_type;
+mod describe;
 pub mod error_page;
 pub mod file;
 mod flight;
+mod listing;
 mod open;
 pub mod path;
 pub mod redirect;
@@ -127,6 +130,8 @@ impl Routes {
                     root: Root {
                         path: root.into(),
                         symlinks: site.files.symlinks,
+                        dotfiles: site.files.dotfiles,
+                        headers: Arc::clone(&site.files.headers),
                     },
                     tls_policy,
                     hsts: site.hsts.map(hsts_value),
@@ -159,6 +164,11 @@ impl<T: FileThreads> Serve<T> {
         }
     }
 
+    /// Gives up files that nobody asks for: see [`Cache::sweep`].
+    pub fn sweep(&self, now: Instant) {
+        self.cache.sweep(now);
+    }
+
     /// The response to `request`. Files take no request body: `body` goes back to the driver, which
     /// has to bound and drain it.
     ///
@@ -185,7 +195,12 @@ impl<T: FileThreads> Serve<T> {
         if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return error_page::page(Status(421));
         }
-        let response = file::respond(&self.cache, index, &route.site.files, request, now).await;
+        let site = file::FileSite {
+            cache: &self.cache,
+            index,
+            files: &route.site.files,
+        };
+        let response = site.respond(request, now).await;
         match &route.hsts {
             // RFC 6797 7.2: only over a secure transport.
             Some(value) if client.tls_policy.is_some() => {

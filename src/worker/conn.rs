@@ -212,7 +212,7 @@ impl Accepted {
             }
             NoSession::Failed(error) => {
                 metrics::count(Counter::HandshakesFailed);
-                if was_answered(&error) {
+                if error.cause.was_told() {
                     let stream = Stream::plain(socket, deadline, local.stream.clone());
                     let (mut read, mut write) = stream.into_halves();
                     http::close(&mut read, &mut write, &local.http).await;
@@ -277,11 +277,6 @@ impl Established {
             .await
             .map(ended)
     }
-}
-
-/// Whether the client was sent an alert, which a reset for unread bytes must not overtake.
-fn was_answered(error: &Error) -> bool {
-    matches!(error.cause, Cause::Tls(_) | Cause::Record(_))
 }
 
 fn ended(outcome: Outcome) {

@@ -8,14 +8,14 @@ use std::io::IoSlice;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 
 use self::request_body::{Body, Failure, Loan, Receiving};
-use self::response::Delivery;
+use self::response::{Delivered, Delivery};
 use super::transport::{Receive, Transmit};
-use super::{Context, Handler, Outcome, close};
+use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::error::{Cause, Error, Side, Stage};
 use crate::message::{BodyLength, Method, Request, RequestBody, Response, Version};
 use crate::metrics::{self, Counter};
@@ -38,6 +38,7 @@ pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
     handler: &H,
     context: &Context,
 ) -> Result<Outcome, Error> {
+    let begun = write.now().monotonic;
     let receiving = Receiving {
         read,
         input: BytesMut::new(),
@@ -49,10 +50,11 @@ pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
         context,
         parser: HeadParser::default(),
         served: 0,
+        begun,
     };
     let ended = connection.run().await;
     if let Err(error) = &ended
-        && matches!(error.cause, Cause::Record(_))
+        && error.cause.was_told()
         && let Some(receiving) = &mut connection.receiving
     {
         // The client has been sent an alert, which a reset for unread bytes must not overtake.
@@ -79,7 +81,11 @@ pub async fn answer<W: Transmit>(
         takes_trailers: false,
         date: SystemTime::now(),
     };
-    delivery.send(write, context, response).await.map(drop)
+    let delivered = delivery.send(write, context, response).await;
+    if delivered.body_bytes.is_some() {
+        count_response(delivered.status);
+    }
+    delivered.kept.map(drop)
 }
 
 struct Connection<'a, R, W, H> {
@@ -91,6 +97,8 @@ struct Connection<'a, R, W, H> {
     parser: HeadParser,
     /// Requests begun.
     served: u64,
+    /// When the head of the request under way was complete.
+    begun: Instant,
 }
 
 /// What waiting for a request brought.
@@ -119,7 +127,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             // is what most connections do most of the time.
             let after = match self.next_head().await? {
                 Next::Request(head) => Box::pin(self.exchange(head)).await?,
-                Next::Refused(refusal) => Box::pin(self.refuse(refusal)).await?,
+                Next::Refused(refusal) => Box::pin(self.refuse(refusal, None)).await?,
                 Next::Ended(outcome) => {
                     // Nothing is in flight; whether the goodbye arrives changes nothing.
                     drop(self.write.finish().await);
@@ -147,7 +155,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let Some(Receiving { read, input }) = &mut self.receiving else {
             return Err(lost_receiving());
         };
-        let mut begun = false;
+        let mut armed = None;
         loop {
             let parsed = self.parser.parse(input, &bounds);
             match parsed {
@@ -168,14 +176,18 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 }
                 *input = BytesMut::new();
                 // Who has connected is to ask: only between requests is a connection idle, and ended
-                // by a drain.
-                match self.served {
-                    0 => read.arm(Phase::Header, self.context.timeouts.header),
-                    _ => read.arm(Phase::Idle, self.context.timeouts.idle),
+                // by a drain. Empty lines before a request win it no time.
+                if armed.is_none() {
+                    let (phase, after) = match self.served {
+                        0 => (Phase::Header, self.context.timeouts.header),
+                        _ => (Phase::Idle, self.context.timeouts.idle),
+                    };
+                    read.arm(phase, after);
+                    armed = Some(phase);
                 }
-            } else if !begun {
-                begun = true;
+            } else if armed != Some(Phase::Header) {
                 read.arm(Phase::Header, self.context.timeouts.header);
+                armed = Some(Phase::Header);
             }
             let received = read.receive(input).await;
             let has_begun = !input.is_empty();
@@ -196,18 +208,19 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             request,
             keep_alive,
         } = head;
+        let now = self.write.now();
+        self.begun = now.monotonic;
         let limits = &self.context.limits;
         if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
-            return self.refuse(BODY_TOO_LARGE).await;
+            return self.refuse(BODY_TOO_LARGE, Some(&request)).await;
         }
-        let now = self.write.now();
         let kept = if request.body_length.is_none() {
             let answer = self.handler.respond(&request, RequestBody::Empty, now);
             let response = answer.await;
             self.deliver(&request, keep_alive, now, response).await?
         } else {
             match self.exchange_with_body(&request, keep_alive, now).await? {
-                Exchanged::Refused(refusal) => return self.refuse(refusal).await,
+                Exchanged::Refused(refusal) => return self.refuse(refusal, Some(&request)).await,
                 Exchanged::Answered { kept } => kept,
             }
         };
@@ -341,9 +354,9 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             takes_trailers: takes_trailers(request),
             date: now.wall,
         };
-        let kept = delivery
-            .send(&mut self.write, self.context, response)
-            .await?;
+        let delivered = delivery.send(&mut self.write, self.context, response).await;
+        self.finish(Some(request), &delivered);
+        let kept = delivered.kept?;
         if key_exhausted {
             metrics::count(Counter::KeyExhausted);
         }
@@ -352,22 +365,52 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
 
     /// Answers a request that is not served, and ends the connection: what follows in the input
     /// cannot be told apart from what was refused.
-    async fn refuse(&mut self, refusal: Refusal) -> Result<After, Error> {
+    async fn refuse(
+        &mut self,
+        refusal: Refusal,
+        request: Option<&Request>,
+    ) -> Result<After, Error> {
         tracing::debug!(%refusal, "request refused");
         let method = match self.parser.is_head() {
             true => Method::Head,
             false => Method::Get,
         };
+        let now = self.write.now();
         let delivery = Delivery {
             method: &method,
             version: Version::Http11,
             keep_alive: false,
             takes_trailers: false,
-            date: self.write.now().wall,
+            date: now.wall,
         };
+        if request.is_none() {
+            self.begun = now.monotonic;
+        }
         let page = error_page::page(refusal.status);
-        delivery.send(&mut self.write, self.context, page).await?;
+        let delivered = delivery.send(&mut self.write, self.context, page).await;
+        self.finish(request, &delivered);
+        delivered.kept?;
         Ok(After::Close(Outcome::Refused(refusal.status)))
+    }
+
+    /// Counts and reports a response that is over.
+    fn finish(&self, request: Option<&Request>, delivered: &Delivered) {
+        let Some(body_bytes) = delivered.body_bytes else {
+            return;
+        };
+        let exchange = Exchange {
+            request,
+            status: delivered.status,
+            body_bytes,
+            duration: self
+                .write
+                .now()
+                .monotonic
+                .saturating_duration_since(self.begun),
+            is_complete: delivered.kept.is_ok(),
+            is_sent_by_kernel: self.write.is_in_kernel(),
+        };
+        finish(self.handler, &exchange);
     }
 }
 

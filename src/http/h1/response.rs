@@ -9,9 +9,12 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Cause, Error, Stage};
+use crate::http::Context;
 use crate::http::transport::Transmit;
-use crate::http::{Context, count_response};
-use crate::message::{Body, BodyStream, FieldBlock, Fields, Method, Response, Version};
+use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::message::{
+    Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Status, Version,
+};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
 };
@@ -30,18 +33,27 @@ pub(super) struct Delivery<'a> {
     pub(super) date: SystemTime,
 }
 
+/// What became of a response.
+pub(super) struct Delivered {
+    /// Whether the connection is kept; an error when the response could not be sent completely. The
+    /// connection must then be closed without close_notify, so that the client sees that its end is
+    /// missing.
+    pub(super) kept: Result<bool, Error>,
+    /// Its status.
+    pub(super) status: Status,
+    /// Bytes handed over after the head; `None` when not even the head was: then the client has seen
+    /// no response.
+    pub(super) body_bytes: Option<u64>,
+}
+
 impl Delivery<'_> {
-    /// Sends `response`. Whether the connection is kept.
-    ///
-    /// # Errors
-    /// When the response could not be sent completely. The connection must then be closed without
-    /// close_notify, so that the client sees that its end is missing.
+    /// Sends `response`.
     pub(super) async fn send<W: Transmit>(
         &self,
         write: &mut W,
         context: &Context,
         response: Response,
-    ) -> Result<bool, Error> {
+    ) -> Delivered {
         let length = response.body.length();
         let plan = Plan::new(self.method, self.version, response.status, length);
         let keep_alive = self.keep_alive && !plan.closes();
@@ -69,22 +81,29 @@ impl Delivery<'_> {
                 let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
                 sender.send(&mut head, stream).await
             }
-            body @ (Body::Empty | Body::Bytes(_) | Body::File(_)) => {
-                send_parts(write, &head, body).await.map_err(failed)
+            body @ (Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Parts(_)) => {
+                send_parts(write, &mut head, body).await.map_err(failed)
             }
         };
         // Also where the body failed: the client has seen the status.
-        if write.sent_bytes() >= head_end {
-            count_response(status);
+        let body_bytes = write.sent_bytes().checked_sub(head_end);
+        if sent.is_ok() {
+            context.return_head_buffer(head);
         }
-        sent?;
-        context.return_head_buffer(head);
-        Ok(keep_alive)
+        Delivered {
+            kept: sent.map(|()| keep_alive),
+            status,
+            body_bytes,
+        }
     }
 }
 
 /// Sends `head` and a body that is there already.
-async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Result<(), Cause> {
+async fn send_parts<W: Transmit>(
+    write: &mut W,
+    head: &mut Vec<u8>,
+    body: Body,
+) -> Result<(), Cause> {
     match body {
         Body::Bytes(bytes) => {
             write
@@ -92,7 +111,38 @@ async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Resu
                 .await
         }
         Body::File(range) => write.send_file(head, &range).await,
+        Body::Parts(parts) => send_sequence(write, head, parts).await,
         Body::Empty | Body::Stream(..) => write.send(&[IoSlice::new(head)]).await,
+    }
+}
+
+/// Sends what is in `out` and all of `parts`. Bytes wait for the part of a file that they stand
+/// before, so that they share a record with it.
+async fn send_sequence<W: Transmit>(
+    write: &mut W,
+    out: &mut Vec<u8>,
+    parts: Vec<Part>,
+) -> Result<(), Cause> {
+    for part in parts {
+        match part {
+            Part::Bytes(bytes) if out.len() + bytes.len() <= RECORD_PLAINTEXT_BYTES_MAX => {
+                out.extend_from_slice(&bytes);
+            }
+            Part::Bytes(bytes) => {
+                write
+                    .send(&[IoSlice::new(out), IoSlice::new(&bytes)])
+                    .await?;
+                out.clear();
+            }
+            Part::File(range) => {
+                write.send_file(out, &range).await?;
+                out.clear();
+            }
+        }
+    }
+    match out.is_empty() {
+        true => Ok(()),
+        false => write.send(&[IoSlice::new(out)]).await,
     }
 }
 

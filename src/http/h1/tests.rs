@@ -20,7 +20,7 @@ use super::*;
 use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{
-    Body, BodyStream, Fields, FileRange, LocalFuture, Request, RequestBody, Response, Status,
+    Body, BodyStream, Fields, FileRange, LocalFuture, Part, Request, RequestBody, Response, Status,
 };
 use crate::net::stream::Closure;
 use crate::serve::Now;
@@ -41,6 +41,8 @@ enum Event {
     Silence(Phase),
     /// It lets this time pass, which is within the deadline, or the test fails.
     Passes(Duration),
+    /// So much of the phase is left.
+    Left(Duration),
     /// It is idle when the worker begins to drain.
     Drained,
     /// It ends its direction.
@@ -49,7 +51,7 @@ enum Event {
     Reset,
 }
 
-use Event::{Close, Drained, Passes, Received as Saw, Reset, Silence};
+use Event::{Close, Drained, Left, Passes, Received as Saw, Reset, Silence};
 
 struct Script {
     /// Passes by itself only in [`Event::Passes`] and while the client is silent.
@@ -123,6 +125,7 @@ impl Receive for Wire {
                     script.after -= time;
                     script.now.monotonic += time;
                 }
+                Some(Event::Left(time)) => assert_eq!(script.after, time),
                 Some(Event::Drained) => {
                     assert_eq!(script.phase, Some(Phase::Idle));
                     return Ok(Received::Expired(Expiry::Drain));
@@ -291,6 +294,23 @@ impl Handler for Site {
                 offset: 2,
                 length: 5,
             })),
+            "/parts" => ok(Body::Parts(vec![
+                Part::Bytes("<".into()),
+                Part::File(FileRange {
+                    file: self.file.clone().unwrap(),
+                    offset: 2,
+                    length: 5,
+                }),
+                Part::Bytes("|".into()),
+                Part::Bytes(vec![b'x'; 16_384].into()),
+                Part::Bytes("|".into()),
+                Part::File(FileRange {
+                    file: self.file.clone().unwrap(),
+                    offset: 0,
+                    length: 1,
+                }),
+                Part::Bytes(">".into()),
+            ])),
             "/stream" => ok(Body::Stream(parts(&["ab", "", "cde"]), None)),
             "/stream/5" => ok(Body::Stream(parts(&["ab", "cde"]), Some(5))),
             "/stream/short" => ok(Body::Stream(parts(&["ab"]), Some(5))),
@@ -520,6 +540,41 @@ fn rfc9110_9_3_2_a_refused_head_request_gets_no_content() {
     assert!(ended.sent().ends_with("\r\n\r\n"));
 }
 
+/// A head has the time it has, from the handshake or from its first byte, whatever comes in pieces.
+#[test]
+fn neither_pieces_nor_empty_lines_win_a_head_time() {
+    let header = Timeouts::default().header;
+    let second = Duration::from_secs(1);
+    let passes = || Passes(second);
+    let ends = || [Left(header - 3 * second), Silence(Phase::Header)];
+    let mut first = vec![
+        passes(),
+        data("\r\n"),
+        passes(),
+        data("GET"),
+        passes(),
+        data(" "),
+    ];
+    first.extend(ends());
+    assert_eq!(ended(first).statuses(), [408]);
+    // On a kept connection it begins with the first byte.
+    let mut kept = vec![
+        data("GET /a HTTP/1.1\r\nHost: a\r\n\r\n"),
+        passes(),
+        data("\r"),
+    ];
+    kept.extend([
+        passes(),
+        data("\n"),
+        passes(),
+        data("G"),
+        passes(),
+        data("E"),
+    ]);
+    kept.extend(ends());
+    assert_eq!(ended(kept).statuses(), [200, 408]);
+}
+
 #[test]
 fn rfc9110_9_3_2_a_refusal_after_a_head_request_has_its_content_again() {
     let head = || data("HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -580,6 +635,36 @@ fn files_are_sent_with_their_head() {
             .starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n23456HTTP")
     );
     assert_eq!(ended.script.sends.len(), 2);
+}
+
+#[test]
+fn parts_are_sent_in_their_order_with_the_bytes_before_them() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"0123456789").unwrap();
+    let mut test = Test::new([get("/parts"), get("/a")]);
+    test.site.file = Some(Arc::new(file));
+    let ended = test.run();
+    let x = "x".repeat(16_384);
+    let expected = format!("HTTP/1.1 200 OK\r\ncontent-length: 16394\r\n\r\n<23456|{x}|0>HTTP/1.1");
+    assert!(ended.sent().starts_with(&expected));
+    // The head and "<" with the file's part, the long bytes with "|", the file's byte, ">", /a.
+    assert_eq!(ended.script.sends.len(), 5);
+    let mut head = Test::new([data("HEAD /parts HTTP/1.1\r\nHost: a\r\n\r\n")]);
+    head.site.file = Some(Arc::new(tempfile::tempfile().unwrap()));
+    assert_eq!(
+        head.run().sent(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 16394\r\n\r\n"
+    );
+}
+
+#[test]
+fn a_part_that_shrank_ends_the_connection_without_a_goodbye() {
+    let mut test = Test::new([get("/parts"), get("/a")]);
+    test.site.file = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let ended = test.run();
+    let error = ended.result.unwrap_err();
+    assert!(matches!(error.cause, Cause::FileTruncated), "{error}");
+    assert!(!ended.script.finished);
 }
 
 #[test]

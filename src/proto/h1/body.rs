@@ -1,4 +1,4 @@
-//! Request bodies (RFC 9112 6-7): taken out of the input without copying, bounded in every part.
+//! Message bodies (RFC 9112 6-7): taken out of the input without copying, bounded in every part.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -6,8 +6,9 @@ use crate::limits::{
     BODY_OVERHEAD_BYTES_MAX, CHUNK_LINE_BYTES_MAX, CHUNK_SIZE_DIGITS_MAX, TRAILER_BYTES_MAX,
     TRAILER_FIELDS_MAX,
 };
+use crate::message::{Fields, Span};
 use crate::proto::h1::Refusal;
-use crate::proto::syntax::{is_field_value_byte, is_tchar, is_token};
+use crate::proto::syntax::{is_field_value_byte, is_tchar, is_token, trim_ows};
 
 /// One step of a [`BodyDecoder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum Decoded {
     End,
 }
 
-/// Decodes one request body.
+/// Decodes one message body.
 #[derive(Debug)]
 pub struct BodyDecoder {
     state: State,
@@ -30,6 +31,15 @@ pub struct BodyDecoder {
     overhead: usize,
     /// How far the input was searched for the end of the current line.
     scanned: usize,
+    /// The trailer fields, where they are kept.
+    trailers: Option<Trailers>,
+}
+
+/// Trailer fields: their lines one after the other, and where names and values are.
+#[derive(Debug, Default)]
+struct Trailers {
+    block: Vec<u8>,
+    entries: Vec<(Span, Span)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +67,19 @@ impl BodyDecoder {
     /// A chunked body of at most `body_bytes_max` bytes.
     pub fn chunked(body_bytes_max: u64) -> Self {
         Self::new(State::ChunkSize, body_bytes_max)
+    }
+
+    /// The same decoder, which keeps the trailer fields for [`BodyDecoder::take_trailers`].
+    #[must_use]
+    pub fn keeping_trailers(mut self) -> Self {
+        self.trailers = Some(Trailers::default());
+        self
+    }
+
+    /// The trailer fields that were kept, once the body is complete.
+    pub fn take_trailers(&mut self) -> Fields {
+        let Trailers { block, entries } = self.trailers.take().unwrap_or_default();
+        Fields::new(block.into(), entries)
     }
 
     /// Whether the body has been decoded to its end.
@@ -127,6 +150,7 @@ impl BodyDecoder {
             budget,
             overhead: BODY_OVERHEAD_BYTES_MAX,
             scanned: 0,
+            trailers: None,
         }
     }
 
@@ -195,8 +219,8 @@ impl BodyDecoder {
         Ok(())
     }
 
-    /// Checks one trailer field and drops it: RFC 9112 7.1.2 lets a recipient discard them, and
-    /// none is merged into the head (RFC 9110 6.5.1).
+    /// Checks one trailer field, and keeps it or drops it: RFC 9112 7.1.2 lets a recipient discard
+    /// them, and none is merged into the head (RFC 9110 6.5.1).
     fn read_trailer(&mut self, line: &[u8], count: usize) -> Result<(), Refusal> {
         let colon = line.iter().position(|&byte| byte == b':');
         let (name, value) = colon
@@ -214,7 +238,24 @@ impl BodyDecoder {
             return Err(TRAILERS_TOO_LARGE);
         }
         self.state = State::Trailers(count + 1);
+        if let Some(trailers) = &mut self.trailers {
+            trailers.push(name, trim_ows(value.get(1..).unwrap_or_default()));
+        }
         Ok(())
+    }
+}
+
+impl Trailers {
+    fn push(&mut self, name: &[u8], value: &[u8]) {
+        let mut append = |text: &[u8]| {
+            let start = self.block.len();
+            self.block.extend_from_slice(text);
+            Some(u32::try_from(start).ok()?..u32::try_from(self.block.len()).ok()?)
+        };
+        // The overhead bounds them far below 4 GiB.
+        if let (Some(name), Some(value)) = (append(name), append(value)) {
+            self.entries.push((name, value));
+        }
     }
 }
 

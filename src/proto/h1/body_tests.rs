@@ -305,3 +305,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rfc9112_7_1_2_trailer_fields_are_kept_where_they_are_wanted() {
+    let text = &b"1\r\na\r\n0\r\nSum: \t1 \r\nB:\r\n\r\n"[..];
+    for (keeps, expected) in [(true, &[("Sum", "1"), ("B", "")][..]), (false, &[])] {
+        let mut decoder = BodyDecoder::chunked(u64::MAX);
+        if keeps {
+            decoder = decoder.keeping_trailers();
+        }
+        let mut input = BytesMut::from(text);
+        while decoder.decode(&mut input).unwrap() != Decoded::End {}
+        let trailers = decoder.take_trailers();
+        let found: Vec<_> = trailers.iter().collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect();
+        assert_eq!(found, expected);
+    }
+}

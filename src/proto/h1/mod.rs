@@ -1,4 +1,4 @@
-//! HTTP/1.1 messages (RFC 9112): request heads, request bodies, response framing.
+//! HTTP/1.1 messages (RFC 9112): heads, bodies and framing, as a server and as a client.
 //!
 //! Framing is strict. Whatever two implementations could read differently (RFC 9112 11.2, request
 //! smuggling) is refused and ends the connection, also where the RFC would let a server be lenient.
@@ -6,6 +6,8 @@
 pub mod body;
 pub mod encode;
 pub mod parse;
+pub mod request_head;
+pub mod response_head;
 
 use std::fmt;
 
@@ -34,6 +36,18 @@ impl Refusal {
         Self::new(400, reason)
     }
 }
+
+/// What is wrong with a message that another server sent. Nothing else can be read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -459,7 +459,7 @@ fn parse_block<const N: usize>(
 }
 
 /// Where `part`, a slice of `block`, lies in it.
-fn span_within(block: &[u8], part: &[u8]) -> Option<Span> {
+pub(super) fn span_within(block: &[u8], part: &[u8]) -> Option<Span> {
     let start = (part.as_ptr() as usize).checked_sub(block.as_ptr() as usize)?;
     let end = start.checked_add(part.len())?;
     Some(u32::try_from(start).ok()?..u32::try_from(end).ok()?)

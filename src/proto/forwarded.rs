@@ -1,0 +1,246 @@
+//! Who a request came from, told to the next server: Forwarded (RFC 7239) and the X-Forwarded fields
+//! that came before it.
+//!
+//! What a client says of others is passed on only where its address is trusted; otherwise the fields
+//! begin here, or a client could claim any address.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use crate::message::Fields;
+use crate::proto::h1::encode::push_field_line;
+use crate::proto::syntax::is_token;
+
+/// Which fields are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// None, and those received are removed.
+    None,
+    /// X-Forwarded-For, -Proto and -Host: what most applications read.
+    #[default]
+    XForwarded,
+    /// Forwarded.
+    Forwarded,
+    /// All of them.
+    Both,
+}
+
+/// What is known of a request's way so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The address that the connection came from, or that a trusted PROXY header told.
+    pub client: IpAddr,
+    /// Whether that is a proxy whose own fields are believed.
+    pub is_trusted: bool,
+    /// `https` or `http`.
+    pub scheme: &'static str,
+    /// Host as the client sent it.
+    pub host: &'a [u8],
+}
+
+/// Whether `name` is a field of this module's, which is never copied as it came.
+pub fn is_forwarding_field(name: &[u8]) -> bool {
+    FIELDS
+        .iter()
+        .any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+}
+
+/// Appends the fields of `style` for a request from `origin` that came with `received`.
+pub fn push_fields(out: &mut Vec<u8>, style: Style, origin: &Origin<'_>, received: &Fields) {
+    let address = Text::of(format_args!("{}", origin.client.to_canonical()));
+    let before = |name| origin.is_trusted.then(|| received.all(name));
+    if matches!(style, Style::XForwarded | Style::Both) {
+        push_list(
+            out,
+            X_FORWARDED_FOR,
+            before(X_FORWARDED_FOR),
+            address.bytes(),
+        );
+        // The outermost proxy's word: it alone saw what the client did.
+        let first = |name| before(name).and_then(|mut values| values.next());
+        let scheme = first(X_FORWARDED_PROTO).unwrap_or(origin.scheme.as_bytes());
+        push_field_line(out, X_FORWARDED_PROTO.as_bytes(), scheme);
+        let host = first(X_FORWARDED_HOST).unwrap_or(origin.host);
+        if !host.is_empty() {
+            push_field_line(out, X_FORWARDED_HOST.as_bytes(), host);
+        }
+    }
+    if matches!(style, Style::Forwarded | Style::Both) {
+        let element = element(origin, address.bytes());
+        push_list(out, FORWARDED, before(FORWARDED), &element);
+    }
+}
+
+/// One forwarded-element (RFC 7239 4).
+fn element(origin: &Origin<'_>, address: &[u8]) -> Vec<u8> {
+    let mut element = b"for=".to_vec();
+    match origin.client.to_canonical() {
+        IpAddr::V4(_) => element.extend_from_slice(address),
+        // RFC 7239 6: in brackets, and so quoted.
+        IpAddr::V6(_) => {
+            element.extend_from_slice(b"\"[");
+            element.extend_from_slice(address);
+            element.extend_from_slice(b"]\"");
+        }
+    }
+    if is_token(origin.host) {
+        element.extend_from_slice(b";host=");
+        element.extend_from_slice(origin.host);
+    } else if !origin.host.is_empty()
+        && !origin.host.contains(&b'"')
+        && !origin.host.contains(&b'\\')
+    {
+        element.extend_from_slice(b";host=\"");
+        element.extend_from_slice(origin.host);
+        element.push(b'"');
+    }
+    element.extend_from_slice(b";proto=");
+    element.extend_from_slice(origin.scheme.as_bytes());
+    element
+}
+
+/// Appends one list field of the values `before` and `last`.
+fn push_list<'a>(
+    out: &mut Vec<u8>,
+    name: &str,
+    before: Option<impl Iterator<Item = &'a [u8]>>,
+    last: &[u8],
+) {
+    let mut value = Vec::new();
+    for part in before.into_iter().flatten().filter(|part| !part.is_empty()) {
+        value.extend_from_slice(part);
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(last);
+    push_field_line(out, name.as_bytes(), &value);
+}
+
+/// A little text without an allocation.
+struct Text {
+    bytes: [u8; ADDRESS_BYTES_MAX],
+    length: usize,
+}
+
+impl Text {
+    fn of(text: std::fmt::Arguments<'_>) -> Self {
+        let mut this = Self {
+            bytes: [0; ADDRESS_BYTES_MAX],
+            length: 0,
+        };
+        // An address always fits, and what would not is cut.
+        let _always_fits = this.write_fmt(text);
+        this
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let place = self
+            .bytes
+            .get_mut(self.length..end)
+            .ok_or(std::fmt::Error)?;
+        place.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
+const FORWARDED: &str = "forwarded";
+
+/// Those written here, and those that applications take for them.
+const FIELDS: [&str; 7] = [
+    FORWARDED,
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-real-ip",
+];
+
+/// The longest text of an IPv6 address.
+const ADDRESS_BYTES_MAX: usize = 46;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Method;
+    use crate::proto::testing::request;
+
+    fn written(style: Style, client: &str, is_trusted: bool, received: &[(&str, &str)]) -> String {
+        let origin = Origin {
+            client: client.parse().unwrap(),
+            is_trusted,
+            scheme: "https",
+            host: b"example.org:8443",
+        };
+        let mut out = Vec::new();
+        push_fields(
+            &mut out,
+            style,
+            &origin,
+            &request(Method::Get, received).fields,
+        );
+        String::from_utf8(out).unwrap()
+    }
+
+    const RECEIVED: [(&str, &str); 5] = [
+        ("X-Forwarded-For", "10.0.0.1, 10.0.0.2"),
+        ("X-FORWARDED-FOR", "10.0.0.3"),
+        ("X-Forwarded-Proto", "http"),
+        ("X-Forwarded-Host", "outer"),
+        ("Forwarded", "for=10.0.0.1"),
+    ];
+
+    #[test]
+    fn what_an_untrusted_client_says_of_others_is_not_passed_on() {
+        assert_eq!(
+            written(Style::Both, "192.0.2.1", false, &RECEIVED),
+            "\r\nx-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: https\
+             \r\nx-forwarded-host: example.org:8443\
+             \r\nforwarded: for=192.0.2.1;host=\"example.org:8443\";proto=https"
+        );
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_added_to() {
+        assert_eq!(
+            written(Style::Both, "192.0.2.1", true, &RECEIVED),
+            "\r\nx-forwarded-for: 10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.1\
+             \r\nx-forwarded-proto: http\r\nx-forwarded-host: outer\
+             \r\nforwarded: for=10.0.0.1, for=192.0.2.1;host=\"example.org:8443\";proto=https"
+        );
+    }
+
+    #[test]
+    fn rfc7239_6_addresses_of_version_6_are_quoted_and_mapped_ones_are_version_4() {
+        let of = |client| written(Style::Forwarded, client, false, &[]);
+        assert!(of("2001:db8::1").starts_with("\r\nforwarded: for=\"[2001:db8::1]\";host="));
+        assert!(of("::ffff:192.0.2.1").starts_with("\r\nforwarded: for=192.0.2.1;host="));
+        let longest = "1111:2222:3333:4444:5555:6666:7777:8888";
+        assert!(of(longest).contains(longest));
+    }
+
+    #[test]
+    fn styles_write_theirs_only() {
+        assert_eq!(written(Style::None, "192.0.2.1", true, &RECEIVED), "");
+        assert!(!written(Style::XForwarded, "192.0.2.1", true, &[]).contains("\r\nforwarded"));
+        assert!(!written(Style::Forwarded, "192.0.2.1", true, &[]).contains("x-forwarded"));
+    }
+
+    #[test]
+    fn fields_that_claim_an_address_are_known() {
+        for name in ["X-Real-IP", "Forwarded", "x-forwarded-for"] {
+            assert!(is_forwarding_field(name.as_bytes()), "{name}");
+        }
+        assert!(!is_forwarding_field(b"x-forwarded"));
+    }
+}

@@ -1,0 +1,262 @@
+//! Response heads (RFC 9112 4-6) of the servers that requests are passed on to: where one ends, what
+//! it says, how much body follows.
+//!
+//! As strict as the request parser: what a client could read otherwise than this parser is refused,
+//! so that no upstream can smuggle a response past it or split one in two.
+
+use bytes::{Bytes, BytesMut};
+use httparse::{EMPTY_HEADER, Header};
+
+use super::Malformed;
+use super::parse::span_within;
+use crate::limits::{HEADER_FIELDS_MAX, INTERIM_RESPONSES_MAX, UPSTREAM_HEADER_BYTES_MAX};
+use crate::message::{Fields, Method, Status, Version};
+use crate::proto::syntax::{decimal, list_members};
+
+/// What a response head says.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The status: 101, or 200 and above.
+    pub status: Status,
+    /// All fields.
+    pub fields: Fields,
+    /// How the end of its body is told.
+    pub framing: Framing,
+    /// content-length, also where no body follows (HEAD, 304).
+    pub content_length: Option<u64>,
+    /// Whether the connection may be used again after the body (RFC 9112 9.3).
+    pub keep_alive: bool,
+}
+
+/// How the end of a response's body is told (RFC 9112 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body, whatever the fields say.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// Chunked.
+    Chunked,
+    /// The connection's end.
+    Close,
+}
+
+/// Finds and parses the head of one response, past the interim ones before it.
+#[derive(Debug, Default)]
+pub struct ResponseParser {
+    /// Bytes of the input already looked at.
+    scanned: usize,
+    /// Where the line not yet complete begins.
+    line_start: usize,
+    /// The length of the status line, once it is complete, without its CRLF.
+    status_line_bytes: usize,
+    /// Complete lines.
+    lines: usize,
+    /// Interim responses skipped.
+    interim: usize,
+}
+
+impl ResponseParser {
+    /// The head of the final response to a request of `method`, or of a 101, taken off `input`;
+    /// `None` when more bytes are needed. `input` must begin with the bytes it had at the call before.
+    ///
+    /// # Errors
+    /// As soon as the bytes cannot become an acceptable head.
+    pub fn parse(
+        &mut self,
+        input: &mut BytesMut,
+        method: &Method,
+    ) -> Result<Option<ResponseHead>, Malformed> {
+        while let Some(end) = self.find_end(input)? {
+            let status_line_bytes = self.status_line_bytes;
+            *self = Self {
+                interim: self.interim,
+                ..Self::default()
+            };
+            let block = input.split_to(end).freeze();
+            let head = parse_block(block, status_line_bytes, method)?;
+            if head.status.0 >= 200 || head.status.0 == 101 {
+                return Ok(Some(head));
+            }
+            self.interim += 1;
+            if self.interim > INTERIM_RESPONSES_MAX {
+                return Err(Malformed("too many interim responses"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, Malformed> {
+        loop {
+            let unseen = input.get(self.scanned..).unwrap_or_default();
+            let Some(newline) = memchr::memchr(b'\n', unseen) else {
+                self.scanned = input.len();
+                // Not HTTP at all: no reason to wait for more.
+                let start = input.get(..VERSION_START.len().min(input.len()));
+                if !start.is_some_and(|start| VERSION_START.starts_with(start)) {
+                    return Err(NOT_HTTP);
+                }
+                if input.len() > UPSTREAM_HEADER_BYTES_MAX {
+                    return Err(TOO_LARGE);
+                }
+                return Ok(None);
+            };
+            let end = self.scanned + newline + 1;
+            if end > UPSTREAM_HEADER_BYTES_MAX {
+                return Err(TOO_LARGE);
+            }
+            let line = input.get(self.line_start..end).unwrap_or_default();
+            let Some(line) = line.strip_suffix(b"\r\n") else {
+                return Err(Malformed("a line in the head ends in a bare LF"));
+            };
+            match (line.len(), self.lines) {
+                (_, 0) if !line.starts_with(VERSION_START) => return Err(NOT_HTTP),
+                (bytes, 0) => self.status_line_bytes = bytes,
+                (0, _) => return Ok(Some(end)),
+                (_, before) if before > HEADER_FIELDS_MAX => return Err(TOO_MANY_FIELDS),
+                _ => {}
+            }
+            self.lines += 1;
+            self.scanned = end;
+            self.line_start = end;
+        }
+    }
+}
+
+fn parse_block(
+    block: Bytes,
+    status_line_bytes: usize,
+    method: &Method,
+) -> Result<ResponseHead, Malformed> {
+    let head: &[u8] = &block;
+    let (version, status) = parse_status_line(head.get(..status_line_bytes).unwrap_or_default())?;
+    let field_text = head.get(status_line_bytes + 2..).unwrap_or_default();
+    let mut table = [EMPTY_HEADER; HEADER_FIELDS_MAX];
+    let headers = match httparse::parse_headers(field_text, &mut table) {
+        Ok(httparse::Status::Complete((end, headers))) if end == field_text.len() => headers,
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_FIELDS),
+        // obs-fold too: RFC 9112 5.2 lets a proxy answer with 502.
+        Ok(_) | Err(_) => return Err(Malformed("malformed fields")),
+    };
+    let mut control = Control::default();
+    let mut entries = Vec::with_capacity(headers.len());
+    for field in headers {
+        control.read(field)?;
+        let name = span_within(head, field.name.as_bytes()).ok_or(TOO_LARGE)?;
+        let value = span_within(head, field.value).ok_or(TOO_LARGE)?;
+        entries.push((name, value));
+    }
+    let framing = control.framing(method, version, status)?;
+    let persists = !control.close && (version >= Version::Http11 || control.keep_alive);
+    Ok(ResponseHead {
+        status,
+        framing,
+        content_length: control.content_length,
+        keep_alive: persists && framing != Framing::Close,
+        fields: Fields::new(block, entries),
+    })
+}
+
+/// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112 4); the second space may be missing
+/// where the reason is, as many servers write it.
+fn parse_status_line(line: &[u8]) -> Result<(Version, Status), Malformed> {
+    let (version, rest) = line.split_at_checked(VERSION_BYTES).ok_or(NOT_HTTP)?;
+    let version = match version {
+        b"HTTP/1.0" => Version::Http10,
+        // RFC 9110 2.5: a higher minor version is read as the highest known.
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Version::Http11,
+        _ => return Err(NOT_HTTP),
+    };
+    let (digits, reason) = match rest {
+        [b' ', a, b, c] => ([*a, *b, *c], &[][..]),
+        [b' ', a, b, c, b' ', reason @ ..] => ([*a, *b, *c], reason),
+        _ => return Err(MALFORMED_STATUS),
+    };
+    // RFC 9110 15: other classes are invalid.
+    let status = match decimal(&digits).and_then(|status| u16::try_from(status).ok()) {
+        Some(status @ 100..=599) => Status(status),
+        _ => return Err(MALFORMED_STATUS),
+    };
+    // The reason is not passed on, but a CR in it would tell of a server that splits its lines.
+    if reason.iter().any(|&byte| byte < b' ' && byte != b'\t') {
+        return Err(MALFORMED_STATUS);
+    }
+    Ok((version, status))
+}
+
+/// The fields that frame the message.
+#[derive(Default)]
+struct Control {
+    content_length: Option<u64>,
+    /// How many times, and whether it says exactly `chunked`.
+    transfer_encoding: Option<bool>,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Control {
+    fn read(&mut self, field: &Header<'_>) -> Result<(), Malformed> {
+        match field.name.len() {
+            10 if field.name.eq_ignore_ascii_case("connection") => {
+                for option in list_members(field.value) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if field.name.eq_ignore_ascii_case("content-length") => {
+                if self.content_length.is_some() {
+                    return Err(Malformed("repeated content-length"));
+                }
+                let length = decimal(field.value).ok_or(Malformed("malformed content-length"))?;
+                self.content_length = Some(length);
+            }
+            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
+                let only = self.transfer_encoding.is_none();
+                self.transfer_encoding = Some(only && field.value.eq_ignore_ascii_case(b"chunked"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 6.3, with every case in which two recipients could differ refused.
+    fn framing(
+        &self,
+        method: &Method,
+        version: Version,
+        status: Status,
+    ) -> Result<Framing, Malformed> {
+        match (self.transfer_encoding, self.content_length) {
+            (Some(_), Some(_)) => {
+                return Err(Malformed("content-length next to transfer-encoding"));
+            }
+            (Some(false), None) => return Err(Malformed("a transfer coding other than chunked")),
+            // RFC 9112 6.1: faultily framed.
+            (Some(true), None) if version < Version::Http11 => {
+                return Err(Malformed("transfer-encoding in HTTP/1.0"));
+            }
+            _ => {}
+        }
+        // Item 1: whatever the fields say.
+        if *method == Method::Head || matches!(status.0, 100..=199 | 204 | 304) {
+            return Ok(Framing::None);
+        }
+        Ok(match (self.transfer_encoding, self.content_length) {
+            (Some(_), _) => Framing::Chunked,
+            (None, Some(length)) => Framing::Length(length),
+            (None, None) => Framing::Close,
+        })
+    }
+}
+
+const VERSION_START: &[u8] = b"HTTP/1.";
+const VERSION_BYTES: usize = 8;
+
+const NOT_HTTP: Malformed = Malformed("an answer that is no HTTP/1 response");
+const MALFORMED_STATUS: Malformed = Malformed("malformed status line");
+const TOO_LARGE: Malformed = Malformed("the head is too large");
+const TOO_MANY_FIELDS: Malformed = Malformed("too many fields");
+
+#[cfg(test)]
+#[path = "response_head_tests.rs"]
+mod tests;
