@@ -60,6 +60,8 @@ pub struct Config {
     pub session: Session,
     /// Where operators and their machines look at this process; `None`: nowhere.
     pub admin: Option<Admin>,
+    /// Where responses are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 /// One address to listen on.
@@ -312,6 +314,33 @@ pub struct Admin {
     pub address: AdminAddress,
     /// Whether `address` may be one that other machines reach.
     pub allow_remote: bool,
+}
+
+/// The log with a line for each response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where it is written.
+    pub destination: LogDestination,
+    /// What a line is.
+    pub format: LogFormat,
+}
+
+/// Where a log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogDestination {
+    /// To standard output.
+    Stdout,
+    /// To the end of a file, which is made where it is missing; its path is absolute.
+    File(PathBuf),
+}
+
+/// What a line of the access log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The "combined" format of other servers.
+    Combined,
+    /// A JSON object.
+    Json,
 }
 
 /// An address of the admin listener.

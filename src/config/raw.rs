@@ -27,6 +27,7 @@ pub(super) struct RawConfig {
     pub(super) tcp: RawTcp,
     pub(super) session: RawSession,
     pub(super) admin: RawAdmin,
+    pub(super) access_log: RawAccessLog,
 }
 
 /// `[workers]`
@@ -207,6 +208,14 @@ pub(super) struct RawAdmin {
     pub(super) allow_remote: Value<bool>,
 }
 
+/// `[access_log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAccessLog {
+    pub(super) path: Value<String>,
+    pub(super) format: Value<String>,
+}
+
 /// Every table as a file opens it, with its keys.
 pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
@@ -227,6 +236,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[tcp]", keys::<RawTcp>()),
         ("[session]", keys::<RawSession>()),
         ("[admin]", keys::<RawAdmin>()),
+        ("[access_log]", keys::<RawAccessLog>()),
     ]
 }
 

@@ -58,6 +58,7 @@ pub fn config_for(options: Options) -> Plan {
         tcp: Default::default(),
         session: Default::default(),
         admin: None,
+        access_log: None,
     };
     Plan { config, candidates }
 }

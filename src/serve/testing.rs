@@ -43,6 +43,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         tcp: Default::default(),
         session: Default::default(),
         admin: None,
+        access_log: None,
     }
 }
 

@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::access_log::{Peer, Session, WorkerLog};
 use super::{Local, Worker};
 use crate::config::Service;
 use crate::error::{Cause, Error, Stage};
-use crate::http::{self, Handler, Outcome, h1};
+use crate::http::{self, Exchange, Handler, Outcome, h1};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
@@ -57,6 +58,7 @@ struct Established {
     local: Rc<Local>,
     stream: Stream,
     client: Client,
+    peer: Peer,
 }
 
 impl Accepted {
@@ -114,6 +116,8 @@ impl Accepted {
             parts,
             server_name,
             version,
+            suite,
+            is_resumed,
             ..
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
@@ -128,10 +132,19 @@ impl Accepted {
         };
         let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
             .map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
+        let session = Session {
+            version,
+            suite,
+            is_resumed,
+        };
         Ok(Some(Established {
             local,
             stream,
             client,
+            peer: Peer {
+                address: peer.ip().to_canonical(),
+                session: Some(session),
+            },
         }))
     }
 
@@ -141,7 +154,7 @@ impl Accepted {
             local,
             socket,
             deadline,
-            ..
+            peer,
         } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
         let Some(redirect) = local.redirects.get(&port) else {
@@ -150,7 +163,14 @@ impl Accepted {
                 Cause::Protocol("a listener without its redirect"),
             ));
         };
-        let handler = RedirectHandler { redirect };
+        let handler = RedirectHandler {
+            redirect,
+            log: local.log.as_ref(),
+            peer: Peer {
+                address: peer.ip().to_canonical(),
+                session: None,
+            },
+        };
         let (read, write) = stream.into_halves();
         h1::serve(read, write, &handler, &local.http)
             .await
@@ -164,10 +184,13 @@ impl Established {
             local,
             stream,
             client,
+            peer,
         } = self;
         let handler = SiteHandler {
             serve: &local.serve,
             client,
+            log: local.log.as_ref(),
+            peer,
         };
         let (read, write) = stream.into_halves();
         h1::serve(read, write, &handler, &local.http)
@@ -207,6 +230,8 @@ async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), 
 struct SiteHandler<'a> {
     serve: &'a Serve,
     client: Client,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for SiteHandler<'_> {
@@ -214,15 +239,29 @@ impl Handler for SiteHandler<'_> {
         panic_if_asked(request);
         self.serve.respond(&self.client, request, body, now).await
     }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
+    }
 }
 
 struct RedirectHandler<'a> {
     redirect: &'a Redirect,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for RedirectHandler<'_> {
     async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
         self.redirect.respond(request)
+    }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One pinned thread: it accepts, serves and drains its connections on a runtime of its own.
 
 mod accept;
+pub mod access_log;
 pub mod admission;
 mod conn;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use self::access_log::{AccessLog, WorkerLog};
 use self::admission::Admission;
 use crate::config::{Config, Service};
 use crate::http;
@@ -57,6 +59,8 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
+    /// Where responses are logged.
+    pub access_log: Option<AccessLog>,
     /// By site: when its certificate expires. Empty where nobody watches.
     pub certificate_expiries: Vec<SystemTime>,
 }
@@ -140,6 +144,7 @@ struct Local {
     generation: Arc<Generation>,
     stream: Rc<StreamContext>,
     http: http::Context,
+    log: Option<WorkerLog>,
     serve: Serve,
     /// By the port they lead to.
     redirects: HashMap<u16, Redirect>,
@@ -179,7 +184,11 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     rt::spawn(turn_wheel(worker.clone()));
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
-    obey(&worker, &commands, (control, wake)).await
+    let outcome = obey(&worker, &commands, (control, wake)).await;
+    for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
+        local.flush_log();
+    }
+    outcome
 }
 
 /// Carries out commands until the worker has drained.
@@ -280,6 +289,12 @@ impl Worker {
 }
 
 impl Local {
+    fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            log.flush();
+        }
+    }
+
     fn new(shared: &Shared, file_threads: &FileThreadsHandle, generation: Arc<Generation>) -> Self {
         let config = &generation.config;
         let stream = StreamContext {
@@ -294,6 +309,7 @@ impl Local {
             http: http::Context::new(config.timeouts, config.limits),
             serve: Serve::new(generation.routes.clone(), file_threads.clone()),
             redirects: redirects(&generation),
+            log: generation.access_log.clone().map(WorkerLog::new),
             generation,
         }
     }
@@ -320,6 +336,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
         worker.deadlines.turn(now);
         for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.serve.sweep(now);
+            local.flush_log();
         }
     }
 }

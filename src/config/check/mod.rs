@@ -3,6 +3,7 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod access_log;
 mod admin;
 mod files;
 mod host_name;
@@ -49,6 +50,7 @@ pub(super) fn check(
     let tcp = checker.tcp(raw.tcp);
     let session = checker.session(raw.session);
     let admin = checker.admin(raw.admin);
+    let access_log = checker.access_log(raw.access_log);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -64,6 +66,7 @@ pub(super) fn check(
                 tcp,
                 session,
                 admin,
+                access_log,
             },
             places: sites.places,
             warnings: checker.warnings,
