@@ -77,7 +77,6 @@ impl Stage {
             Self::RequestHead => "request_head",
             Self::RequestBody => "request_body",
             Self::Connect => "connect",
-            Self::Tunnel => "tunnel",
             Self::Serve => "serve",
             Self::Response => "response",
             Self::Tunnel => "tunnel",

@@ -152,6 +152,15 @@ pub const NEGATIVE_ENTRIES_PER_WORKER_MAX: usize = 1024;
 /// The longest such path, in bytes.
 pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
 
+/// Bytes of access log that a worker gathers before it hands them to the writer.
+pub const ACCESS_LOG_BATCH_BYTES: usize = 16 * 1024;
+
+/// Batches of access log that wait for the writer before others are dropped.
+pub const ACCESS_LOG_BATCHES_WAITING_MAX: usize = 256;
+
+/// Bytes of one value (a target, a user agent) that are logged.
+pub const ACCESS_LOG_VALUE_BYTES_MAX: usize = 4096;
+
 /// Bytes after the prefix of an HPACK integer (RFC 7541 5.1): those of 32 bits.
 pub const HPACK_INTEGER_BYTES_MAX: u32 = 5;
 

@@ -67,6 +67,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// Bounds of HTTP/2 connections.
     pub http2: Http2,
+    /// Where responses are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 /// One address to listen on.
@@ -388,6 +390,33 @@ pub struct Admin {
     pub address: AdminAddress,
     /// Whether `address` may be one that other machines reach.
     pub allow_remote: bool,
+}
+
+/// The log with a line for each response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where it is written.
+    pub destination: LogDestination,
+    /// What a line is.
+    pub format: LogFormat,
+}
+
+/// Where a log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogDestination {
+    /// To standard output.
+    Stdout,
+    /// To the end of a file, which is made where it is missing; its path is absolute.
+    File(PathBuf),
+}
+
+/// What a line of the access log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The "combined" format of other servers.
+    Combined,
+    /// A JSON object.
+    Json,
 }
 
 /// An address of the admin listener.

@@ -29,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) session: RawSession,
     pub(super) admin: RawAdmin,
     pub(super) http2: RawHttp2,
+    pub(super) access_log: RawAccessLog,
 }
 
 /// `[workers]`
@@ -238,6 +239,14 @@ pub(super) struct RawHttp2 {
     pub(super) header_table_bytes: Value<i64>,
 }
 
+/// `[access_log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAccessLog {
+    pub(super) path: Value<String>,
+    pub(super) format: Value<String>,
+}
+
 /// Every table as a file opens it, with its keys.
 pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
@@ -260,6 +269,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[session]", keys::<RawSession>()),
         ("[admin]", keys::<RawAdmin>()),
         ("[http2]", keys::<RawHttp2>()),
+        ("[access_log]", keys::<RawAccessLog>()),
     ]
 }
 

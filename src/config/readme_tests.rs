@@ -89,6 +89,7 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[access_log]", "format") => &[("[access_log]", "path", "\"-\"")],
             ("[admin]", "allow_remote") => &[("[admin]", "address", "\"127.0.0.1:1\"")],
             ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],
             ("[[site.headers]]", _) => &[("[[site.headers]]", "content_type", "\"a/b\"")],

@@ -62,6 +62,7 @@ pub fn config_for(options: Options) -> Plan {
         session: Default::default(),
         admin: None,
         http2: Default::default(),
+        access_log: None,
     };
     Plan { config, candidates }
 }

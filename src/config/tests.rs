@@ -781,3 +781,33 @@ fn an_admin_listener_is_for_this_machine() {
     let error = parse_text(&with_site(&long)).unwrap_err().to_string();
     assert!(error.contains("at most 107 bytes"), "{error}");
 }
+
+#[test]
+fn an_access_log_goes_to_a_file_or_to_standard_output() {
+    let log = |text: &str| {
+        let text = with_site(&format!("[access_log]\n{text}"));
+        parse_text(&text).unwrap().config.access_log
+    };
+    assert_eq!(log(""), None);
+    let stdout = log("path = \"-\"").unwrap();
+    assert_eq!(stdout.destination, LogDestination::Stdout);
+    assert_eq!(stdout.format, LogFormat::Combined);
+    let file = log("path = \"/a.log\"\nformat = \"json\"").unwrap();
+    assert_eq!(file.destination, LogDestination::File("/a.log".into()));
+    assert_eq!(file.format, LogFormat::Json);
+    for (marked, what, remedy) in [
+        ("[access_log]\npath = «\"\"»", "no path", "access.log"),
+        (
+            "[access_log]\nformat = «\"json\"»",
+            "without a `path`",
+            "add path",
+        ),
+        (
+            "[access_log]\npath = \"-\"\nformat = «\"jsn\"»",
+            "does not know",
+            "did you mean \"json\"",
+        ),
+    ] {
+        refused(&with_site(marked), what, remedy);
+    }
+}

@@ -22,7 +22,7 @@ use self::admin::{AdminListener, CurrentPhase};
 use self::listen::{Changed, ListenError, Listeners};
 use self::reload::Origin;
 use self::supervise::{Event, Handle, Supervisor, forward_signals};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::net::file_threads::FileThreads;
 use crate::net::rt::Driver;
 use crate::serve::Routes;
@@ -30,6 +30,7 @@ use crate::sys;
 use crate::sys::probe::{self, KernelTls, Ring};
 use crate::tls::server_config::TlsSetup;
 use crate::upstream::Upstreams;
+use crate::worker::access_log::AccessLog;
 use crate::worker::admission::Admission;
 use crate::worker::{self, Generation, ListenerId, Shared, WorkerSetup};
 
@@ -97,6 +98,11 @@ impl Control {
         let mut listeners = Listeners::new(workers);
         let change = listeners.plan(&config.listeners, &config.tcp)?;
         let Changed { open, services, .. } = listeners.apply(change, &config.tcp);
+        let access_log = config
+            .access_log
+            .as_ref()
+            .map(open_access_log)
+            .transpose()?;
         let admin = match &config.admin {
             Some(admin) => {
                 let opened = AdminListener::open(admin);
@@ -111,6 +117,7 @@ impl Control {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                access_log,
                 certificate_expiries: origin.as_ref().map(Origin::expiries).unwrap_or_default(),
             },
             admin,
@@ -198,6 +205,10 @@ fn obey_commands(origin: &Origin, events: &Sender<Event>) {
     } else {
         tracing::warn!(%path, %error, "no control socket: `portcullis reload` fails");
     }
+}
+
+fn open_access_log(config: &config::AccessLog) -> Result<AccessLog, StartError> {
+    AccessLog::open(config).map_err(|error| StartError::Io("open the access log", error))
 }
 
 /// Lowers the connections per worker to what the limit of open files leaves: the files that are

@@ -137,6 +137,11 @@ impl Origin {
             .map_err(|error| ReloadError::Start(StartError::Io("use the roots", error)))?;
         let upstreams = Upstreams::new(&config, Some(&running.upstreams))
             .map_err(|error| ReloadError::Start(StartError::Io("watch the upstreams", error)))?;
+        let access_log = match (&config.access_log, &running.access_log) {
+            (wanted, Some(open)) if *wanted == running.config.access_log => Some(open.clone()),
+            (Some(wanted), _) => Some(super::open_access_log(wanted).map_err(ReloadError::Start)?),
+            (None, _) => None,
+        };
         let change = listeners
             .plan(&config.listeners, &config.tcp)
             .map_err(|error| ReloadError::Start(error.into()))?;
@@ -157,6 +162,7 @@ impl Origin {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                access_log,
                 certificate_expiries,
             },
             open,
@@ -205,6 +211,7 @@ impl Origin {
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
                 services: running.services.clone(),
+                access_log: running.access_log.clone(),
                 certificate_expiries: self.expiries(),
             }),
             Err(problem) => {

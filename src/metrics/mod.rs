@@ -165,6 +165,8 @@ counters! {
     ErrorsUpstream = "errors_upstream",
     /// Connections ended by a failure of ours.
     ErrorsUs = "errors_us",
+    /// Lines of the access log that were dropped, because they could not be written in time or at all.
+    AccessLogDropped = "access_log_dropped",
     /// Configurations put in force by a reload.
     Reloads = "reloads",
     /// Reloads that changed nothing, because the configuration cannot be used.

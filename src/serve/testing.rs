@@ -47,6 +47,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         session: Default::default(),
         admin: None,
         http2: Default::default(),
+        access_log: None,
     }
 }
 

@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::access_log::{Peer, Session, WorkerLog};
 use super::{Local, Worker};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
-use crate::http::{self, Handler, Outcome, h1, h2};
+use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
@@ -77,6 +78,7 @@ struct Established {
     stream: Stream,
     client: Client,
     protocol: Protocol,
+    peer: Peer,
 }
 
 impl Accepted {
@@ -137,6 +139,8 @@ impl Accepted {
             parts,
             server_name,
             version,
+            suite,
+            is_resumed,
             alpn,
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
@@ -165,11 +169,20 @@ impl Accepted {
                 true => Protocol::H2,
                 false => Protocol::Http11,
             };
+            let session = Session {
+                version,
+                suite,
+                is_resumed,
+            };
             return Ok(Next::Http(Established {
                 local,
                 stream,
                 client,
                 protocol,
+                peer: Peer {
+                    address: peer.ip().to_canonical(),
+                    session: Some(session),
+                },
             }));
         };
         metrics::count(Counter::Tunnels);
@@ -235,7 +248,7 @@ impl Accepted {
             local,
             socket,
             deadline,
-            ..
+            peer,
         } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
         let Some(redirect) = local.redirects.get(&port) else {
@@ -244,7 +257,14 @@ impl Accepted {
                 Cause::Protocol("a listener without its redirect"),
             ));
         };
-        let handler = RedirectHandler { redirect };
+        let handler = RedirectHandler {
+            redirect,
+            log: local.log.as_ref(),
+            peer: Peer {
+                address: peer.ip().to_canonical(),
+                session: None,
+            },
+        };
         let (read, write) = stream.into_halves();
         http::serve_plain(read, write, &handler, &local.http)
             .await
@@ -275,10 +295,13 @@ impl Established {
             stream,
             client,
             protocol,
+            peer,
         } = self;
         let handler = SiteHandler {
             serve: &local.serve,
             client,
+            log: local.log.as_ref(),
+            peer,
         };
         let (read, write) = stream.into_halves();
         match protocol {
@@ -323,6 +346,8 @@ async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), 
 struct SiteHandler<'a> {
     serve: &'a Serve,
     client: Client,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for SiteHandler<'_> {
@@ -330,15 +355,29 @@ impl Handler for SiteHandler<'_> {
         panic_if_asked(request);
         self.serve.respond(&self.client, request, body, now).await
     }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
+    }
 }
 
 struct RedirectHandler<'a> {
     redirect: &'a Redirect,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for RedirectHandler<'_> {
     async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
         self.redirect.respond(request)
+    }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One pinned thread: it accepts, serves and drains its connections on a runtime of its own.
 
 mod accept;
+pub mod access_log;
 pub mod admission;
 mod conn;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use self::access_log::{AccessLog, WorkerLog};
 use self::admission::Admission;
 use crate::config::{Config, Service};
 use crate::http;
@@ -58,6 +60,8 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
+    /// Where responses are logged.
+    pub access_log: Option<AccessLog>,
     /// By site: when its certificate expires. Empty where nobody watches.
     pub certificate_expiries: Vec<SystemTime>,
 }
@@ -141,6 +145,7 @@ struct Local {
     generation: Arc<Generation>,
     stream: Rc<StreamContext>,
     http: http::Context,
+    log: Option<WorkerLog>,
     serve: Serve,
     tunnels: Tunnels,
     /// By the port they lead to.
@@ -183,7 +188,11 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     rt::spawn(turn_wheel(worker.clone()));
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
-    obey(&worker, &commands, (control, wake)).await
+    let outcome = obey(&worker, &commands, (control, wake)).await;
+    for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
+        local.flush_log();
+    }
+    outcome
 }
 
 /// Carries out commands until the worker has drained.
@@ -285,6 +294,12 @@ impl Worker {
 }
 
 impl Local {
+    fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            log.flush();
+        }
+    }
+
     fn new(
         shared: &Shared,
         file_threads: &FileThreadsHandle,
@@ -305,6 +320,7 @@ impl Local {
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
             stream,
+            log: generation.access_log.clone().map(WorkerLog::new),
             generation,
         }
     }
@@ -331,6 +347,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
         worker.deadlines.turn(now);
         for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.serve.sweep(now);
+            local.flush_log();
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod access_log;
 mod admin;
 mod files;
 mod host_name;
@@ -54,6 +55,7 @@ pub(super) fn check(
     let session = checker.session(raw.session);
     let admin = checker.admin(raw.admin);
     let http2 = checker.http2(&raw.http2);
+    let access_log = checker.access_log(raw.access_log);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -72,6 +74,7 @@ pub(super) fn check(
                 session,
                 admin,
                 http2,
+                access_log,
             },
             places: sites.places,
             warnings: checker.warnings,
