@@ -31,6 +31,8 @@ pub enum Stage {
     RequestHead,
     /// Receiving a request body.
     RequestBody,
+    /// Connecting to a server behind us.
+    Connect,
     /// Computing the response.
     Serve,
     /// Sending the response.
@@ -82,6 +84,15 @@ impl Error {
     pub fn client(stage: Stage, cause: Cause) -> Self {
         Self {
             side: Side::Client,
+            stage,
+            cause,
+        }
+    }
+
+    /// A failure of a server behind us.
+    pub fn upstream(stage: Stage, cause: Cause) -> Self {
+        Self {
+            side: Side::Upstream,
             stage,
             cause,
         }

@@ -3,8 +3,8 @@
 //! The rooms in the order of a connection's way, from the command line down; each uses only rooms
 //! below it (`tests/tidy.rs` holds that):
 //!
-//! [`cli`] → [`control`] → [`worker`] → [`http`] → [`serve`] → [`tls`] → [`net`] → [`record`] →
-//! [`buf`] → [`sys`].
+//! [`cli`] → [`control`] → [`worker`] → [`http`] → [`serve`] → [`upstream`] → [`tls`] → [`net`] →
+//! [`record`] → [`buf`] → [`sys`].
 //!
 //! A worker accepts a connection, [`tls::handshake`] drives rustls to an established session and
 //! takes the secrets out, [`net::stream`] carries bytes by one of three paths (plain, TLS in user
@@ -29,4 +29,5 @@ pub mod record;
 pub mod serve;
 pub mod sys;
 pub mod tls;
+pub mod upstream;
 pub mod worker;

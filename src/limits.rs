@@ -168,6 +168,21 @@ pub const H2_RECEIVE_WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Settings in one SETTINGS frame: several times those registered, where a frame has room for 2730.
 pub const H2_SETTINGS_PER_FRAME_MAX: usize = 64;
 
+/// Groups of servers: each that looks up names or checks health has a thread of its own.
+pub const UPSTREAMS_MAX: usize = 256;
+
+/// Servers in one group: choosing looks at each of them.
+pub const UPSTREAM_SERVERS_MAX: usize = 256;
+
+/// Addresses of one server's name that are kept.
+pub const UPSTREAM_ADDRESSES_MAX: usize = 16;
+
+/// How often the time that a failing server is left out is doubled: 32 times the first.
+pub const EJECTION_DOUBLINGS_MAX: u32 = 5;
+
+/// Bytes read of the answer to a health check: its status line must end within them.
+pub const HEALTH_ANSWER_BYTES_MAX: usize = 1024;
+
 /// How often something may happen on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

@@ -17,6 +17,7 @@ pub mod serve;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +26,9 @@ use std::time::Duration;
 
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
+pub use self::upstream::{
+    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
+};
 
 /// A whole, checked configuration.
 #[derive(Clone, Debug)]
@@ -38,6 +42,8 @@ pub struct Config {
     /// The index in `sites` of the one that serves names no site has; `None` refuses them
     /// (unrecognized_name during the handshake, RFC 6066 3).
     pub default_site: Option<usize>,
+    /// Groups of servers behind this one.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// When the record layer moves into the kernel.
     pub offload: Offload,
     /// Deadlines.

@@ -24,6 +24,13 @@ pub(super) const TIMEOUT_MS: Range = 250..=3_600_000;
 pub(super) const IDLE_MS: Range = 250..=86_400_000;
 pub(super) const DRAIN_MS: Range = 0..=86_400_000;
 
+pub(super) const SLOW_START_MS: Range = 0..=3_600_000;
+pub(super) const EJECT_FAILURES: Range = 0..=1000;
+pub(super) const RESOLVE_S: Range = 1..=86_400;
+pub(super) const WEIGHT: Range = 1..=1000;
+pub(super) const SERVER_CONNECTIONS: Range = 0..=(1 << 24);
+pub(super) const HEALTH_COUNT: Range = 1..=100;
+
 pub(super) const CONNECTIONS: Range = 1..=(1 << 24);
 pub(super) const HEADER_BYTES: Range = 1024..=(1 << 20);
 /// Below the largest header, of which the target is a part.

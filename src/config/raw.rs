@@ -19,6 +19,7 @@ pub(super) struct RawConfig {
     pub(super) workers: RawWorkers,
     pub(super) listener: Vec<Spanned<RawListener>>,
     pub(super) site: Vec<Spanned<RawSite>>,
+    pub(super) upstream: Vec<Spanned<RawUpstream>>,
     pub(super) tls: RawTls,
     pub(super) offload: RawOffload,
     pub(super) timeouts: RawTimeouts,
@@ -81,6 +82,43 @@ pub(super) struct RawHsts {
     pub(super) preload: Value<bool>,
 }
 
+/// `[[upstream]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawUpstream {
+    pub(super) name: Value<String>,
+    pub(super) balance: Value<String>,
+    pub(super) connect_ms: Value<i64>,
+    pub(super) slow_start_ms: Value<i64>,
+    pub(super) eject_failures: Value<i64>,
+    pub(super) eject_ms: Value<i64>,
+    pub(super) resolve_s: Value<i64>,
+    pub(super) server: Vec<Spanned<RawUpstreamServer>>,
+    pub(super) health: Value<RawHealth>,
+}
+
+/// `[[upstream.server]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawUpstreamServer {
+    pub(super) address: Value<String>,
+    pub(super) weight: Value<i64>,
+    pub(super) connections_max: Value<i64>,
+}
+
+/// `[upstream.health]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHealth {
+    pub(super) kind: Value<String>,
+    pub(super) path: Value<String>,
+    pub(super) host: Value<String>,
+    pub(super) interval_ms: Value<i64>,
+    pub(super) timeout_ms: Value<i64>,
+    pub(super) rise: Value<i64>,
+    pub(super) fall: Value<i64>,
+}
+
 /// `[offload]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
@@ -139,13 +177,16 @@ pub(super) struct RawSession {
 }
 
 /// Every table as a file opens it, with its keys.
-pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 11] {
+pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 14] {
     [
         ("[workers]", keys::<RawWorkers>()),
         ("[[listener]]", keys::<RawListener>()),
         ("[[site]]", keys::<RawSite>()),
         ("[site.hsts]", keys::<RawHsts>()),
         ("[site.tls]", keys::<RawTls>()),
+        ("[[upstream]]", keys::<RawUpstream>()),
+        ("[[upstream.server]]", keys::<RawUpstreamServer>()),
+        ("[upstream.health]", keys::<RawHealth>()),
         ("[tls]", keys::<RawTls>()),
         ("[offload]", keys::<RawOffload>()),
         ("[timeouts]", keys::<RawTimeouts>()),

@@ -8,6 +8,18 @@ use super::*;
 
 const README: &str = include_str!("../../README.md");
 
+/// The least that an `[[upstream]]` needs, and its check with settings of HTTP.
+const UPSTREAM: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.health]", "", ""),
+];
+const UPSTREAM_CHECKED: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.health]", "kind", "\"http\""),
+];
+
 #[derive(Debug)]
 struct Row {
     table: String,
@@ -71,6 +83,8 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
+            (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
             _ => &[],
         }
     }
@@ -103,11 +117,10 @@ impl Row {
             }
         }
         let mut text = String::new();
-        for table in tables
-            .keys()
-            .filter(|table| table.starts_with("[["))
-            .chain(tables.keys().filter(|table| !table.starts_with("[[")))
-        {
+        // A table that belongs to another stands behind it.
+        let mut order: Vec<&str> = tables.keys().copied().collect();
+        order.sort_by_key(|table| (!table.starts_with("[["), table.trim_matches(['[', ']'])));
+        for table in order {
             text.push_str(&format!("{table}\n"));
             for (key, value) in &tables[table] {
                 text.push_str(&format!("{key} = {value}\n"));
@@ -126,16 +139,14 @@ fn every_key_is_documented_and_nothing_else() {
         documented.entry(row.table).or_default().push(row.key);
     }
     for (table, keys) in raw::tables() {
+        let bare = |name: &str| name.trim_matches(['[', ']']).to_owned();
         let is_table = |key: &&str| {
             raw::tables()
                 .iter()
-                .any(|(name, _)| *name == format!("[site.{key}]"))
+                .any(|(name, _)| bare(name) == format!("{}.{key}", bare(table)))
         };
-        let expected: Vec<&str> = if table == "[[site]]" {
-            keys.iter().copied().filter(|key| !is_table(key)).collect()
-        } else {
-            keys.to_vec()
-        };
+        let keys = keys.iter().copied();
+        let expected: Vec<&str> = keys.filter(|key| !is_table(key)).collect();
         assert_eq!(
             documented.remove(table).unwrap_or_default(),
             expected,

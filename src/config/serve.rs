@@ -53,6 +53,7 @@ pub fn config_for(options: Options) -> Plan {
         listeners: candidates.first().cloned().unwrap_or_default(),
         sites: vec![Arc::new(site)],
         default_site: Some(0),
+        upstreams: Vec::new(),
         offload: Offload {
             policy: options.offload,
             ..Default::default()

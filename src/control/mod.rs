@@ -27,6 +27,7 @@ use crate::serve::Routes;
 use crate::sys;
 use crate::sys::probe::{self, KernelTls, Ring};
 use crate::tls::server_config::TlsSetup;
+use crate::upstream::Upstreams;
 use crate::worker::admission::Admission;
 use crate::worker::{self, Generation, ListenerId, Shared, WorkerSetup};
 
@@ -88,6 +89,8 @@ impl Control {
         let config = Arc::new(config);
         let routes = Routes::new(config.clone(), tls.site_policies())
             .map_err(|e| StartError::Io("use the roots", e))?;
+        let upstreams =
+            Upstreams::new(&config, None).map_err(|e| StartError::Io("watch the upstreams", e))?;
         let mut listeners = Listeners::new(workers);
         let change = listeners.plan(&config.listeners, &config.tcp)?;
         let Changed { open, services, .. } = listeners.apply(change, &config.tcp);
@@ -96,6 +99,7 @@ impl Control {
                 config,
                 tls: Arc::new(tls),
                 routes: Arc::new(routes),
+                upstreams: Arc::new(upstreams),
                 services,
             },
             workers,

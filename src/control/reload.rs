@@ -22,6 +22,7 @@ use crate::serve::Routes;
 use crate::tls::certificate;
 use crate::tls::server_config::TlsSetup;
 use crate::tls::setup::{self, Prepared};
+use crate::upstream::Upstreams;
 use crate::worker::{Generation, ListenerId};
 
 /// A configuration file that was read, with everything it names.
@@ -125,7 +126,7 @@ impl Origin {
     /// See [`ReloadError`]. Nothing has changed then.
     pub fn reload(
         &mut self,
-        running: &Config,
+        running: &Generation,
         listeners: &mut Listeners,
         workers: usize,
     ) -> Result<Reloaded, ReloadError> {
@@ -134,6 +135,8 @@ impl Origin {
         let config = Arc::new(read.config);
         let routes = Routes::new(config.clone(), read.tls.site_policies())
             .map_err(|error| ReloadError::Start(StartError::Io("use the roots", error)))?;
+        let upstreams = Upstreams::new(&config, Some(&running.upstreams))
+            .map_err(|error| ReloadError::Start(StartError::Io("watch the upstreams", error)))?;
         let change = listeners
             .plan(&config.listeners, &config.tcp)
             .map_err(|error| ReloadError::Start(error.into()))?;
@@ -143,7 +146,7 @@ impl Origin {
             services,
         } = listeners.apply(change, &config.tcp);
         let mut notes: Vec<String> = read.warnings.iter().map(ToString::to_string).collect();
-        notes.extend(needs_restart(running, &config));
+        notes.extend(needs_restart(&running.config, &config));
         self.certificates = read.certificates;
         self.watch = read.watch;
         Ok(Reloaded {
@@ -151,6 +154,7 @@ impl Origin {
                 config,
                 tls: Arc::new(read.tls),
                 routes: Arc::new(routes),
+                upstreams: Arc::new(upstreams),
                 services,
             },
             open,
@@ -191,6 +195,7 @@ impl Origin {
                 config: running.config.clone(),
                 tls: Arc::new(tls),
                 routes: running.routes.clone(),
+                upstreams: running.upstreams.clone(),
                 services: running.services.clone(),
             }),
             Err(problem) => {

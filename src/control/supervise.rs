@@ -170,7 +170,7 @@ impl Supervisor {
         };
         let running = self.shared.generation.load_full();
         let workers = self.workers.len();
-        match origin.reload(&running.config, &mut self.listeners, workers) {
+        match origin.reload(&running, &mut self.listeners, workers) {
             Ok(reloaded) => {
                 metrics::count(Counter::Reloads);
                 self.put_in_force(reloaded)

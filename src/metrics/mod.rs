@@ -112,8 +112,22 @@ counters! {
     TimeoutsSend = "timeouts_send",
     /// Idle connections that were closed.
     TimeoutsIdle = "timeouts_idle",
+    /// Connections made to servers behind this one.
+    UpstreamConnects = "upstream_connects",
+    /// Connections to servers behind this one that could not be made.
+    UpstreamConnectsFailed = "upstream_connects_failed",
+    /// Times a server was left out for a while because connections to it failed.
+    UpstreamEjections = "upstream_ejections",
+    /// Times health checks found that a server is down.
+    UpstreamServersDown = "upstream_servers_down",
+    /// Health checks that failed.
+    UpstreamChecksFailed = "upstream_checks_failed",
+    /// Names of servers that could not be looked up.
+    UpstreamLookupsFailed = "upstream_lookups_failed",
     /// Connections ended by a failure of the client.
     ErrorsClient = "errors_client",
+    /// Connections ended by a failure of a server behind this one.
+    ErrorsUpstream = "errors_upstream",
     /// Connections ended by a failure of ours.
     ErrorsUs = "errors_us",
     /// Configurations put in force by a reload.

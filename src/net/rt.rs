@@ -88,6 +88,12 @@ pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
 }
 
+/// What `future` gives; `None` when it takes longer than `after` and is dropped. For threads without
+/// connections: those have deadlines ([`super::deadline`]), which cost less.
+pub async fn timeout<F: Future>(after: Duration, future: F) -> Option<F::Output> {
+    monoio::time::timeout(after, future).await.ok()
+}
+
 /// Lets every other ready task and completion run before this one goes on.
 ///
 /// A task that merely wakes itself is run again first, before all others. And as long as any task

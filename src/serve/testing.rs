@@ -38,6 +38,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         listeners: Vec::new(),
         sites: sites.into_iter().map(Arc::new).collect(),
         default_site,
+        upstreams: Vec::new(),
         offload: Default::default(),
         timeouts: Default::default(),
         limits: Default::default(),

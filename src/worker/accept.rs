@@ -145,9 +145,13 @@ fn report(peer: SocketAddr, outcome: Result<Result<(), Error>, rt::Panicked>) {
                 metrics::count(Counter::ErrorsUs);
                 tracing::warn!(%peer, %error, "connection failed");
             }
-            Side::Client | Side::Upstream => {
+            Side::Client => {
                 metrics::count(Counter::ErrorsClient);
                 tracing::debug!(%peer, %error, "connection failed");
+            }
+            Side::Upstream => {
+                metrics::count(Counter::ErrorsUpstream);
+                tracing::warn!(%peer, %error, "connection failed");
             }
         },
         Err(rt::Panicked) => {

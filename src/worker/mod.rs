@@ -29,6 +29,7 @@ use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 use crate::tls::server_config::TlsSetup;
+use crate::upstream::Upstreams;
 
 /// What all workers share.
 pub struct Shared {
@@ -51,6 +52,8 @@ pub struct Generation {
     pub tls: Arc<TlsSetup>,
     /// What is served under which name.
     pub routes: Arc<Routes>,
+    /// The servers behind this one.
+    pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
 }

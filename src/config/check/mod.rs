@@ -7,6 +7,7 @@ mod host_name;
 mod listener;
 mod site;
 mod tls;
+mod upstream;
 
 use std::path::Path;
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub(super) fn check(
     let listeners = checker.listeners(raw.listener);
     let policy = checker.tls_policy(&raw.tls, &Default::default());
     let sites = checker.sites(raw.site, &policy);
+    let upstreams = checker.upstreams(raw.upstream);
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
     let limits = checker.limits(raw.limits);
@@ -52,6 +54,7 @@ pub(super) fn check(
                 listeners,
                 sites: sites.sites,
                 default_site: sites.default,
+                upstreams,
                 offload,
                 timeouts,
                 limits,

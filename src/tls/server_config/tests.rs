@@ -63,6 +63,7 @@ fn config(sites: &[(&[&str], TlsPolicy)]) -> Config {
     Config {
         sites: sites.iter().map(site).collect(),
         default_site: None,
+        upstreams: Vec::new(),
         ..plan.config
     }
 }

@@ -1,0 +1,142 @@
+//! Groups of servers behind this one.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A group of servers that can stand in for each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// What sites call it; no other group has the name.
+    pub name: String,
+    /// Which of its servers a connection goes to.
+    pub balance: Balance,
+    /// At least one.
+    pub servers: Vec<UpstreamServer>,
+    /// For a connection to be established, over all addresses of the server that are tried.
+    pub connect: Duration,
+    /// How long a server that comes back is given less than its share; zero gives it all at once.
+    pub slow_start: Duration,
+    /// When servers are left out because connections to them failed.
+    pub ejection: Ejection,
+    /// How often host names are looked up again.
+    pub resolve: Duration,
+    /// Checks that are made whether anybody connects or not.
+    pub health: Option<HealthCheck>,
+}
+
+/// Which server of a group a connection goes to, among those that are healthy and have room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other, each as often as its weight says.
+    RoundRobin,
+    /// The one with the fewest connections for its weight.
+    LeastConnections,
+    /// Of two picked at random by weight, the one with fewer connections for its weight.
+    TwoChoices,
+    /// The same one for the same key (rendezvous hashing): a server that leaves moves no keys but
+    /// its own.
+    Hash,
+}
+
+/// One server of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamServer {
+    /// Where it listens.
+    pub address: UpstreamAddress,
+    /// Its share beside the others'.
+    pub weight: u32,
+    /// Connections open to it at a time, over all workers; `None` sets no bound.
+    pub connections_max: Option<usize>,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamAddress {
+    /// An IP address and a TCP port.
+    Ip(SocketAddr),
+    /// A host name, looked up again and again, and a TCP port.
+    Name(String, u16),
+    /// A Unix stream socket; the path is absolute.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for UpstreamAddress {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "tcp://{address}"),
+            Self::Name(host, port) => write!(f, "tcp://{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// When servers are left out because connections to them failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// Failures in a row after which a server is left out; `None` never does.
+    pub failures: Option<u32>,
+    /// For how long the first time; doubled each time it fails again right after,
+    /// up to [`crate::limits::EJECTION_DOUBLINGS_MAX`] times.
+    pub time: Duration,
+}
+
+/// A check that a server is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked of it.
+    pub kind: HealthCheckKind,
+    /// From one check's end to the next check's start.
+    pub interval: Duration,
+    /// A check that takes longer has failed.
+    pub timeout: Duration,
+    /// Checks passed in a row after which a server is up.
+    pub rise: u32,
+    /// Checks failed in a row after which a server is down.
+    pub fall: u32,
+}
+
+/// What a check asks of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheckKind {
+    /// To accept a connection.
+    Connect,
+    /// To answer a GET over HTTP/1.1 with a status from 200 to 399.
+    Http {
+        /// The path and query, in ASCII.
+        path: String,
+        /// The Host field.
+        host: String,
+    },
+}
+
+impl Upstream {
+    /// [`Upstream::connect`] where none is set.
+    pub const CONNECT_DEFAULT: Duration = Duration::from_secs(5);
+
+    /// [`Upstream::resolve`] where none is set.
+    pub const RESOLVE_DEFAULT: Duration = Duration::from_secs(30);
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            failures: Some(3),
+            time: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            kind: HealthCheckKind::Connect,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! A group's state: one for the process, which all workers share, and each worker's own turn.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use super::balance::{self, Balancer, Candidate};
+use super::health::{Checked, Observed};
+use crate::config::{Upstream, UpstreamAddress, UpstreamServer};
+use crate::metrics::{self, Counter};
+
+/// One worker's view of a group of servers.
+pub struct Group {
+    shared: Arc<Shared>,
+    own: RefCell<Own>,
+}
+
+/// A place in a server's count of open connections; given back when dropped. Hold it for as long as
+/// the connection.
+#[derive(Debug)]
+pub struct Lease {
+    shared: Arc<Shared>,
+    server: usize,
+}
+
+/// Why a group has no server for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoServer {
+    /// Checks say that none is up, or none has an address.
+    Down,
+    /// Each that could be used has all the connections it may have.
+    Full,
+    /// Each that could be used has been tried already.
+    Tried,
+}
+
+impl Group {
+    /// This worker's view of `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let servers = shared.config.servers.len();
+        // Another one for each call.
+        let seed = RandomState::new().hash_one(servers);
+        Self {
+            own: RefCell::new(Own {
+                balancer: Balancer::new(servers, seed),
+                candidates: Vec::with_capacity(servers),
+            }),
+            shared,
+        }
+    }
+
+    /// The group's configuration.
+    pub fn config(&self) -> &Upstream {
+        &self.shared.config
+    }
+
+    /// A place with the server that the group's balance chooses, out of those that are healthy,
+    /// have room and are not among `tried` ([`Lease::server`]). `key` is what `balance = "hash"`
+    /// keeps together: a client's address, a path.
+    ///
+    /// Servers that are left out for failed connections are better than none: when there is no
+    /// other, they are used.
+    ///
+    /// # Errors
+    /// See [`NoServer`].
+    pub fn pick(
+        &self,
+        key: Option<&[u8]>,
+        tried: &[usize],
+        now: Instant,
+    ) -> Result<Lease, NoServer> {
+        let key = key.map(balance::hash);
+        let mut own = self.own.borrow_mut();
+        let Own {
+            balancer,
+            candidates,
+        } = &mut *own;
+        // Other workers may take the last place of a server between the look and the taking; then
+        // the next look does not find it. Each server is met so at most once, in all but malice.
+        for _ in 0..=self.shared.servers.len() {
+            self.shared.candidates(candidates, tried, now)?;
+            let balance = self.shared.config.balance;
+            let Some(server) = balancer.choose(balance, candidates, key) else {
+                break;
+            };
+            if self.shared.take_place(server) {
+                return Ok(Lease {
+                    shared: self.shared.clone(),
+                    server,
+                });
+            }
+        }
+        Err(NoServer::Full)
+    }
+}
+
+impl Lease {
+    /// The server's index in its group.
+    pub fn server(&self) -> usize {
+        self.server
+    }
+
+    /// The server's address, as it is configured.
+    pub fn address(&self) -> Option<&UpstreamAddress> {
+        self.shared
+            .config
+            .servers
+            .get(self.server)
+            .map(|server| &server.address)
+    }
+
+    /// The group's configuration.
+    pub fn group(&self) -> &Upstream {
+        &self.shared.config
+    }
+
+    /// The server has done what was wanted of it.
+    pub fn report_success(&self, now: Instant) {
+        self.shared.report_success(self.server, now);
+    }
+
+    /// The server has failed: it refused, reset or did not answer in time. Enough of that in a row
+    /// and it is left out for a while.
+    pub fn report_failure(&self, now: Instant) {
+        self.shared.report_failure(self.server, now);
+    }
+
+    /// Where to connect to now, in the order to try.
+    pub(super) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+        self.shared.addresses(self.server)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(state) = self.shared.servers.get(self.server) {
+            state.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What one worker has for itself.
+struct Own {
+    balancer: Balancer,
+    candidates: Vec<Candidate>,
+}
+
+/// A group as all workers and the watching threads see it.
+pub struct Shared {
+    config: Arc<Upstream>,
+    /// Times below are in milliseconds since then.
+    start: Instant,
+    servers: Box<[ServerState]>,
+}
+
+/// A server, on cache lines of its own: workers that connect to different servers do not meet.
+#[repr(align(128))]
+struct ServerState {
+    identity: u64,
+    open: AtomicUsize,
+    is_up: AtomicBool,
+    /// Something has failed since the last success: only then is `observed` looked at.
+    is_suspect: AtomicBool,
+    ejected_until_ms: AtomicU64,
+    /// When it came back; 0 if it never was away.
+    back_since_ms: AtomicU64,
+    checked: Mutex<Checked>,
+    observed: Mutex<Observed>,
+    /// Empty until a name is found; unused for Unix sockets.
+    addresses: ArcSwap<Vec<SocketAddr>>,
+}
+
+impl Shared {
+    /// A group of which nothing is known but its configuration.
+    pub fn new(config: Arc<Upstream>) -> Self {
+        let servers = config.servers.iter().map(ServerState::new).collect();
+        Self {
+            config,
+            start: Instant::now(),
+            servers,
+        }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Arc<Upstream> {
+        &self.config
+    }
+
+    /// Connections open to a server.
+    pub fn open(&self, server: usize) -> usize {
+        let open = |state: &ServerState| state.open.load(Ordering::Relaxed);
+        self.servers.get(server).map_or(0, open)
+    }
+
+    /// Whether checks say that a server is up.
+    pub fn is_up(&self, server: usize) -> bool {
+        let is_up = |state: &ServerState| state.is_up.load(Ordering::Relaxed);
+        self.servers.get(server).is_some_and(is_up)
+    }
+
+    /// Whether a server is left out for failed connections.
+    pub fn is_ejected(&self, server: usize, now: Instant) -> bool {
+        let now_ms = self.now_ms(now);
+        let is_ejected = |state: &ServerState| state.is_ejected(now_ms);
+        self.servers.get(server).is_some_and(is_ejected)
+    }
+
+    /// The addresses that a server is reached by.
+    pub(super) fn addresses(&self, server: usize) -> Arc<Vec<SocketAddr>> {
+        let load = |state: &ServerState| state.addresses.load_full();
+        self.servers.get(server).map(load).unwrap_or_default()
+    }
+
+    /// A name was looked up.
+    pub(super) fn set_addresses(&self, server: usize, addresses: Vec<SocketAddr>) {
+        if let Some(state) = self.servers.get(server) {
+            state.addresses.store(Arc::new(addresses));
+        }
+    }
+
+    /// A check has ended.
+    pub(super) fn on_check(&self, server: usize, has_passed: bool, now: Instant) {
+        let (Some(state), Some(settings)) = (self.servers.get(server), &self.config.health) else {
+            return;
+        };
+        let mut checked = state.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(is_up) = checked.on_check(has_passed, settings) else {
+            return;
+        };
+        drop(checked);
+        if is_up {
+            state
+                .back_since_ms
+                .store(self.now_ms(now), Ordering::Relaxed);
+        } else {
+            metrics::count(Counter::UpstreamServersDown);
+        }
+        state.is_up.store(is_up, Ordering::Relaxed);
+        let (upstream, server) = (&self.config.name, self.config.servers.get(server));
+        let server = server.map(|server| server.address.to_string());
+        tracing::warn!(
+            upstream,
+            server,
+            is_up,
+            "a health check changed a server's state"
+        );
+    }
+
+    fn report_success(&self, server: usize, now: Instant) {
+        let Some(state) = self.servers.get(server) else {
+            return;
+        };
+        if !state.is_suspect.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut observed = state
+            .observed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if observed.on_success() {
+            state
+                .back_since_ms
+                .store(self.now_ms(now), Ordering::Relaxed);
+        }
+        state.ejected_until_ms.store(0, Ordering::Relaxed);
+        state.is_suspect.store(false, Ordering::Relaxed);
+    }
+
+    fn report_failure(&self, server: usize, now: Instant) {
+        let Some(state) = self.servers.get(server) else {
+            return;
+        };
+        let mut observed = state
+            .observed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let until_ms = observed.on_failure(&self.config.ejection, self.now_ms(now));
+        state
+            .is_suspect
+            .store(!observed.is_clean(), Ordering::Relaxed);
+        if let Some(until_ms) = until_ms {
+            state.ejected_until_ms.store(until_ms, Ordering::Relaxed);
+            metrics::count(Counter::UpstreamEjections);
+            let upstream = &self.config.name;
+            let server = self
+                .config
+                .servers
+                .get(server)
+                .map(|s| s.address.to_string());
+            tracing::warn!(
+                upstream,
+                server,
+                "a server fails and is left out for a while"
+            );
+        }
+    }
+
+    /// Fills in the servers that may be chosen.
+    fn candidates(
+        &self,
+        into: &mut Vec<Candidate>,
+        tried: &[usize],
+        now: Instant,
+    ) -> Result<(), NoServer> {
+        let now_ms = self.now_ms(now);
+        for use_ejected in [false, true] {
+            into.clear();
+            let mut why = NoServer::Down;
+            for (index, (config, state)) in
+                self.config.servers.iter().zip(&self.servers).enumerate()
+            {
+                if !state.is_usable(config) {
+                    continue;
+                }
+                if tried.contains(&index) {
+                    why = if why == NoServer::Down {
+                        NoServer::Tried
+                    } else {
+                        why
+                    };
+                    continue;
+                }
+                if !state.has_room(config) {
+                    why = NoServer::Full;
+                    continue;
+                }
+                if use_ejected || !state.is_ejected(now_ms) {
+                    into.push(self.candidate(index, config, state, now_ms));
+                }
+            }
+            match (into.is_empty(), use_ejected) {
+                (false, _) => return Ok(()),
+                (true, true) => return Err(why),
+                (true, false) => {}
+            }
+        }
+        Err(NoServer::Down)
+    }
+
+    fn candidate(
+        &self,
+        server: usize,
+        config: &UpstreamServer,
+        state: &ServerState,
+        now_ms: u64,
+    ) -> Candidate {
+        Candidate {
+            server,
+            weight: self.weight(config, state, now_ms),
+            open: state.open.load(Ordering::Relaxed),
+            identity: state.identity,
+        }
+    }
+
+    /// The weight in thousandths; less of it for a server that has just come back.
+    fn weight(&self, config: &UpstreamServer, state: &ServerState, now_ms: u64) -> u64 {
+        let full = u64::from(config.weight) * 1000;
+        let slow_start_ms = u64::try_from(self.config.slow_start.as_millis()).unwrap_or(u64::MAX);
+        let back_since_ms = state.back_since_ms.load(Ordering::Relaxed);
+        let age_ms = now_ms.saturating_sub(back_since_ms);
+        if back_since_ms == 0 || age_ms >= slow_start_ms {
+            return full;
+        }
+        (full * age_ms / slow_start_ms).max(full / SLOW_START_FIRST_SHARE)
+    }
+
+    fn take_place(&self, server: usize) -> bool {
+        let (Some(config), Some(state)) =
+            (self.config.servers.get(server), self.servers.get(server))
+        else {
+            return false;
+        };
+        let open = state.open.fetch_add(1, Ordering::Relaxed);
+        let has_room = config.connections_max.is_none_or(|max| open < max);
+        if !has_room {
+            state.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    /// Never 0, which stands for never.
+    fn now_ms(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX - 1) + 1
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServerState {
+    fn new(config: &UpstreamServer) -> Self {
+        let addresses = match config.address {
+            UpstreamAddress::Ip(address) => vec![address],
+            UpstreamAddress::Name(..) | UpstreamAddress::Unix(_) => Vec::new(),
+        };
+        Self {
+            identity: balance::hash(config.address.to_string().as_bytes()),
+            open: AtomicUsize::new(0),
+            is_up: AtomicBool::new(true),
+            is_suspect: AtomicBool::new(false),
+            ejected_until_ms: AtomicU64::new(0),
+            back_since_ms: AtomicU64::new(0),
+            checked: Mutex::default(),
+            observed: Mutex::default(),
+            addresses: ArcSwap::from_pointee(addresses),
+        }
+    }
+
+    fn is_usable(&self, config: &UpstreamServer) -> bool {
+        let is_reachable = match config.address {
+            UpstreamAddress::Ip(_) | UpstreamAddress::Unix(_) => true,
+            UpstreamAddress::Name(..) => !self.addresses.load().is_empty(),
+        };
+        is_reachable && self.is_up.load(Ordering::Relaxed)
+    }
+
+    fn has_room(&self, config: &UpstreamServer) -> bool {
+        let open = self.open.load(Ordering::Relaxed);
+        config.connections_max.is_none_or(|max| open < max)
+    }
+
+    fn is_ejected(&self, now_ms: u64) -> bool {
+        now_ms < self.ejected_until_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// A server that comes back begins with this part of its weight.
+const SLOW_START_FIRST_SHARE: u64 = 10;
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;

@@ -1,0 +1,94 @@
+//! Servers behind this one: which of them a connection goes to, and the way there.
+//!
+//! A group's state is shared by the process ([`Upstreams`]): connections open to each server, what
+//! checks and failed connections have shown, the addresses that names have. Each worker takes turns
+//! by itself ([`Groups`]), so that choosing takes no lock. [`Group::pick`] gives a [`Lease`], which
+//! holds the server's place for as long as the connection; [`Connector::connect`] makes a stream of
+//! it. Looking up names and checking servers is done by threads of the control side.
+
+pub mod balance;
+mod connect;
+mod group;
+pub mod health;
+mod watch;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use self::connect::Connector;
+pub use self::group::{Group, Lease, NoServer, Shared};
+use crate::config::{Config, Upstream};
+
+/// The groups of one configuration, for all workers.
+#[derive(Debug)]
+pub struct Upstreams {
+    groups: Vec<Arc<Shared>>,
+}
+
+/// The groups of one configuration, for one worker.
+pub struct Groups {
+    groups: Vec<Rc<Group>>,
+}
+
+impl Upstreams {
+    /// The groups of `config`. Those that stand in `previous` with the same settings are taken over
+    /// with all that is known about them. New ones begin to be watched; names are given
+    /// [`FIRST_LOOKUP_MAX`] to be looked up for the first time.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new(config: &Config, previous: Option<&Self>) -> io::Result<Self> {
+        let until = Instant::now() + FIRST_LOOKUP_MAX;
+        let mut groups = Vec::with_capacity(config.upstreams.len());
+        let mut lookups = Vec::new();
+        for upstream in &config.upstreams {
+            let known = previous.and_then(|previous| previous.same(upstream));
+            let group = match known {
+                Some(group) => group.clone(),
+                None => {
+                    let group = Arc::new(Shared::new(upstream.clone()));
+                    lookups.push(watch::start(&group, &config.tcp)?);
+                    group
+                }
+            };
+            groups.push(group);
+        }
+        for lookup in lookups {
+            // An error says that the group has no names, or that time is up: the name that cannot
+            // be found has been reported, and its server is used once it is.
+            let _ = lookup.recv_timeout(until.saturating_duration_since(Instant::now()));
+        }
+        Ok(Self { groups })
+    }
+
+    /// The groups, in the order of [`Config::upstreams`].
+    pub fn groups(&self) -> &[Arc<Shared>] {
+        &self.groups
+    }
+
+    fn same(&self, upstream: &Upstream) -> Option<&Arc<Shared>> {
+        self.groups
+            .iter()
+            .find(|group| **group.config() == *upstream)
+    }
+}
+
+impl Groups {
+    /// One worker's view of `upstreams`.
+    pub fn new(upstreams: &Upstreams) -> Self {
+        let group = |shared: &Arc<Shared>| Rc::new(Group::new(shared.clone()));
+        Self {
+            groups: upstreams.groups.iter().map(group).collect(),
+        }
+    }
+
+    /// The group with that index in [`Config::upstreams`].
+    pub fn get(&self, index: usize) -> Option<&Rc<Group>> {
+        self.groups.get(index)
+    }
+}
+
+/// How long a start waits for the first addresses of all names together.
+pub const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(5);

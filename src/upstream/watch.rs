@@ -1,0 +1,208 @@
+//! What is found out about servers whether anybody connects or not: the addresses of names, and
+//! checks. Once per process, on threads that workers never wait for.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::connect::{Target, establish};
+use super::group::Shared;
+use crate::config::{HealthCheckKind, Tcp, UpstreamAddress};
+use crate::limits::{HEALTH_ANSWER_BYTES_MAX, UPSTREAM_ADDRESSES_MAX};
+use crate::metrics::{self, Counter};
+use crate::net::rt::{self, Driver};
+use crate::net::socket::Socket;
+use crate::sys;
+
+/// Starts what `shared` needs: a thread that looks up its names, a thread that checks its servers.
+/// Both end when the group is dropped. What is given receives a word, or the end, when every name
+/// has been looked up once.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub(super) fn start(shared: &Arc<Shared>, tcp: &Tcp) -> io::Result<Receiver<()>> {
+    let config = shared.config();
+    let (looked_up, receiver) = channel();
+    let is_name = |address: &UpstreamAddress| matches!(address, UpstreamAddress::Name(..));
+    if config.servers.iter().any(|server| is_name(&server.address)) {
+        let weak = Arc::downgrade(shared);
+        std::thread::Builder::new()
+            .name("upstream-names".to_owned())
+            .spawn(move || look_up_forever(&weak, &looked_up))?;
+    }
+    if config.health.is_some() {
+        let (weak, tcp) = (Arc::downgrade(shared), *tcp);
+        std::thread::Builder::new()
+            .name("upstream-checks".to_owned())
+            .spawn(move || check_forever(&weak, tcp))?;
+    }
+    Ok(receiver)
+}
+
+fn look_up_forever(group: &Weak<Shared>, looked_up: &Sender<()>) {
+    while let Some(shared) = group.upgrade() {
+        for (index, server) in shared.config().servers.iter().enumerate() {
+            if let UpstreamAddress::Name(host, port) = &server.address {
+                look_up(&shared, index, host, *port);
+            }
+        }
+        let period = shared.config().resolve;
+        drop(shared);
+        // Nobody waits for the second time.
+        let _ = looked_up.send(());
+        let until = Instant::now() + period;
+        while group.strong_count() > 0 && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            std::thread::sleep(left.min(ALIVE_LOOK));
+        }
+    }
+}
+
+/// Looks up a name. What it was known by stays when that fails: a server does not move because a
+/// resolver is away.
+fn look_up(shared: &Shared, server: usize, host: &str, port: u16) {
+    let found = (host, port).to_socket_addrs().map(|found| {
+        let found = found.take(UPSTREAM_ADDRESSES_MAX);
+        found.collect::<Vec<SocketAddr>>()
+    });
+    match found {
+        Ok(found) if !found.is_empty() => {
+            if *shared.addresses(server) != found {
+                tracing::info!(host, addresses = ?found, "an upstream's name was looked up");
+                shared.set_addresses(server, found);
+            }
+        }
+        Ok(_) => {
+            metrics::count(Counter::UpstreamLookupsFailed);
+            tracing::warn!(host, "an upstream's name has no address");
+        }
+        Err(error) => {
+            metrics::count(Counter::UpstreamLookupsFailed);
+            tracing::warn!(host, %error, "an upstream's name cannot be looked up");
+        }
+    }
+}
+
+/// The checks of all servers of a group, side by side on a runtime of their own.
+fn check_forever(group: &Weak<Shared>, tcp: Tcp) {
+    let checks = async {
+        let Some(shared) = group.upgrade() else {
+            return;
+        };
+        for server in 0..shared.config().servers.len() {
+            rt::spawn(check_server_forever(group.clone(), server, tcp));
+        }
+        drop(shared);
+        while group.strong_count() > 0 {
+            rt::sleep(ALIVE_LOOK).await;
+        }
+    };
+    if let Err(error) = rt::block_on(Driver::Epoll, checks) {
+        tracing::error!(%error, "health checks cannot be made");
+    }
+}
+
+async fn check_server_forever(group: Weak<Shared>, server: usize, tcp: Tcp) {
+    while let Some(shared) = group.upgrade() {
+        let Some(health) = shared.config().health.clone() else {
+            return;
+        };
+        let check = check(&shared, server, &health.kind, &tcp);
+        let passed = rt::timeout(health.timeout, check).await;
+        let has_passed = matches!(passed, Some(Ok(true)));
+        if let Some(Err(error)) = passed {
+            tracing::debug!(server, %error, "a health check failed");
+        }
+        if !has_passed {
+            metrics::count(Counter::UpstreamChecksFailed);
+        }
+        shared.on_check(server, has_passed, Instant::now());
+        drop(shared);
+        rt::sleep(health.interval).await;
+    }
+}
+
+/// Whether a server passes a check.
+async fn check(
+    shared: &Shared,
+    server: usize,
+    kind: &HealthCheckKind,
+    tcp: &Tcp,
+) -> io::Result<bool> {
+    let addresses = shared.addresses(server);
+    let Some(config) = shared.config().servers.get(server) else {
+        return Ok(false);
+    };
+    let target = match (&config.address, addresses.first()) {
+        (UpstreamAddress::Unix(path), _) => Target::Unix(path),
+        (UpstreamAddress::Ip(_) | UpstreamAddress::Name(..), Some(&address)) => {
+            Target::Tcp(address)
+        }
+        (UpstreamAddress::Ip(_) | UpstreamAddress::Name(..), None) => return Ok(false),
+    };
+    let socket = establish(&target, tcp).await?;
+    match kind {
+        HealthCheckKind::Connect => Ok(true),
+        HealthCheckKind::Http { path, host } => ask(&socket, path, host).await,
+    }
+}
+
+/// Whether the server answers with a status from 200 to 399.
+async fn ask(socket: &Socket, path: &str, host: &str) -> io::Result<bool> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portcullis-health\r\n\
+         Connection: close\r\n\r\n"
+    );
+    let mut rest = request.as_bytes();
+    while !rest.is_empty() {
+        match sys::socket::send(socket.descriptor(), rest, false) {
+            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    let mut answer = Vec::with_capacity(HEALTH_ANSWER_BYTES_MAX);
+    while answer.len() < HEALTH_ANSWER_BYTES_MAX {
+        let room = HEALTH_ANSWER_BYTES_MAX - answer.len();
+        match sys::socket::receive_spare(socket.descriptor(), &mut answer, room) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {
+                if let Some(passes) = judge(&answer) {
+                    return Ok(passes);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the answer that begins so passes; `None` while its status is not there yet (RFC 9112 4).
+fn judge(answer: &[u8]) -> Option<bool> {
+    let line_end = answer.iter().position(|&byte| byte == b'\n')?;
+    let line = answer.get(..line_end).unwrap_or_default();
+    let rest = line
+        .strip_prefix(b"HTTP/1.1 ")
+        .or_else(|| line.strip_prefix(b"HTTP/1.0 "));
+    let is_good = |rest: &[u8]| {
+        matches!(rest.first(), Some(b'2' | b'3'))
+            && rest
+                .iter()
+                .take(3)
+                .filter(|byte| byte.is_ascii_digit())
+                .count()
+                == 3
+            && rest.get(3).is_none_or(|byte| matches!(byte, b' ' | b'\r'))
+    };
+    Some(rest.is_some_and(is_good))
+}
+
+/// How often a thread looks whether its group is still there.
+const ALIVE_LOOK: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

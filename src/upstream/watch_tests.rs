@@ -1,0 +1,152 @@
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::config::{Balance, Ejection, HealthCheck, Upstream, UpstreamServer};
+
+fn watched(address: UpstreamAddress, kind: Option<HealthCheckKind>) -> Arc<Shared> {
+    let health = kind.map(|kind| HealthCheck {
+        kind,
+        interval: Duration::from_millis(5),
+        timeout: Duration::from_millis(500),
+        rise: 2,
+        fall: 2,
+    });
+    let config = Upstream {
+        name: "app".to_owned(),
+        balance: Balance::RoundRobin,
+        servers: vec![UpstreamServer {
+            address,
+            weight: 1,
+            connections_max: None,
+        }],
+        connect: Upstream::CONNECT_DEFAULT,
+        slow_start: Duration::ZERO,
+        ejection: Ejection::default(),
+        resolve: Duration::from_secs(1),
+        health,
+    };
+    Arc::new(Shared::new(Arc::new(config)))
+}
+
+/// Until `condition` holds, as a condition of the world that cannot wake us, within a bound.
+#[track_caller]
+fn wait_for(condition: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < until, "it does not happen");
+        std::thread::yield_now();
+    }
+}
+
+/// Answers each request with `status` as long as `is_well`, and else with 503.
+fn http_server(status: &'static str, is_well: Arc<AtomicBool>) -> UpstreamAddress {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut connection, _)) = listener.accept() {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if !matches!(connection.read(&mut byte), Ok(1)) {
+                    break;
+                }
+                request.push(byte[0]);
+            }
+            let good = b"GET /health?x HTTP/1.1\r\nHost: app.test\r\n";
+            let is_good = request.starts_with(good) && is_well.load(Ordering::Relaxed);
+            let status = if is_good { status } else { "503 Away" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            drop(connection.write_all(answer.as_bytes()));
+        }
+    });
+    UpstreamAddress::Ip(address)
+}
+
+#[test]
+fn http_checks_follow_the_servers_answers() {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let kind = HealthCheckKind::Http {
+        path: "/health?x".to_owned(),
+        host: "app.test".to_owned(),
+    };
+    let shared = watched(http_server("204 No Content", is_well.clone()), Some(kind));
+    let _lookups = start(&shared, &Tcp::default()).unwrap();
+    for wanted in [false, true, false] {
+        is_well.store(wanted, Ordering::Relaxed);
+        wait_for(|| shared.is_up(0) == wanted);
+    }
+}
+
+#[test]
+fn connect_checks_follow_the_listener_and_their_threads_end_with_the_group() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let shared = watched(UpstreamAddress::Ip(address), Some(HealthCheckKind::Connect));
+    let _lookups = start(&shared, &Tcp::default()).unwrap();
+    drop(listener);
+    wait_for(|| !shared.is_up(0));
+    let _listener = TcpListener::bind(address).unwrap();
+    wait_for(|| shared.is_up(0));
+    let weak = Arc::downgrade(&shared);
+    drop(shared);
+    wait_for(|| weak.strong_count() == 0);
+}
+
+#[test]
+fn names_are_looked_up_before_the_first_word() {
+    let address = UpstreamAddress::Name("localhost".to_owned(), 7);
+    let shared = watched(address, None);
+    let lookups = start(&shared, &Tcp::default()).unwrap();
+    lookups.recv_timeout(Duration::from_secs(20)).unwrap();
+    let addresses = shared.addresses(0);
+    assert!(
+        addresses.iter().any(|address| address.ip().is_loopback()),
+        "{addresses:?}"
+    );
+    assert!(addresses.iter().all(|address| address.port() == 7));
+}
+
+#[test]
+fn a_failed_lookup_keeps_what_was_known() {
+    let shared = watched(UpstreamAddress::Name("a.invalid".to_owned(), 7), None);
+    let known = vec![([192, 0, 2, 1], 7).into()];
+    shared.set_addresses(0, known.clone());
+    let before = metrics::of_this_thread(Counter::UpstreamLookupsFailed);
+    // RFC 6761 6.4: no resolver knows a name in .invalid.
+    look_up(&shared, 0, "a.invalid", 7);
+    assert_eq!(*shared.addresses(0), known);
+    assert_eq!(
+        metrics::of_this_thread(Counter::UpstreamLookupsFailed),
+        before + 1
+    );
+}
+
+#[test]
+fn without_names_and_checks_nothing_is_started() {
+    let shared = watched(UpstreamAddress::Unix("/nonexistent".into()), None);
+    let lookups = start(&shared, &Tcp::default()).unwrap();
+    assert!(lookups.recv().is_err());
+    assert_eq!(Arc::weak_count(&shared), 0);
+}
+
+#[test]
+fn answers_are_judged_by_their_status_line() {
+    for (answer, verdict) in [
+        ("", None),
+        ("HTTP/1.1 200 OK\r", None),
+        ("HTTP/1.1 200 OK\r\n", Some(true)),
+        ("HTTP/1.0 301 Moved\r\nlocation: x", Some(true)),
+        ("HTTP/1.1 399\r\n", Some(true)),
+        ("HTTP/1.1 204 \n", Some(true)),
+        ("HTTP/1.1 404 Not Found\r\n", Some(false)),
+        ("HTTP/1.1 503 x\r\n", Some(false)),
+        ("HTTP/1.1 2000 x\r\n", Some(false)),
+        ("HTTP/1.1 2\r\n", Some(false)),
+        ("HTTP/2.0 200 OK\r\n", Some(false)),
+        ("SSH-2.0-x\r\n", Some(false)),
+    ] {
+        assert_eq!(judge(answer.as_bytes()), verdict, "{answer}");
+    }
+}
