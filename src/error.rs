@@ -33,6 +33,8 @@ pub enum Stage {
     RequestBody,
     /// Connecting to a server behind us.
     Connect,
+    /// Passing a request on and receiving the answer.
+    Exchange,
     /// Computing the response.
     Serve,
     /// Sending the response.

@@ -13,6 +13,7 @@ mod range;
 mod raw;
 #[cfg(test)]
 mod readme_tests;
+mod route;
 pub mod serve;
 mod suggest;
 #[cfg(test)]
@@ -26,6 +27,10 @@ use std::time::Duration;
 
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
+pub use self::route::{
+    FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
+    UpstreamHttp,
+};
 pub use self::upstream::{
     Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
 };
@@ -44,6 +49,8 @@ pub struct Config {
     pub default_site: Option<usize>,
     /// Groups of servers behind this one.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The proxies in front of this server.
+    pub proxies: Proxies,
     /// When the record layer moves into the kernel.
     pub offload: Offload,
     /// Deadlines.
@@ -94,8 +101,11 @@ pub struct Site {
     pub tls: TlsPolicy,
     /// Strict-Transport-Security for every response over TLS (RFC 6797).
     pub hsts: Option<Hsts>,
-    /// What it serves.
+    /// What it serves where no route says otherwise. The root is empty where the routes leave it no
+    /// path.
     pub files: Files,
+    /// Paths that are served otherwise.
+    pub routes: Vec<Route>,
 }
 
 /// A directory and how it is served.

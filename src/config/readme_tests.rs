@@ -14,10 +14,31 @@ const UPSTREAM: &[(&str, &str, &str)] = &[
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.health]", "", ""),
 ];
+const UPSTREAM_HTTP: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.http]", "", ""),
+];
 const UPSTREAM_CHECKED: &[(&str, &str, &str)] = &[
     ("[[upstream]]", "name", "\"app\""),
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.health]", "kind", "\"http\""),
+];
+
+/// The least that an `[[site.route]]` needs: of each kind.
+const ROUTE: &[(&str, &str, &str)] = &[
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "redirect", "\"/b$path\""),
+];
+const ROUTE_FIXED: &[(&str, &str, &str)] = &[
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "status", "200"),
+];
+const ROUTE_PROXIED: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "upstream", "\"app\""),
 ];
 
 #[derive(Debug)]
@@ -84,6 +105,15 @@ impl Row {
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
             ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
+            ("[[site.route]]", "status" | "body") => ROUTE_FIXED,
+            ("[[site.route]]", key)
+                if matches!(key, "upstream" | "host" | "forwarded")
+                    || key.starts_with("request_") =>
+            {
+                ROUTE_PROXIED
+            }
+            ("[[site.route]]", _) => ROUTE,
+            ("[upstream.http]", _) => UPSTREAM_HTTP,
             (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
             _ => &[],
         }
@@ -178,6 +208,8 @@ fn a_default_that_is_written_down_changes_nothing() {
                 let error = left_out.expect_err(&row.name()).to_string();
                 assert!(error.contains(&format!("no `{}`", row.key)), "{error}");
             }
+            // Something else stands for it, or nothing does.
+            ("none", []) => {}
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
             (_, [default]) => {

@@ -47,6 +47,7 @@ pub fn config_for(options: Options) -> Plan {
             dotfiles: false,
             symlinks: Symlinks::default(),
         },
+        routes: Vec::new(),
     };
     let config = Config {
         workers: options.workers,
@@ -54,6 +55,7 @@ pub fn config_for(options: Options) -> Plan {
         sites: vec![Arc::new(site)],
         default_site: Some(0),
         upstreams: Vec::new(),
+        proxies: Default::default(),
         offload: Offload {
             policy: options.offload,
             ..Default::default()

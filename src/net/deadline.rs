@@ -26,6 +26,8 @@ pub enum Phase {
     BodyProgress,
     /// The next request.
     Idle,
+    /// Bytes of a connection that has changed its protocol.
+    Upgraded,
     /// The end: everything is sent.
     Linger,
 }

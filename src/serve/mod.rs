@@ -12,11 +12,14 @@ pub mod file;
 mod flight;
 mod open;
 pub mod path;
+pub mod proxy;
 pub mod redirect;
+pub mod rules;
 
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -24,8 +27,10 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use self::cache::{Cache, Root};
-use crate::config::{Config, Hsts, Site};
-use crate::message::{Request, RequestBody, Response, Status};
+use self::proxy::Proxy;
+use self::rules::{Rule, Rules};
+use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
+use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::tls::names::Names;
 
@@ -54,6 +59,8 @@ pub struct Client {
     /// The index of the TLS policy under which its handshake was done
     /// ([`crate::tls::server_config::TlsSetup::policy_for`]); `None` for plain HTTP.
     pub tls_policy: Option<usize>,
+    /// Its address, or the one that a trusted proxy told.
+    pub address: IpAddr,
 }
 
 /// What all workers share: the sites of one configuration.
@@ -61,13 +68,15 @@ pub struct Client {
 pub struct Routes {
     config: Arc<Config>,
     names: Names,
-    sites: Vec<Route>,
+    sites: Vec<SiteRoute>,
+    /// The directories of all sites and, after them, those of their routes.
+    roots: Vec<Root>,
 }
 
 #[derive(Debug)]
-struct Route {
+struct SiteRoute {
     site: Arc<Site>,
-    root: Root,
+    rules: Rules,
     tls_policy: usize,
     /// The value of Strict-Transport-Security.
     hsts: Option<Bytes>,
@@ -77,6 +86,7 @@ struct Route {
 pub struct Serve<T = FileThreadsHandle> {
     routes: Arc<Routes>,
     cache: Cache<T>,
+    proxy: Option<Proxy>,
 }
 
 /// Threads for work that waits for disks.
@@ -115,33 +125,35 @@ impl Routes {
         if tls_policies.len() != config.sites.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let sites = config
-            .sites
-            .iter()
-            .zip(tls_policies)
-            .map(|(site, &tls_policy)| {
-                let root = CString::new(site.files.root.as_os_str().as_bytes())?;
-                Ok(Route {
-                    site: Arc::clone(site),
-                    root: Root {
-                        path: root.into(),
-                        symlinks: site.files.symlinks,
-                    },
-                    tls_policy,
-                    hsts: site.hsts.map(hsts_value),
-                })
-            })
+        let mut directories: Vec<&Files> = config.sites.iter().map(|site| &site.files).collect();
+        let mut sites = Vec::with_capacity(config.sites.len());
+        for (site, &tls_policy) in config.sites.iter().zip(tls_policies) {
+            let first = directories.len();
+            directories.extend(site.routes.iter().filter_map(Route::files));
+            let mut next = first..;
+            let rules = Rules::new(&site.routes, |_| next.next().unwrap_or(first));
+            sites.push(SiteRoute {
+                site: Arc::clone(site),
+                rules,
+                tls_policy,
+                hsts: site.hsts.map(hsts_value),
+            });
+        }
+        let roots = directories
+            .into_iter()
+            .map(root_of)
             .collect::<io::Result<_>>()?;
         let names = config.sites.iter().map(|site| site.names.as_slice());
         Ok(Self {
             names: Names::new(names, config.default_site),
             config,
             sites,
+            roots,
         })
     }
 
     /// The site for `host`: by name, by wildcard, or the default.
-    fn site(&self, host: &str) -> Option<(usize, &Route)> {
+    fn site(&self, host: &str) -> Option<(usize, &SiteRoute)> {
         let index = self.names.site(Some(host))?;
         Some((index, self.sites.get(index)?))
     }
@@ -150,11 +162,25 @@ impl Routes {
 impl<T: FileThreads> Serve<T> {
     /// Responds by `routes`, with nothing cached yet. Cold files are read on `threads`.
     pub fn new(routes: Arc<Routes>, threads: T) -> Self {
-        let roots = routes.sites.iter().map(|route| route.root.clone());
         let open_files_max = routes.config.limits.open_files_per_worker_max;
         Self {
-            cache: Cache::new(roots.collect(), open_files_max, threads),
+            cache: Cache::new(routes.roots.clone(), open_files_max, threads),
             routes,
+            proxy: None,
+        }
+    }
+
+    /// The same, with `proxy` to pass requests on.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// As [`Proxy::sweep`].
+    pub fn sweep(&self) {
+        if let Some(proxy) = &self.proxy {
+            proxy.sweep();
         }
     }
 
@@ -169,7 +195,7 @@ impl<T: FileThreads> Serve<T> {
         &self,
         client: &Client,
         request: &Request,
-        _body: RequestBody,
+        body: RequestBody,
         now: Now,
     ) -> Response {
         let Some((index, route)) = self.routes.site(&request.host) else {
@@ -186,16 +212,125 @@ impl<T: FileThreads> Serve<T> {
         {
             return error_page::page(Status(421));
         }
-        let response = file::respond(&self.cache, index, &route.site.files, request, now).await;
+        let mut response = self
+            .of_site(client, (index, route), request, body, now)
+            .await;
         match &route.hsts {
             // RFC 6797 7.2: only over a secure transport.
             Some(value) if client.tls_policy.is_some() => {
+                // The site's word goes before that of a server behind it.
+                let name = b"strict-transport-security";
+                response
+                    .relayed
+                    .retain(|field, _| !field.eq_ignore_ascii_case(name));
                 response.with("strict-transport-security", value.clone())
             }
             _ => response,
         }
     }
+
+    /// What the site's routes, or else its root, make of `request`.
+    async fn of_site(
+        &self,
+        client: &Client,
+        (index, site): (usize, &SiteRoute),
+        request: &Request,
+        body: RequestBody,
+        now: Now,
+    ) -> Response {
+        if site.rules.is_empty() {
+            drop(body);
+            return file::respond(&self.cache, index, &site.site.files, request, now).await;
+        }
+        let Ok(normal) = rules::normalize(request.path()) else {
+            drop(body);
+            return match request.path() {
+                // RFC 9110 9.3.7: OPTIONS for the server itself.
+                "*" => file::respond(&self.cache, index, &site.site.files, request, now).await,
+                _ => error_page::page(Status(400)),
+            };
+        };
+        let Some(rule) = site.rules.find(&normal) else {
+            drop(body);
+            return file::respond(&self.cache, index, &site.site.files, request, now).await;
+        };
+        let asking = proxy::Asking {
+            client,
+            is_trusted: self.routes.config.proxies.trusts(client.address),
+            request,
+            normal: &normal,
+        };
+        let mut response = self.by_rule(rule, &asking, body, now).await;
+        rules::edit_response(&mut response, &rule.route.response_fields);
+        response
+    }
+
+    async fn by_rule(
+        &self,
+        rule: &Rule,
+        asking: &proxy::Asking<'_>,
+        body: RequestBody,
+        now: Now,
+    ) -> Response {
+        let route = &rule.route;
+        let (request, normal) = (asking.request, asking.normal);
+        match &route.action {
+            RouteAction::Proxy(proxy) => match &self.proxy {
+                // Boxed: its state is many times that of serving a file.
+                Some(passing) => Box::pin(passing.respond((route, proxy), asking, body)).await,
+                None => error_page::page(Status(500)),
+            },
+            RouteAction::Files(RouteFiles {
+                files,
+                strip_prefix,
+            }) => {
+                drop(body);
+                let root = rule.root.unwrap_or(usize::MAX);
+                if !strip_prefix {
+                    return file::respond(&self.cache, root, files, request, now).await;
+                }
+                let mut behind = request.clone();
+                behind.target = rules::target_behind(request, normal, route).into();
+                let response = file::respond(&self.cache, root, files, &behind, now).await;
+                rules::put_prefix_back(response, route)
+            }
+            RouteAction::Redirect {
+                status,
+                location,
+                strip_prefix,
+            } => {
+                let target = match strip_prefix {
+                    true => rules::target_behind(request, normal, route),
+                    false => request.target.to_string(),
+                };
+                let location = match location.strip_suffix("$path") {
+                    Some(start) => format!("{start}{target}"),
+                    None => location.clone(),
+                };
+                let mut visible = Vec::with_capacity(location.len());
+                path::push_visible(&mut visible, location.as_bytes());
+                error_page::page(Status(*status)).with("location", Bytes::from(visible))
+            }
+            RouteAction::Fixed { status, body } => match body {
+                None => error_page::page(Status(*status)),
+                Some(text) => Response::new(Status(*status))
+                    .with("content-type", PLAIN_TEXT)
+                    .with("x-content-type-options", error_page::NOSNIFF)
+                    .with_body(Body::Bytes(Bytes::copy_from_slice(text.as_bytes()))),
+            },
+        }
+    }
 }
+
+fn root_of(files: &Files) -> io::Result<Root> {
+    let path = CString::new(files.root.as_os_str().as_bytes())?;
+    Ok(Root {
+        path: path.into(),
+        symlinks: files.symlinks,
+    })
+}
+
+const PLAIN_TEXT: Bytes = Bytes::from_static(b"text/plain; charset=utf-8");
 
 /// RFC 6797 6.1
 fn hsts_value(hsts: Hsts) -> Bytes {

@@ -28,6 +28,7 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
             dotfiles: false,
             symlinks: Symlinks::Beneath,
         },
+        routes: Vec::new(),
     }
 }
 
@@ -39,6 +40,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         sites: sites.into_iter().map(Arc::new).collect(),
         default_site,
         upstreams: Vec::new(),
+        proxies: Default::default(),
         offload: Default::default(),
         timeouts: Default::default(),
         limits: Default::default(),

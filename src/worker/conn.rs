@@ -125,6 +125,7 @@ impl Accepted {
         };
         let client = Client {
             tls_policy: Some(tls_policy),
+            address: peer.ip().to_canonical(),
         };
         let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
             .map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;

@@ -24,12 +24,13 @@ use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
+use crate::serve::proxy::Proxy;
 use crate::serve::redirect::Redirect;
 use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 use crate::tls::server_config::TlsSetup;
-use crate::upstream::Upstreams;
+use crate::upstream::{Connector, Groups, Upstreams};
 
 /// What all workers share.
 pub struct Shared {
@@ -152,15 +153,13 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
         ..
     } = setup;
     let file_threads = shared.file_threads.attach()?;
-    let current = Rc::new(Local::new(
-        &shared,
-        &file_threads,
-        shared.generation.load_full(),
-    ));
+    let deadlines = Deadlines::new();
+    let generation = shared.generation.load_full();
+    let current = Local::new(&shared, &file_threads, &deadlines, generation);
     let worker = Rc::new(Worker {
         index,
         shared,
-        deadlines: Deadlines::new(),
+        deadlines,
         file_threads,
         locals: RefCell::new(vec![Rc::downgrade(&current)]),
         current: RefCell::new(current),
@@ -211,11 +210,12 @@ impl Worker {
         if Arc::ptr_eq(&generation, &current.generation) {
             return current;
         }
-        let local = Rc::new(Local::new(
+        let local = Local::new(
             &self.shared,
             &self.file_threads,
+            &self.deadlines,
             generation.clone(),
-        ));
+        );
         let mut locals = self.locals.borrow_mut();
         locals.retain(|local| local.strong_count() > 0);
         locals.push(Rc::downgrade(&local));
@@ -276,7 +276,12 @@ impl Worker {
 }
 
 impl Local {
-    fn new(shared: &Shared, file_threads: &FileThreadsHandle, generation: Arc<Generation>) -> Self {
+    fn new(
+        shared: &Shared,
+        file_threads: &FileThreadsHandle,
+        deadlines: &Deadlines,
+        generation: Arc<Generation>,
+    ) -> Rc<Self> {
         let config = &generation.config;
         let stream = StreamContext {
             offload: config.offload,
@@ -285,13 +290,26 @@ impl Local {
             records_per_key_max: config.limits.records_per_key_max,
             file_threads: file_threads.clone(),
         };
-        Self {
-            stream: Rc::new(stream),
+        let stream = Rc::new(stream);
+        let connector = Rc::new(Connector::new(deadlines.clone(), config.tcp));
+        let proxy = Proxy::new(
+            &Groups::new(&generation.upstreams),
+            connector,
+            stream.clone(),
+        );
+        let has_upstreams = !proxy.is_empty();
+        let serve = Serve::new(generation.routes.clone(), file_threads.clone());
+        let local = Rc::new(Self {
+            stream,
             http: http::Context::new(config.timeouts, config.limits),
-            serve: Serve::new(generation.routes.clone(), file_threads.clone()),
+            serve: serve.with_proxy(proxy),
             redirects: redirects(&generation),
             generation,
+        });
+        if has_upstreams {
+            rt::spawn(sweep_connections(Rc::downgrade(&local)));
         }
+        local
     }
 }
 
@@ -306,6 +324,17 @@ fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
     ports
         .map(|port| (port, Redirect::new(&generation.config, port)))
         .collect()
+}
+
+/// Closes idle connections to servers in their time, for as long as somebody uses them.
+async fn sweep_connections(local: Weak<Local>) {
+    loop {
+        rt::sleep(SWEEP).await;
+        match local.upgrade() {
+            Some(local) => local.serve.sweep(),
+            None => return,
+        }
+    }
 }
 
 /// Turns the deadline wheel for as long as the worker lives.
@@ -329,3 +358,6 @@ async fn wake_when_empty(worker: Rc<Worker>, wake: UnixStream) {
 
 /// How often a draining worker looks whether it is empty.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// How often idle connections to servers are looked through.
+const SWEEP: Duration = Duration::from_secs(1);

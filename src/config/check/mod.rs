@@ -5,6 +5,7 @@
 
 mod host_name;
 mod listener;
+mod route;
 mod site;
 mod tls;
 mod upstream;
@@ -39,8 +40,10 @@ pub(super) fn check(
     let workers = checker.workers(raw.workers);
     let listeners = checker.listeners(raw.listener);
     let policy = checker.tls_policy(&raw.tls, &Default::default());
-    let sites = checker.sites(raw.site, &policy);
     let upstreams = checker.upstreams(raw.upstream);
+    let names: Vec<String> = upstreams.iter().map(|group| group.name.clone()).collect();
+    let sites = checker.sites(raw.site, &policy, &names);
+    let proxies = checker.proxies(raw.proxies);
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
     let limits = checker.limits(raw.limits);
@@ -55,6 +58,7 @@ pub(super) fn check(
                 sites: sites.sites,
                 default_site: sites.default,
                 upstreams,
+                proxies,
                 offload,
                 timeouts,
                 limits,

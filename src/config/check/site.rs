@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::Checker;
 use super::host_name::host_name;
-use crate::config::raw::{RawHsts, RawSite, Value};
+use crate::config::raw::{RawHsts, RawRoute, RawSite, Value};
 use crate::config::{Files, Hsts, Place, Places, Site, SitePlaces, Symlinks, TlsPolicy, range};
 
 /// The sites that could be made, and what the configuration says about them.
@@ -21,7 +21,12 @@ pub(super) struct Sites {
 
 impl Checker<'_> {
     /// The sites. When there is a problem with one, it is missing: the caller gives up anyway.
-    pub(super) fn sites(&mut self, raw: Vec<Spanned<RawSite>>, inherited: &TlsPolicy) -> Sites {
+    pub(super) fn sites(
+        &mut self,
+        raw: Vec<Spanned<RawSite>>,
+        inherited: &TlsPolicy,
+        upstreams: &[String],
+    ) -> Sites {
         if raw.is_empty() {
             self.problem(
                 0..0,
@@ -51,7 +56,8 @@ impl Checker<'_> {
                 }
                 sites.default = Some(sites.sites.len());
             }
-            if let Some((site, places)) = self.site(raw, header, inherited, &mut taken) {
+            let shared = (inherited, upstreams);
+            if let Some((site, places)) = self.site(raw, header, shared, &mut taken) {
                 sites.sites.push(Arc::new(site));
                 sites.places.sites.push(places);
             }
@@ -63,7 +69,7 @@ impl Checker<'_> {
         &mut self,
         raw: RawSite,
         header: std::ops::Range<usize>,
-        inherited: &TlsPolicy,
+        (inherited, upstreams): (&TlsPolicy, &[String]),
         taken: &mut HashMap<String, usize>,
     ) -> Option<(Site, SitePlaces)> {
         let tls = match &raw.tls {
@@ -79,7 +85,17 @@ impl Checker<'_> {
             "certificate = \"chain.pem\"",
         );
         let key = path("key", raw.key, "key = \"key.pem\"");
-        let root = path("root", raw.root, "root = \"site\"");
+        // A route for everything leaves nothing to a root.
+        let is_everything = |route: &Spanned<RawRoute>| {
+            let prefix = &route.get_ref().prefix;
+            prefix
+                .as_ref()
+                .is_some_and(|prefix| prefix.get_ref() == "/")
+        };
+        let needs_root = raw.root.is_some() || !raw.route.iter().any(is_everything);
+        let root = needs_root
+            .then(|| path("root", raw.root, "root = \"site\""))
+            .flatten();
         let root = root.and_then(|(path, span)| self.directory(path, span));
         let files = Files {
             root: root.unwrap_or_default(),
@@ -87,6 +103,7 @@ impl Checker<'_> {
             dotfiles: raw.dotfiles.is_some_and(Spanned::into_inner),
             symlinks: self.choice_or("symlinks", raw.symlinks, &SYMLINKS, Symlinks::default()),
         };
+        let routes = self.routes(raw.route, &files, upstreams);
         let (names, name_places) = names?;
         let (certificate_file, certificate) = certificate?;
         let (key_file, key) = key?;
@@ -97,6 +114,7 @@ impl Checker<'_> {
             tls,
             hsts,
             files,
+            routes,
         };
         let places = SitePlaces {
             certificate: self.source.place(certificate),
@@ -172,7 +190,11 @@ impl Checker<'_> {
 
     /// A root is looked at here, where a mistake can still be told: when it is missing, every
     /// request would be answered with 404.
-    fn directory(&mut self, path: PathBuf, span: std::ops::Range<usize>) -> Option<PathBuf> {
+    pub(super) fn directory(
+        &mut self,
+        path: PathBuf,
+        span: std::ops::Range<usize>,
+    ) -> Option<PathBuf> {
         // Quoted and escaped: a path may hold what would steer a terminal.
         let shown = format!("{path:?}");
         let (message, remedy) = match std::fs::metadata(&path) {

@@ -2,6 +2,7 @@
 
 mod request_body;
 mod response;
+mod upgraded;
 
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -13,7 +14,7 @@ use std::time::SystemTime;
 use bytes::BytesMut;
 
 use self::request_body::{Body, Failure, Loan, Receiving};
-use self::response::Delivery;
+use self::response::{Delivered, Delivery};
 use super::transport::{Receive, Transmit};
 use super::{Context, Handler, Outcome, close};
 use crate::error::{Cause, Error, Side, Stage};
@@ -109,7 +110,7 @@ enum After {
 /// What became of a request with a body.
 enum Exchanged {
     Refused(Refusal),
-    Answered { kept: bool },
+    Answered(Delivered),
 }
 
 impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
@@ -201,19 +202,26 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             return self.refuse(BODY_TOO_LARGE).await;
         }
         let now = self.write.now();
-        let kept = if request.body_length.is_none() {
+        let delivered = if request.body_length.is_none() {
             let answer = self.handler.respond(&request, RequestBody::Empty, now);
             let response = answer.await;
             self.deliver(&request, keep_alive, now, response).await?
         } else {
             match self.exchange_with_body(&request, keep_alive, now).await? {
                 Exchanged::Refused(refusal) => return self.refuse(refusal).await,
-                Exchanged::Answered { kept } => kept,
+                Exchanged::Answered(delivered) => delivered,
             }
         };
-        Ok(match kept {
-            true => After::NextRequest,
-            false => After::Close(Outcome::Closed),
+        Ok(match delivered {
+            Delivered::Kept => After::NextRequest,
+            Delivered::Last => After::Close(Outcome::Closed),
+            Delivered::Upgraded(upgrade) => {
+                let Some(receiving) = &mut self.receiving else {
+                    return Err(lost_receiving());
+                };
+                upgraded::run(receiving, &mut self.write, upgrade).await?;
+                After::Close(Outcome::Closed)
+            }
         })
     }
 
@@ -250,10 +258,10 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         }
         // A body may have taken minutes.
         let now = self.write.now();
-        let kept = self
+        let delivered = self
             .deliver(request, keep_alive && at_end, now, response)
             .await?;
-        Ok(Exchanged::Answered { kept })
+        Ok(Exchanged::Answered(delivered))
     }
 
     /// The handler's response to a request with a body, with 100 (Continue) sent when it asks for
@@ -302,8 +310,8 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             ));
         };
         let at_end = match delivered {
-            Ok(true) => body.discard_rest().await,
-            Ok(false) | Err(_) => false,
+            Ok(Delivered::Kept) => body.discard_rest().await,
+            Ok(Delivered::Last | Delivered::Upgraded(_)) | Err(_) => false,
         };
         // The response has its status already; a body that failed can only end the connection.
         match self.take_back(body) {
@@ -311,8 +319,10 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             Some(Failure::Refused(refusal)) => tracing::debug!(%refusal, "body refused too late"),
             None => {}
         }
-        let kept = delivered? && at_end;
-        Ok(Exchanged::Answered { kept })
+        Ok(Exchanged::Answered(match delivered? {
+            Delivered::Kept if !at_end => Delivered::Last,
+            delivered @ (Delivered::Kept | Delivered::Last | Delivered::Upgraded(_)) => delivered,
+        }))
     }
 
     fn take_back(&mut self, body: Body<R>) -> Option<Failure> {
@@ -322,14 +332,14 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         failure
     }
 
-    /// Sends `response`. Whether the connection is kept.
+    /// Sends `response`.
     async fn deliver(
         &mut self,
         request: &Request,
         may_go_on: bool,
         now: Now,
         response: Response,
-    ) -> Result<bool, Error> {
+    ) -> Result<Delivered, Error> {
         let may_go_on = may_go_on
             && !self.context.is_draining()
             && self.served < self.context.limits.requests_per_connection_max;
@@ -341,13 +351,13 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             takes_trailers: takes_trailers(request),
             date: now.wall,
         };
-        let kept = delivery
+        let delivered = delivery
             .send(&mut self.write, self.context, response)
             .await?;
         if key_exhausted {
             metrics::count(Counter::KeyExhausted);
         }
-        Ok(kept)
+        Ok(delivered)
     }
 
     /// Answers a request that is not served, and ends the connection: what follows in the input

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::error::{Cause, Error, Stage};
 use crate::http::transport::Transmit;
 use crate::http::{Context, count_response};
-use crate::message::{Body, BodyStream, FieldBlock, Fields, Method, Response, Version};
+use crate::message::{Body, BodyStream, FieldBlock, Fields, Method, Response, Upgrade, Version};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
 };
@@ -30,8 +30,18 @@ pub(super) struct Delivery<'a> {
     pub(super) date: SystemTime,
 }
 
+/// What a delivered response makes of its connection.
+pub(super) enum Delivered {
+    /// The next request may follow.
+    Kept,
+    /// It was the last response.
+    Last,
+    /// The connection goes on with another protocol.
+    Upgraded(Box<dyn Upgrade>),
+}
+
 impl Delivery<'_> {
-    /// Sends `response`. Whether the connection is kept.
+    /// Sends `response`.
     ///
     /// # Errors
     /// When the response could not be sent completely. The connection must then be closed without
@@ -41,7 +51,7 @@ impl Delivery<'_> {
         write: &mut W,
         context: &Context,
         response: Response,
-    ) -> Result<bool, Error> {
+    ) -> Result<Delivered, Error> {
         let length = response.body.length();
         let plan = Plan::new(self.method, self.version, response.status, length);
         let keep_alive = self.keep_alive && !plan.closes();
@@ -60,16 +70,23 @@ impl Delivery<'_> {
         head_fields.write(&mut head);
         let status = response.status;
         let head_end = write.sent_bytes() + head.len() as u64;
-        let body = match plan.sends_body {
-            true => response.body,
-            false => Body::Empty,
+        let body = match (plan.sends_body, response.body) {
+            (_, Body::Upgrade(upgrade)) => {
+                let sent = write.send(&[IoSlice::new(&head)]).await;
+                sent.map_err(failed)?;
+                count_response(status);
+                context.return_head_buffer(head);
+                return Ok(Delivered::Upgraded(upgrade));
+            }
+            (true, body) => body,
+            (false, _) => Body::Empty,
         };
         let sent = match body {
             Body::Stream(stream, _) => {
                 let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
                 sender.send(&mut head, stream).await
             }
-            body @ (Body::Empty | Body::Bytes(_) | Body::File(_)) => {
+            body @ (Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Upgrade(_)) => {
                 send_parts(write, &head, body).await.map_err(failed)
             }
         };
@@ -79,7 +96,10 @@ impl Delivery<'_> {
         }
         sent?;
         context.return_head_buffer(head);
-        Ok(keep_alive)
+        Ok(match keep_alive {
+            true => Delivered::Kept,
+            false => Delivered::Last,
+        })
     }
 }
 
@@ -92,7 +112,9 @@ async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Resu
                 .await
         }
         Body::File(range) => write.send_file(head, &range).await,
-        Body::Empty | Body::Stream(..) => write.send(&[IoSlice::new(head)]).await,
+        Body::Empty | Body::Stream(..) | Body::Upgrade(_) => {
+            write.send(&[IoSlice::new(head)]).await
+        }
     }
 }
 

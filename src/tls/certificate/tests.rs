@@ -105,6 +105,7 @@ impl Pki {
                 dotfiles: false,
                 symlinks: Symlinks::Deny,
             },
+            routes: Vec::new(),
         };
         load(&site, now)
     }
