@@ -25,8 +25,6 @@ pub enum Stage {
     Accept,
     /// From the first byte to an established TLS session.
     Handshake,
-    /// Handing the record layer to the kernel.
-    Offload,
     /// Receiving a request head.
     RequestHead,
     /// Receiving a request body.
@@ -43,6 +41,50 @@ pub enum Stage {
     Close,
 }
 
+impl Side {
+    /// All sides, in the order of their index.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Upstream, Self::Us];
+
+    /// Its published name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Us => "us",
+        }
+    }
+}
+
+impl Stage {
+    /// All stages, in the order of their index.
+    pub const ALL: [Self; 9] = [
+        Self::Accept,
+        Self::Handshake,
+        Self::RequestHead,
+        Self::RequestBody,
+        Self::Connect,
+        Self::Exchange,
+        Self::Serve,
+        Self::Response,
+        Self::Close,
+    ];
+
+    /// Its published name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Handshake => "handshake",
+            Self::RequestHead => "request_head",
+            Self::RequestBody => "request_body",
+            Self::Connect => "connect",
+            Self::Exchange => "exchange",
+            Self::Serve => "serve",
+            Self::Response => "response",
+            Self::Close => "close",
+        }
+    }
+}
+
 /// What went wrong.
 #[derive(Debug)]
 pub enum Cause {
@@ -54,6 +96,12 @@ pub enum Cause {
     AlertReceived(u8),
     /// The peer broke the record layer after the handshake, and was sent the alert for it.
     Record(&'static str),
+    /// The peer changes its key, which this kernel cannot follow (before Linux 6.14); it was sent an
+    /// alert for it.
+    NoRekey,
+    /// The key is used up (`limits.records_per_key_max`) and cannot be changed; the peer was sent an
+    /// alert for it.
+    KeyExhausted,
     /// The peer broke the application protocol.
     Protocol(&'static str),
     /// The transport ended without close_notify while more was due (RFC 8446 6.1: truncation).
@@ -68,6 +116,17 @@ pub enum Cause {
     File(io::Error),
     /// This program, its TLS library or its kernel cannot do what it should.
     Internal(&'static str),
+}
+
+impl Cause {
+    /// Whether the peer was sent an alert that tells it, which a reset for bytes unread must not
+    /// overtake.
+    pub fn was_told(&self) -> bool {
+        matches!(
+            self,
+            Self::Tls(_) | Self::Record(_) | Self::NoRekey | Self::KeyExhausted
+        )
+    }
 }
 
 /// A failure with its blame. See the module documentation.
@@ -116,12 +175,15 @@ impl Error {
             Cause::Tls(_)
             | Cause::AlertReceived(_)
             | Cause::Record(_)
+            | Cause::NoRekey
             | Cause::Protocol(_)
             | Cause::Truncated
             | Cause::Timeout(_) => Self::client(stage, cause),
-            Cause::Limit(_) | Cause::FileTruncated | Cause::File(_) | Cause::Internal(_) => {
-                Self::us(stage, cause)
-            }
+            Cause::KeyExhausted
+            | Cause::Limit(_)
+            | Cause::FileTruncated
+            | Cause::File(_)
+            | Cause::Internal(_) => Self::us(stage, cause),
         }
     }
 
@@ -160,6 +222,8 @@ impl fmt::Display for Error {
             Cause::Tls(error) => write!(f, "{error}"),
             Cause::AlertReceived(description) => write!(f, "peer sent alert {description}"),
             Cause::Record(what) => write!(f, "record layer: {what}"),
+            Cause::NoRekey => f.write_str("this kernel cannot change keys (Linux 6.14 can)"),
+            Cause::KeyExhausted => f.write_str("limits.records_per_key_max reached"),
             Cause::Protocol(what) => f.write_str(what),
             Cause::Truncated => f.write_str("closed without close_notify"),
             Cause::Timeout(key) => write!(f, "{key} passed"),
@@ -172,3 +236,21 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_in_the_order_of_the_index() {
+        for (index, side) in Side::ALL.into_iter().enumerate() {
+            assert_eq!(side as usize, index);
+        }
+        for (index, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, index);
+        }
+        // The last ones: nothing is missing.
+        assert_eq!(Side::ALL.len(), Side::Us as usize + 1);
+        assert_eq!(Stage::ALL.len(), Stage::Close as usize + 1);
+    }
+}

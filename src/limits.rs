@@ -49,7 +49,7 @@ pub const KEY_UPDATE_WINDOW_MS: u64 = 10_000;
 
 /// Handshake bytes accepted from a client before the session is established: a ClientHello with
 /// post-quantum key shares and a client certificate chain fit several times.
-pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+pub const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;
 
 /// Plaintext bytes that one turn seals and sends from a worker's scratch buffer: four full records,
 /// which stay in the second-level cache between the copy, the cipher and the socket.
@@ -108,6 +108,10 @@ pub const HOST_BYTES_MAX: usize = 255;
 /// an attack on the server's memory and disks).
 pub const RANGES_MAX: usize = 16;
 
+/// A response field that the configuration sets, name and value together: heads stay far below what
+/// clients take.
+pub const HEADER_RULE_FIELD_BYTES_MAX: usize = 4096;
+
 /// Hexadecimal digits of a chunk's size: those of 64 bits, leading zeros included.
 pub const CHUNK_SIZE_DIGITS_MAX: usize = 16;
 
@@ -137,6 +141,12 @@ pub const CACHED_CONTENT_BYTES_MAX: u64 = 16 * 1024;
 
 /// Bytes of file content that one worker's cache keeps.
 pub const CACHED_CONTENT_BYTES_PER_WORKER_MAX: usize = 8 * 1024 * 1024;
+
+/// Names in one directory that its listing looks at: each is asked for by a call.
+pub const LISTING_ENTRIES_MAX: usize = 4096;
+
+/// The page of one listing. It is kept with the other content of the cache.
+pub const LISTING_BYTES_MAX: usize = 1024 * 1024;
 
 /// Paths per worker that are remembered as not being a file: those of a crawl or a scan, so that
 /// repeating them costs no file thread.
@@ -241,4 +251,5 @@ const _: () = assert!(CHUNK_LINE_BYTES_MAX > CHUNK_SIZE_DIGITS_MAX + 2);
 const _: () = assert!(BODY_OVERHEAD_BYTES_MAX > TRAILER_BYTES_MAX);
 
 const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX as u64 >= CACHED_CONTENT_BYTES_MAX);
+const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX >= 4 * LISTING_BYTES_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_MAX <= RECORD_PLAINTEXT_BYTES_MAX as u64);

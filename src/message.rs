@@ -2,7 +2,10 @@
 //!
 //! A [`Request`] keeps its header text in one block of bytes with a table of spans, so that both a
 //! text parser (HTTP/1.1) and a header decompressor (HTTP/2) can make one with two allocations. A
-//! [`Body`] is empty, bytes, a range of a file, or a stream that a room above implements.
+//! [`Body`] is empty, bytes, a range of a file, several of both, or a stream that a room above
+//! implements.
+
+pub mod gather;
 
 use std::fmt;
 use std::fs::File;
@@ -268,6 +271,7 @@ impl Status {
             403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            406 => "Not Acceptable",
             408 => "Request Timeout",
             411 => "Length Required",
             412 => "Precondition Failed",
@@ -386,6 +390,9 @@ pub enum Body {
     Bytes(Bytes),
     /// A range of a file. The file may shrink while it is sent: the sender must notice.
     File(FileRange),
+    /// Bytes and ranges of files, one after the other: at most
+    /// [`crate::limits::RANGES_MAX`] of files.
+    Parts(Vec<Part>),
     /// Bytes made while they are sent; its length when known.
     Stream(Box<dyn BodyStream>, Option<u64>),
     /// Not a body: after the head, which says 101 and names the protocol, the connection carries that
@@ -401,6 +408,7 @@ impl Body {
             Self::Empty | Self::Upgrade(_) => Some(0),
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(range) => Some(range.length),
+            Self::Parts(parts) => Some(parts.iter().map(Part::length).sum()),
             Self::Stream(_, length) => *length,
         }
     }
@@ -412,8 +420,28 @@ impl fmt::Debug for Body {
             Self::Empty => f.write_str("Empty"),
             Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
             Self::File(range) => write!(f, "File({}+{})", range.offset, range.length),
+            Self::Parts(parts) => f.debug_tuple("Parts").field(parts).finish(),
             Self::Stream(_, length) => write!(f, "Stream({length:?})"),
             Self::Upgrade(_) => f.write_str("Upgrade"),
+        }
+    }
+}
+
+/// One of the parts of a body. Never empty.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// These bytes.
+    Bytes(Bytes),
+    /// A range of a file, as in [`Body::File`].
+    File(FileRange),
+}
+
+impl Part {
+    /// How many bytes it has.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(range) => range.length,
         }
     }
 }

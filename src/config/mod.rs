@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod files;
 mod load;
 mod locate;
 mod parse;
@@ -25,7 +26,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::proto::content_coding::Coding;
+
 pub use self::error::{ConfigError, Place, Problem, Warning};
+pub use self::files::{ErrorPage, HeaderRule};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
 pub use self::route::{
     FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
@@ -119,6 +123,15 @@ pub struct Files {
     pub dotfiles: bool,
     /// Which symbolic links are followed.
     pub symlinks: Symlinks,
+    /// The codings in which a file may lie beside itself (`app.js.br` beside `app.js`), in order of
+    /// preference; empty to look for none.
+    pub precompressed: Vec<Coding>,
+    /// Fields of responses; of several rules with the same field the last decides.
+    pub headers: Arc<[HeaderRule]>,
+    /// List the directories that have no index file.
+    pub listing: bool,
+    /// Pages for statuses; at most one for each.
+    pub error_pages: Vec<ErrorPage>,
 }
 
 /// Which symbolic links are followed below a root.
@@ -305,6 +318,20 @@ impl Listener {
 }
 
 impl Files {
+    /// The directory `root`, served as where nothing else is said.
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            index: Self::index_default(),
+            dotfiles: false,
+            symlinks: Symlinks::default(),
+            precompressed: Vec::new(),
+            headers: Arc::new([]),
+            listing: false,
+            error_pages: Vec::new(),
+        }
+    }
+
     /// The index file names where none are set.
     pub fn index_default() -> Vec<String> {
         vec!["index.html".to_owned()]

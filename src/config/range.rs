@@ -17,6 +17,9 @@ pub(super) const PORT: Range = 1..=65_535;
 /// A hundred years, which fits the 31 bits that some clients keep.
 pub(super) const HSTS_MAX_AGE_S: Range = 0..=(i32::MAX as i64);
 
+/// Of an answer that is no success.
+pub(super) const ERROR_STATUS: Range = 400..=599;
+
 pub(super) const OFFLOAD_BYTES: Range = 0..=(1 << 50);
 
 /// Deadlines are checked about four times a second: a shorter one would not be kept.

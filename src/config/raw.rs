@@ -59,9 +59,31 @@ pub(super) struct RawSite {
     pub(super) index: Value<Vec<Spanned<String>>>,
     pub(super) dotfiles: Value<bool>,
     pub(super) symlinks: Value<String>,
+    pub(super) precompressed: Value<Vec<Spanned<String>>>,
+    pub(super) listing: Value<bool>,
     pub(super) tls: Value<RawTls>,
     pub(super) hsts: Value<RawHsts>,
     pub(super) route: Vec<Spanned<RawRoute>>,
+    pub(super) headers: Vec<Spanned<RawHeaders>>,
+    pub(super) error_pages: Vec<Spanned<RawErrorPage>>,
+}
+
+/// `[[site.headers]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHeaders {
+    pub(super) path: Value<String>,
+    pub(super) extensions: Value<Vec<Spanned<String>>>,
+    pub(super) fields: Value<Vec<Spanned<String>>>,
+    pub(super) content_type: Value<String>,
+}
+
+/// `[[site.error_pages]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawErrorPage {
+    pub(super) statuses: Value<Vec<Spanned<i64>>>,
+    pub(super) file: Value<String>,
 }
 
 /// `[tls]` and `[site.tls]`
@@ -223,14 +245,16 @@ pub(super) struct RawSession {
 }
 
 /// Every table as a file opens it, with its keys.
-pub(super) fn tables() -> [(&'static str, &'static [&'static str]); 17] {
-    [
+pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
+    vec![
         ("[workers]", keys::<RawWorkers>()),
         ("[[listener]]", keys::<RawListener>()),
         ("[[site]]", keys::<RawSite>()),
         ("[site.hsts]", keys::<RawHsts>()),
         ("[site.tls]", keys::<RawTls>()),
         ("[[site.route]]", keys::<RawRoute>()),
+        ("[[site.headers]]", keys::<RawHeaders>()),
+        ("[[site.error_pages]]", keys::<RawErrorPage>()),
         ("[[upstream]]", keys::<RawUpstream>()),
         ("[[upstream.server]]", keys::<RawUpstreamServer>()),
         ("[upstream.http]", keys::<RawUpstreamHttp>()),

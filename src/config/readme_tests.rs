@@ -104,6 +104,12 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],
+            ("[[site.headers]]", _) => &[("[[site.headers]]", "content_type", "\"a/b\"")],
+            ("[[site.error_pages]]", _) => &[
+                ("[[site.error_pages]]", "statuses", "[404]"),
+                ("[[site.error_pages]]", "file", "\"/etc/passwd\""),
+            ],
             ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
             ("[[site.route]]", "status" | "body") => ROUTE_FIXED,
             ("[[site.route]]", key)
@@ -210,6 +216,7 @@ fn a_default_that_is_written_down_changes_nothing() {
             }
             // Something else stands for it, or nothing does.
             ("none", []) => {}
+            ("by extension", []) => assert!(left_out.unwrap().contains("content_type: None")),
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
             (_, [default]) => {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Config, Files, Listener, Offload, OffloadPolicy, Service, Site, Symlinks};
+use super::{Config, Files, Listener, Offload, OffloadPolicy, Service, Site};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -41,12 +41,7 @@ pub fn config_for(options: Options) -> Plan {
         key_file: options.key_file,
         tls: Default::default(),
         hsts: None,
-        files: Files {
-            root: options.root,
-            index: Files::index_default(),
-            dotfiles: false,
-            symlinks: Symlinks::default(),
-        },
+        files: Files::new(options.root),
         routes: Vec::new(),
     };
     let config = Config {

@@ -7,10 +7,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod files;
+
 /// A directory that a root can name as "site", and a file as "file".
 fn base() -> tempfile::TempDir {
     let base = tempfile::tempdir().unwrap();
     std::fs::create_dir(base.path().join("site")).unwrap();
+    std::fs::write(base.path().join("site/page"), "").unwrap();
     std::fs::write(base.path().join("file"), "").unwrap();
     base
 }

@@ -190,24 +190,38 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
         }
     };
     let limits = &mut config.limits;
-    let room = connections_for(limit, workers, limits.open_files_per_worker_max);
-    if room < limits.connections_per_worker_max {
+    let (connections, files) = shares_of(limit, workers, limits.open_files_per_worker_max);
+    if connections < limits.connections_per_worker_max {
         tracing::warn!(
             open_files = limit,
-            connections_per_worker = room,
+            connections_per_worker = connections,
             "the limit of open files allows fewer connections than limits.connections_per_worker_max"
         );
-        limits.connections_per_worker_max = room;
+        limits.connections_per_worker_max = connections;
+    }
+    if files < limits.open_files_per_worker_max {
+        tracing::warn!(
+            open_files = limit,
+            open_files_per_worker = files,
+            "the limit of open files allows fewer files than limits.open_files_per_worker_max"
+        );
+        limits.open_files_per_worker_max = files;
     }
 }
 
-/// Connections per worker that `descriptors` allow beside `files` open files for each worker. Where
-/// that leaves too little, connections get half of all.
-fn connections_for(descriptors: usize, workers: usize, files: usize) -> usize {
+/// How many connections and cached files per worker `descriptors` allow, where `files` are wanted:
+/// these first, as long as they leave connections three quarters of what there is.
+fn shares_of(descriptors: usize, workers: usize, files: usize) -> (usize, usize) {
+    let workers = workers.max(1);
     let own = DESCRIPTORS_PER_PROCESS + workers.saturating_mul(DESCRIPTORS_PER_WORKER);
-    let left = descriptors.saturating_sub(own.saturating_add(workers.saturating_mul(files)));
-    (left.max(descriptors / 2) / workers.max(1)).max(1)
+    let each = descriptors.saturating_sub(own) / workers;
+    let files = files.min(each / 4).max(1);
+    let connections = (each.saturating_sub(files) / DESCRIPTORS_PER_CONNECTION).max(1);
+    (connections, files)
 }
+
+/// A socket, and the file of a response under way, which the cache may have given up.
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
 
 /// Standard streams, the signal pipe, the files that a start reads.
 const DESCRIPTORS_PER_PROCESS: usize = 32;
@@ -270,15 +284,15 @@ fn start_worker(
 
 #[cfg(test)]
 mod tests {
-    use super::{connections_for, workers_for};
+    use super::{shares_of, workers_for};
 
     #[test]
-    fn connections_leave_descriptors_for_files() {
-        assert_eq!(connections_for(20_000, 2, 1024), 8928);
-        assert_eq!(connections_for(1_048_576, 64, 1024), 15_327);
-        // Too few for all: half of them.
-        assert_eq!(connections_for(1024, 2, 1024), 256);
-        assert_eq!(connections_for(10, 16, 1024), 1);
+    fn descriptors_are_shared_between_connections_and_files() {
+        assert_eq!(shares_of(20_000, 2, 1024), (4464, 1024));
+        assert_eq!(shares_of(1_048_576, 64, 1024), (7664, 1024));
+        // Too few for all: a quarter is for files.
+        assert_eq!(shares_of(1024, 2, 1024), (174, 116));
+        assert_eq!(shares_of(10, 16, 1024), (1, 1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod transport;
 
 use std::cell::Cell;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -36,6 +37,34 @@ pub trait Handler {
         body: RequestBody,
         now: Now,
     ) -> impl Future<Output = Response>;
+
+    /// A request is answered. Called once for each response, refusals by the driver included.
+    fn finished(&self, _exchange: &Exchange<'_>) {}
+}
+
+/// A request and its response, when both are over.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    /// The request; `None` when its head could not be read.
+    pub request: Option<&'a Request>,
+    /// The status that was sent.
+    pub status: Status,
+    /// Bytes of the response's body that were handed over for sending, its framing included.
+    pub body_bytes: u64,
+    /// From the end of the request's head until now.
+    pub duration: Duration,
+    /// Whether the response was sent to its end.
+    pub is_complete: bool,
+    /// Whether the kernel seals what is sent.
+    pub is_sent_by_kernel: bool,
+}
+
+/// To be called by each driver when a response is over, whether or not all of it could be sent.
+/// A response of which the client got not even the status is none.
+fn finish<H: Handler>(handler: &H, exchange: &Exchange<'_>) {
+    count_response(exchange.status);
+    metrics::count_duration(exchange.duration);
+    handler.finished(exchange);
 }
 
 /// What all connections of one worker share.

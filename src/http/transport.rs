@@ -51,6 +51,11 @@ pub trait Transmit {
     /// As [`WriteHalf::sent_bytes`].
     fn sent_bytes(&self) -> u64;
 
+    /// As [`WriteHalf::is_in_kernel`].
+    fn is_in_kernel(&self) -> bool {
+        false
+    }
+
     /// As [`Receive::now`]: the other half may be lent to a request body.
     fn now(&self) -> Now;
 }
@@ -96,6 +101,10 @@ impl Transmit for WriteHalf {
 
     fn sent_bytes(&self) -> u64 {
         WriteHalf::sent_bytes(self)
+    }
+
+    fn is_in_kernel(&self) -> bool {
+        WriteHalf::is_in_kernel(self)
     }
 
     fn now(&self) -> Now {

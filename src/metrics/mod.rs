@@ -4,8 +4,11 @@
 //! relaxed addition. Blocks live as long as the process.
 
 use std::cell::Cell;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Side, Stage};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -60,13 +63,13 @@ counters! {
     OffloadedSend = "offloaded_send",
     /// Receiving sides handed to kernel TLS.
     OffloadedReceive = "offloaded_receive",
-    /// Connections that stayed in user space: the kernel has no tls module.
+    /// Connections that stayed in user space, wholly or one way: the kernel has no tls module.
     NotOffloadedNoUlp = "not_offloaded_no_ulp",
-    /// Connections that stayed in user space: the kernel refuses the suite.
+    /// Connections that stayed in user space, wholly or one way: the kernel refuses the suite.
     NotOffloadedSuite = "not_offloaded_suite",
-    /// Connections that stayed in user space: a setsockopt failed.
+    /// Connections that stayed in user space, wholly or one way: a setsockopt failed.
     NotOffloadedFailed = "not_offloaded_failed",
-    /// Connections that stayed in user space: the policy said so.
+    /// Connections that stayed in user space, wholly or one way: the policy said so.
     NotOffloadedPolicy = "not_offloaded_policy",
     /// KeyUpdates received.
     KeyUpdatesReceived = "key_updates_received",
@@ -90,10 +93,14 @@ counters! {
     BytesReceived = "bytes_received",
     /// Application bytes sent.
     BytesSent = "bytes_sent",
+    /// Range fields that were ignored because they asked for too many parts.
+    RangesIgnored = "ranges_ignored",
     /// Files that shrank while they were sent.
     FilesTruncated = "files_truncated",
     /// File chunks that were not in the page cache and were read by the file threads.
     FileChunksCold = "file_chunks_cold",
+    /// Listings of directories with more names than are shown.
+    ListingsCut = "listings_cut",
     /// Open-file cache hits.
     FileCacheHits = "file_cache_hits",
     /// Open-file cache misses.
@@ -160,13 +167,33 @@ counters! {
     CertificatesRefused = "certificates_refused",
 }
 
-struct Block([AtomicU64; Counter::ALL.len()]);
-
-static BLOCKS: Mutex<Vec<&'static Block>> = Mutex::new(Vec::new());
-
-thread_local! {
-    static BLOCK: Cell<Option<&'static Block>> = const { Cell::new(None) };
+/// What one thread has counted.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The thread's name.
+    pub thread: Box<str>,
+    counters: Vec<u64>,
+    errors: Vec<u64>,
+    /// Durations of responses.
+    pub durations: Durations,
 }
+
+/// How long responses took, from the end of a request's head until the response's last byte was
+/// handed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// How many took at most [`DURATION_BOUNDS_US`] of the same index and more than the one before;
+    /// the last took longer than all bounds.
+    pub counts: [u64; DURATION_BOUNDS_US.len() + 1],
+    /// All of them together, in microseconds.
+    pub sum_us: u64,
+}
+
+/// The bounds of [`Durations`], in microseconds.
+pub const DURATION_BOUNDS_US: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
 
 /// Adds one to `counter`.
 pub fn count(counter: Counter) {
@@ -175,49 +202,147 @@ pub fn count(counter: Counter) {
 
 /// Adds `amount` to `counter`.
 pub fn add(counter: Counter, amount: u64) {
-    let block = BLOCK.get().unwrap_or_else(register_thread);
-    if let Some(cell) = block.0.get(counter as usize) {
-        // Only this thread writes the block, so a load and a store suffice: no locked instruction.
-        cell.store(
-            cell.load(Ordering::Relaxed).wrapping_add(amount),
-            Ordering::Relaxed,
-        );
+    if let Some(cell) = own_block().counters.get(counter as usize) {
+        grow(cell, amount);
     }
+}
+
+/// Counts a connection that ended by a failure.
+pub fn count_error(side: Side, stage: Stage) {
+    if let Some(cell) = own_block().errors.get(error_index(side, stage)) {
+        grow(cell, 1);
+    }
+}
+
+/// Counts a response that took so long.
+pub fn count_duration(duration: Duration) {
+    let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let index = DURATION_BOUNDS_US.iter().take_while(|&&bound| us > bound);
+    let block = own_block();
+    if let Some(cell) = block.durations.get(index.count()) {
+        grow(cell, 1);
+    }
+    grow(&block.duration_sum_us, us);
 }
 
 /// The sum of `counter` over all threads.
 pub fn total(counter: Counter) -> u64 {
-    let blocks = BLOCKS
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    blocks
+    let blocks = blocks();
+    let cells = blocks
         .iter()
-        .filter_map(|block| block.0.get(counter as usize))
-        .map(|cell| cell.load(Ordering::Relaxed))
-        .sum()
+        .filter_map(|block| block.counters.get(counter as usize));
+    cells.map(|cell| cell.load(Ordering::Relaxed)).sum()
+}
+
+/// What each thread has counted. Threads count on meanwhile: numbers that belong together may be
+/// apart by what happens in the moment.
+pub fn snapshots() -> Vec<Snapshot> {
+    let load = |cells: &[AtomicU64]| -> Vec<u64> {
+        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        cells.iter().map(load).collect()
+    };
+    let snapshot = |block: &&'static Block| Snapshot {
+        thread: block.thread.clone(),
+        counters: load(&block.counters),
+        errors: load(&block.errors),
+        durations: Durations {
+            counts: std::array::from_fn(|index| {
+                let cell = block.durations.get(index);
+                cell.map_or(0, |cell| cell.load(Ordering::Relaxed))
+            }),
+            sum_us: block.duration_sum_us.load(Ordering::Relaxed),
+        },
+    };
+    blocks().iter().map(snapshot).collect()
+}
+
+impl Snapshot {
+    /// What it counted of `counter`.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters
+            .get(counter as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// How many connections ended by a failure of `side` at `stage`.
+    pub fn errors(&self, side: Side, stage: Stage) -> u64 {
+        self.errors
+            .get(error_index(side, stage))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl Durations {
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut sum = *self;
+        for (count, more) in sum.counts.iter_mut().zip(other.counts) {
+            *count = count.wrapping_add(more);
+        }
+        sum.sum_us = sum.sum_us.wrapping_add(other.sum_us);
+        sum
+    }
 }
 
 /// What this thread alone has counted: tests run side by side.
 #[cfg(test)]
 pub(crate) fn of_this_thread(counter: Counter) -> u64 {
-    BLOCK
-        .get()
-        .and_then(|block| block.0.get(counter as usize))
+    own_block()
+        .counters
+        .get(counter as usize)
         .map_or(0, |cell| cell.load(Ordering::Relaxed))
+}
+
+struct Block {
+    thread: Box<str>,
+    counters: [AtomicU64; Counter::ALL.len()],
+    errors: [AtomicU64; ERRORS],
+    durations: [AtomicU64; DURATION_BOUNDS_US.len() + 1],
+    duration_sum_us: AtomicU64,
+}
+
+static BLOCKS: Mutex<Vec<&'static Block>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static BLOCK: Cell<Option<&'static Block>> = const { Cell::new(None) };
+}
+
+fn own_block() -> &'static Block {
+    BLOCK.get().unwrap_or_else(register_thread)
+}
+
+/// Only its own thread writes a block, so a load and a store suffice: no locked instruction.
+fn grow(cell: &AtomicU64, amount: u64) {
+    let value = cell.load(Ordering::Relaxed).wrapping_add(amount);
+    cell.store(value, Ordering::Relaxed);
+}
+
+fn blocks() -> MutexGuard<'static, Vec<&'static Block>> {
+    BLOCKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn error_index(side: Side, stage: Stage) -> usize {
+    side as usize * Stage::ALL.len() + stage as usize
 }
 
 #[cold]
 fn register_thread() -> &'static Block {
-    let block: &'static Block = Box::leak(Box::new(Block(
-        [const { AtomicU64::new(0) }; Counter::ALL.len()],
-    )));
-    BLOCKS
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .push(block);
+    let block: &'static Block = Box::leak(Box::new(Block {
+        thread: std::thread::current().name().unwrap_or("other").into(),
+        counters: [const { AtomicU64::new(0) }; Counter::ALL.len()],
+        errors: [const { AtomicU64::new(0) }; ERRORS],
+        durations: [const { AtomicU64::new(0) }; DURATION_BOUNDS_US.len() + 1],
+        duration_sum_us: AtomicU64::new(0),
+    }));
+    blocks().push(block);
     BLOCK.set(Some(block));
     block
 }
+
+const ERRORS: usize = Side::ALL.len() * Stage::ALL.len();
 
 #[cfg(test)]
 mod tests {
@@ -233,6 +358,57 @@ mod tests {
         // At least: the threads of other tests count too.
         assert!(total(Counter::FilesTruncated) - before >= 3);
         assert_eq!(of_this_thread(Counter::FilesTruncated), 1);
+    }
+
+    fn own_snapshot(name: &str) -> Snapshot {
+        let mut snapshots = snapshots();
+        snapshots.retain(|snapshot| &*snapshot.thread == name);
+        snapshots.remove(0)
+    }
+
+    #[test]
+    fn each_thread_has_its_own_numbers() {
+        let worker = std::thread::Builder::new().name("metrics-test".into());
+        let counted = worker.spawn(|| {
+            add(Counter::BytesSent, 7);
+            count_error(Side::Client, Stage::Close);
+            count_error(Side::Us, Stage::Accept);
+            count_error(Side::Us, Stage::Accept);
+        });
+        counted.unwrap().join().unwrap();
+        let snapshot = own_snapshot("metrics-test");
+        assert_eq!(snapshot.counter(Counter::BytesSent), 7);
+        assert_eq!(snapshot.counter(Counter::BytesReceived), 0);
+        for side in Side::ALL {
+            for stage in Stage::ALL {
+                let expected = match (side, stage) {
+                    (Side::Client, Stage::Close) => 1,
+                    (Side::Us, Stage::Accept) => 2,
+                    _ => 0,
+                };
+                assert_eq!(snapshot.errors(side, stage), expected, "{side:?} {stage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_duration_is_counted_under_the_bound_it_does_not_exceed() {
+        let worker = std::thread::Builder::new().name("durations-test".into());
+        let counted = worker.spawn(|| {
+            for us in [0, 100, 101, 10_000_000, 10_000_001] {
+                count_duration(Duration::from_micros(us));
+            }
+        });
+        counted.unwrap().join().unwrap();
+        let durations = own_snapshot("durations-test").durations;
+        let mut expected = Durations {
+            sum_us: 20_000_202,
+            ..Durations::default()
+        };
+        (expected.counts[0], expected.counts[1]) = (2, 1);
+        (expected.counts[15], expected.counts[16]) = (1, 1);
+        assert_eq!(durations, expected);
+        assert_eq!(durations.and(&durations).counts[0], 4);
     }
 
     #[test]

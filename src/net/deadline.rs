@@ -178,6 +178,11 @@ impl Deadline {
         self.entry.receiving.clear();
     }
 
+    /// Whether the phase is over, for those who are never waiting when it ends; told once.
+    pub fn expired(&self) -> Option<Expiry> {
+        self.entry.receiving.expired.take()
+    }
+
     /// Waits for `ready` as long as the phase lasts.
     ///
     /// # Errors

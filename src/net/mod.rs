@@ -7,6 +7,9 @@
 
 pub mod deadline;
 pub mod file_threads;
+mod gather;
+#[cfg(test)]
+mod gather_tests;
 pub mod offload;
 pub mod rt;
 mod send;

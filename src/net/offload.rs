@@ -6,10 +6,11 @@
 use std::io;
 
 use super::stream::{KernelReceive, KernelSend, ReceivePath};
-use super::stream::{SendPath, Transport};
+use super::stream::{SendPath, Sending, Transport};
 use crate::config::OffloadPolicy;
+use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX};
 use crate::metrics::{self, Counter};
-use crate::record::TrafficKeys;
+use crate::record::{TrafficKeys, Version};
 use crate::sys;
 use crate::sys::ktls::Direction;
 
@@ -30,8 +31,20 @@ pub enum NotOffloaded {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OffloadState {
     has_ulp: bool,
-    /// It stays in user space, and has been counted with its reason.
-    is_refused: bool,
+    /// The directions that stay in user space.
+    refuses_sending: bool,
+    refuses_receiving: bool,
+    /// It has been counted with the reason why not all of it moved.
+    is_counted: bool,
+}
+
+impl OffloadState {
+    fn refuses(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Send => self.refuses_sending,
+            Direction::Receive => self.refuses_receiving,
+        }
+    }
 }
 
 impl Transport {
@@ -42,18 +55,26 @@ impl Transport {
         let offload = &self.context.offload;
         let sending = self.sending.borrow();
         offload.policy == OffloadPolicy::Auto
-            && !self.offload_state.get().is_refused
+            && !self.offload_state.get().refuses_sending
             && matches!(sending.path, SendPath::UserTls(_))
             && (body_bytes >= offload.file_bytes_min
                 || sending.sent_bytes.saturating_add(body_bytes) >= offload.sent_bytes_min)
+            && (self.context.kernel.rekey || has_records_for(&sending, body_bytes))
+    }
+
+    /// Goes on with a hand-over by [`OffloadPolicy::Always`] that found the socket full of what was
+    /// sealed here.
+    pub(super) fn continue_offload_sending(&self) {
+        if self.context.offload.policy == OffloadPolicy::Always {
+            self.offload_sending();
+        }
     }
 
     /// Moves the sending direction to the kernel if that can be done now.
     pub(super) fn offload_sending(&self) {
         let mut sending = self.sending.borrow_mut();
-        // For `auto` the next body will ask again; for `always` the queue is empty: it was offered to
-        // a socket that had taken nothing but a handshake.
-        if self.offload_state.get().is_refused || !sending.is_at_record_boundary() {
+        // The next body will ask again, or under `always` the next send.
+        if self.offload_state.get().refuses_sending || !sending.is_at_record_boundary() {
             return;
         }
         let SendPath::UserTls(sealer) = &sending.path else {
@@ -84,7 +105,7 @@ impl Transport {
         let ReceivePath::UserTls(user) = path else {
             return;
         };
-        user.wants_kernel = !self.offload_state.get().is_refused;
+        user.wants_kernel = !self.offload_state.get().refuses_receiving;
         if !user.wants_kernel || !user.is_at_record_boundary() {
             return;
         }
@@ -103,8 +124,11 @@ impl Transport {
             self.not_offloaded(NotOffloaded::NoUlp);
             return false;
         }
+        if self.offload_state.get().refuses(direction) {
+            return false;
+        }
         if kernel.supports(keys.suite(), direction).is_err() {
-            self.not_offloaded(NotOffloaded::Suite);
+            self.direction_not_offloaded(direction, NotOffloaded::Suite);
             return false;
         }
         let moved = self
@@ -112,7 +136,7 @@ impl Transport {
             .and_then(|()| self.set_kernel_keys(direction, keys));
         if let Err(error) = &moved {
             tracing::debug!(?direction, %error, "the kernel refuses a connection's record layer");
-            self.not_offloaded(NotOffloaded::Failed);
+            self.direction_not_offloaded(direction, NotOffloaded::Failed);
         }
         moved.is_ok()
     }
@@ -139,14 +163,24 @@ impl Transport {
         sys::ktls::set_keys(self.socket.descriptor(), direction, keys)
     }
 
-    /// Counts, once per connection, why it stays in user space.
+    /// Counts, once per connection, why both its directions stay in user space.
     pub(super) fn not_offloaded(&self, reason: NotOffloaded) {
+        self.direction_not_offloaded(Direction::Send, reason);
+        self.direction_not_offloaded(Direction::Receive, reason);
+    }
+
+    /// One direction stays in user space; the other may move all the same.
+    fn direction_not_offloaded(&self, direction: Direction, reason: NotOffloaded) {
         let mut state = self.offload_state.get();
-        if state.is_refused {
+        match direction {
+            Direction::Send => state.refuses_sending = true,
+            Direction::Receive => state.refuses_receiving = true,
+        }
+        let is_counted = std::mem::replace(&mut state.is_counted, true);
+        self.offload_state.set(state);
+        if is_counted {
             return;
         }
-        state.is_refused = true;
-        self.offload_state.set(state);
         metrics::count(match reason {
             NotOffloaded::NoUlp => Counter::NotOffloadedNoUlp,
             NotOffloaded::Suite => Counter::NotOffloadedSuite,
@@ -161,4 +195,15 @@ impl Transport {
         sending.records_left() < self.context.records_per_key_max / 8
             && !sending.can_change_key(self)
     }
+}
+
+/// Whether a kernel that cannot change the key could send `body_bytes` under it, and go on for a
+/// while: in user space the key can be changed on the way.
+fn has_records_for(sending: &Sending, body_bytes: u64) -> bool {
+    let SendPath::UserTls(sealer) = &sending.path else {
+        return false;
+    };
+    // TLS 1.2 cannot change it here either.
+    let needed = body_bytes / RECORD_PLAINTEXT_BYTES_MAX as u64 + 4 * RECORDS_PER_STEP_MAX;
+    sealer.keys().version() == Version::Tls12 || sealer.records_left() / 2 > needed
 }

@@ -1,6 +1,6 @@
 //! The runtime, wrapped: drivers, tasks, timers, yielding.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -108,7 +108,7 @@ pub async fn yield_turn() {
         // An error here would mean the descriptor is gone; going on without a pause is all that
         // is left then.
         Some(ready) => drop(ready.readable().await),
-        None => BeWoken(false).await,
+        None => BeWoken::default().await,
     }
 }
 
@@ -158,7 +158,7 @@ fn always_readable() -> io::Result<Socket> {
 
 /// On epoll: the tasks that have yielded.
 struct Yielded {
-    tasks: Vec<Waker>,
+    tasks: Vec<(Waker, Rc<Cell<bool>>)>,
     /// Makes the driver wake [`wake_yielded`].
     wake: UnixStream,
 }
@@ -174,26 +174,34 @@ async fn wake_yielded(socket: Socket, mut woken: UnixStream) {
             Some(yielded) => std::mem::take(&mut yielded.tasks),
             None => Vec::new(),
         });
-        tasks.into_iter().for_each(Waker::wake);
+        for (waker, is_over) in tasks {
+            is_over.set(true);
+            waker.wake();
+        }
     }
 }
 
-/// Pending once, to be woken by [`wake_yielded`].
-struct BeWoken(bool);
+/// Pending until [`wake_yielded`] says that it is over: a task may be polled before that, for another
+/// of its futures.
+#[derive(Default)]
+struct BeWoken(Option<Rc<Cell<bool>>>);
 
 impl Future for BeWoken {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.0 {
-            return Poll::Ready(());
+        match &self.0 {
+            Some(is_over) if is_over.get() => return Poll::Ready(()),
+            Some(_) => return Poll::Pending,
+            None => {}
         }
-        self.0 = true;
+        let is_over = Rc::new(Cell::new(false));
+        self.0 = Some(is_over.clone());
         YIELDED.with_borrow_mut(|yielded| {
             let Some(yielded) = yielded else {
                 return Poll::Ready(());
             };
-            yielded.tasks.push(context.waker().clone());
+            yielded.tasks.push((context.waker().clone(), is_over));
             // Full would mean that there are bytes enough to be woken by.
             if yielded.tasks.len() == 1 {
                 drop(yielded.wake.write(&[1]));
@@ -205,8 +213,6 @@ impl Future for BeWoken {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
     use crate::sys::probe::ring;
 

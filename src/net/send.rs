@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::deadline::Wait;
+use super::file_threads::{FileThreadsHandle, JobError};
 use super::rt;
 use super::stream::{KernelSend, Parts, RecordWriter, SendPath, Step, Transport, WriteHalf};
 use crate::buf;
@@ -26,7 +28,8 @@ impl WriteHalf {
     /// Sends `head` and a part of a file, in as few records as they fill.
     ///
     /// # Errors
-    /// As [`WriteHalf::send`]; [`Cause::FileTruncated`] when the file ends before the range does.
+    /// As [`WriteHalf::send`]; [`Cause::FileTruncated`] when the file ends before the range does;
+    /// [`Cause::File`] when it cannot be read, or not within the time that a send may wait for room.
     /// Bytes that were promised are missing then, so the connection must be closed.
     pub async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
         let transport = self.transport.clone();
@@ -70,18 +73,18 @@ impl WriteHalf {
         let (file, offset) = (cursor.file.clone(), cursor.offset);
         let bytes = cursor.left.min(COLD_CHUNK_BYTES as u64);
         let bytes = usize::try_from(bytes).unwrap_or(COLD_CHUNK_BYTES);
-        let threads = self.transport.context.file_threads.clone();
-        let chunk = loop {
-            let file = file.clone();
-            match threads.run(move || read_chunk(&file, offset, bytes)).await {
-                Ok(chunk) => break chunk.map_err(Cause::File)?,
-                // The response has begun: waiting its turn is the only honest way on.
-                Err(super::file_threads::JobError::Overloaded) => rt::sleep(COLD_RETRY).await,
-                Err(super::file_threads::JobError::Panicked) => {
-                    return Err(Cause::Internal("a file thread panicked"));
-                }
-            }
+        let mut chunk = Ok(Vec::new());
+        let read = async {
+            let threads = &self.transport.context.file_threads;
+            chunk = read_by_thread(threads, &file, offset, bytes).await;
+            Ok(())
         };
+        let context = &self.transport.context;
+        let wait = self.transport.deadline.to_send(context.send_progress, read);
+        if let Wait::Expired(()) = wait.await.map_err(Cause::Io)? {
+            return Err(Cause::File(io::ErrorKind::TimedOut.into()));
+        }
+        let chunk = chunk?;
         if chunk.is_empty() {
             metrics::count(Counter::FilesTruncated);
             return Err(Cause::FileTruncated);
@@ -250,8 +253,26 @@ fn plain_step(transport: &Transport, cursor: &mut Cursor<'_>) -> Result<FileStep
     Ok(cursor.take_file(Step::of(sent)?))
 }
 
+/// Reads a chunk on a file thread, waiting its turn when they have too much to do: the response has
+/// begun.
+async fn read_by_thread(
+    threads: &FileThreadsHandle,
+    file: &Arc<File>,
+    offset: u64,
+    bytes: usize,
+) -> Result<Vec<u8>, Cause> {
+    loop {
+        let file = file.clone();
+        match threads.run(move || read_chunk(&file, offset, bytes)).await {
+            Ok(chunk) => return chunk.map_err(Cause::File),
+            Err(JobError::Overloaded) => rt::sleep(COLD_RETRY).await,
+            Err(JobError::Panicked) => return Err(Cause::Internal("a file thread panicked")),
+        }
+    }
+}
+
 /// Reads `bytes` from `offset`, or up to the end of the file. Blocks: for file threads.
-fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+pub(super) fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
     let mut chunk = vec![0; bytes];
     let mut filled = 0;
     while let Some(rest @ [_, ..]) = chunk.get_mut(filled..) {
@@ -267,7 +288,7 @@ fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Not in the page cache, or on a filesystem that cannot say.
-fn must_be_read_by_thread(error: &io::Error) -> bool {
+pub(super) fn must_be_read_by_thread(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported
@@ -278,10 +299,10 @@ fn must_be_read_by_thread(error: &io::Error) -> bool {
 const HEAD_BYTES_MAX: usize = RECORD_PLAINTEXT_BYTES_MAX / 2;
 
 /// Bytes of one cold read, kept until the socket has taken them: as many as one step seals.
-const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;
+pub(super) const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;
 
 /// Bytes whose residency is asked for, and sent, at once.
 const RESIDENT_CHUNK_BYTES: u64 = 256 * 1024;
 
 /// How long a response in progress waits when the file threads are overloaded.
-const COLD_RETRY: Duration = Duration::from_millis(10);
+pub(super) const COLD_RETRY: Duration = Duration::from_millis(10);

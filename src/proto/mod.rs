@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod conditional;
+pub mod content_coding;
 pub mod forwarded;
 pub mod h1;
 pub mod h2;

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use crate::limits::RANGES_MAX;
 use crate::message::{Fields, Method, Request};
+use crate::metrics::{self, Counter};
 use crate::proto::conditional::{EntityTag, Validators, parse_date, seconds};
 use crate::proto::syntax::{list_members, push_decimal};
 
@@ -38,7 +39,7 @@ impl RangeSpec {
 }
 
 /// What a request's Range selects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// The whole representation: 200.
     Full,
@@ -49,12 +50,16 @@ pub enum Selection {
         /// How many bytes.
         length: u64,
     },
+    /// Parts, as (offset, length), at least two and none empty: 206 as multipart/byteranges. They
+    /// neither overlap nor touch, and lie farther apart than what introduces a part is long.
+    Several(Vec<(u64, u64)>),
     /// Nothing: 416 with [`content_range_unsatisfied`].
     Unsatisfiable,
 }
 
-/// What of a representation of `total` bytes `request` selects. Several ranges select all of it,
-/// which a server may always answer (RFC 9110 14.2).
+/// What of a representation of `total` bytes `request` selects. More ranges than
+/// [`RANGES_MAX`] select all of it, which a server may always answer (RFC 9110 14.2); so do those
+/// whose parts, with what introduces each, would be longer than all of it.
 ///
 /// `now` tells whether a Last-Modified date is a strong validator for If-Range.
 pub fn select(
@@ -71,43 +76,73 @@ pub fn select(
     let Some(value) = request.fields.only("range") else {
         return Selection::Full;
     };
-    let Some(specs) = parse(value) else {
-        return Selection::Full;
+    let specs = match parse(value) {
+        Ok(specs) => specs,
+        Err(Unusable::TooMany) => {
+            metrics::count(Counter::RangesIgnored);
+            return Selection::Full;
+        }
+        Err(Unusable::Malformed) => return Selection::Full,
     };
     if !if_range_holds(&request.fields, current, now) {
         return Selection::Full;
     }
-    let [spec] = *specs else {
-        return Selection::Full;
-    };
-    match spec.resolve(total) {
-        Some((offset, length)) => Selection::Partial { offset, length },
+    // RFC 9110 14.1.2: the set is satisfiable if one of its ranges is; the others are left out.
+    let parts = coalesce(specs.iter().filter_map(|spec| spec.resolve(total)));
+    match *parts {
         // A suffix of a representation without bytes is satisfiable, but no Content-Range can
         // say so: the whole of it is the same.
-        None if total == 0 && matches!(spec, RangeSpec::Suffix(1..)) => Selection::Full,
-        None => Selection::Unsatisfiable,
+        [] if total == 0 && specs.iter().any(|s| matches!(s, RangeSpec::Suffix(1..))) => {
+            Selection::Full
+        }
+        [] => Selection::Unsatisfiable,
+        [(offset, length)] => Selection::Partial { offset, length },
+        _ => {
+            let bytes: u64 = parts
+                .iter()
+                .map(|(_, length)| length + PART_BYTES_MIN)
+                .sum();
+            match bytes < total {
+                true => Selection::Several(parts),
+                false => Selection::Full,
+            }
+        }
     }
+}
+
+/// Why the value of a Range field is to be ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// Another unit than `bytes`, or a malformed or backward range (RFC 9110 14.2).
+    Malformed,
+    /// More than [`RANGES_MAX`].
+    TooMany,
 }
 
 /// The ranges of a Range value, in order, at most [`RANGES_MAX`].
 ///
-/// `None` when the field is to be ignored (RFC 9110 14.2): another unit than `bytes`, a malformed
-/// or backward range, or more ranges than anyone needs.
-pub fn parse(value: &[u8]) -> Option<Vec<RangeSpec>> {
-    let equals = value.iter().position(|&byte| byte == b'=')?;
-    let (unit, set) = value.split_at_checked(equals)?;
+/// # Errors
+/// When the field is to be ignored.
+pub fn parse(value: &[u8]) -> Result<Vec<RangeSpec>, Unusable> {
+    let equals = value.iter().position(|&byte| byte == b'=');
+    let (unit, set) = equals
+        .and_then(|equals| value.split_at_checked(equals))
+        .ok_or(Unusable::Malformed)?;
     // RFC 9110 14.1: unit names are case-insensitive.
     if !unit.eq_ignore_ascii_case(b"bytes") {
-        return None;
+        return Err(Unusable::Malformed);
     }
     let mut specs = Vec::new();
-    for member in list_members(set.get(1..)?) {
+    for member in list_members(set.get(1..).unwrap_or_default()) {
         if specs.len() == RANGES_MAX {
-            return None;
+            return Err(Unusable::TooMany);
         }
-        specs.push(parse_spec(member)?);
+        specs.push(parse_spec(member).ok_or(Unusable::Malformed)?);
     }
-    (!specs.is_empty()).then_some(specs)
+    match specs.is_empty() {
+        true => Err(Unusable::Malformed),
+        false => Ok(specs),
+    }
 }
 
 /// The Content-Range of a 206 (RFC 9110 14.4). `length` must not be zero.
@@ -126,6 +161,37 @@ pub fn content_range_unsatisfied(total: u64) -> Vec<u8> {
     let mut value = b"bytes */".to_vec();
     push_decimal(&mut value, total);
     value
+}
+
+/// `parts`, as (offset, length), with those made one that overlap or are no farther apart than a
+/// part costs (RFC 9110 15.3.7.2 allows it). So no request makes the response longer than the
+/// representation is, and no byte is sent twice. The order stays that of the request.
+fn coalesce(parts: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    struct Joined {
+        place: usize,
+        offset: u64,
+        end: u64,
+    }
+    let mut parts: Vec<Joined> = parts
+        .enumerate()
+        .map(|(place, (offset, length))| Joined {
+            place,
+            offset,
+            end: offset.saturating_add(length),
+        })
+        .collect();
+    parts.sort_unstable_by_key(|part| part.offset);
+    parts.dedup_by(|next, last| {
+        let joins = next.offset <= last.end.saturating_add(PART_BYTES_MIN);
+        if joins {
+            last.end = last.end.max(next.end);
+            last.place = last.place.min(next.place);
+        }
+        joins
+    });
+    parts.sort_unstable_by_key(|part| part.place);
+    let span = |part: Joined| (part.offset, part.end - part.offset);
+    parts.into_iter().map(span).collect()
 }
 
 fn parse_spec(member: &[u8]) -> Option<RangeSpec> {
@@ -175,6 +241,10 @@ fn if_range_holds(fields: &Fields, current: &Validators<'_>, now: SystemTime) ->
     // while that second lasts it still may.
     seconds(date) == seconds(modified) && seconds(now) > seconds(modified)
 }
+
+/// What introduces a part of multipart/byteranges has at least so many bytes: its boundary, type and
+/// range.
+const PART_BYTES_MIN: u64 = 80;
 
 #[cfg(test)]
 #[path = "range_tests.rs"]

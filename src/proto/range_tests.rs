@@ -102,13 +102,51 @@ fn several_ranges_are_parsed_in_order_and_bounded() {
             RangeSpec::Suffix(3)
         ]
     );
-    assert_eq!(selected(&[("Range", "bytes=0-1,5-6")], 10), Selection::Full);
     let many = |count: usize| format!("bytes={}", vec!["0-0"; count].join(","));
     assert_eq!(
         parse(many(RANGES_MAX).as_bytes()).unwrap().len(),
         RANGES_MAX
     );
-    assert_eq!(parse(many(RANGES_MAX + 1).as_bytes()), None);
+    assert_eq!(
+        parse(many(RANGES_MAX + 1).as_bytes()),
+        Err(Unusable::TooMany)
+    );
+    let before = metrics::of_this_thread(Counter::RangesIgnored);
+    let value = many(RANGES_MAX + 1);
+    assert_eq!(selected(&[("Range", &value)], 10), Selection::Full);
+    let after = metrics::of_this_thread(Counter::RangesIgnored);
+    assert_eq!(after, before + 1);
+}
+
+#[test]
+fn rfc9110_15_3_7_2_several_ranges_are_coalesced_and_keep_their_order() {
+    let several = |parts: &[(u64, u64)]| Selection::Several(parts.to_vec());
+    for (value, expected) in [
+        ("0-9,1000-1009", several(&[(0, 10), (1_000, 10)])),
+        ("1000-1009,0-9", several(&[(1_000, 10), (0, 10)])),
+        ("-1,0-0", several(&[(9_999, 1), (0, 1)])),
+        // What cannot be satisfied is left out, and one range is no multipart.
+        ("0-9,20000-,1000-1009", several(&[(0, 10), (1_000, 10)])),
+        ("20000-,5-6", partial(5, 2)),
+        ("20000-,30000-", Selection::Unsatisfiable),
+        // Overlapping, contained, touching, and closer than a part is worth.
+        ("0-9,5-19", partial(0, 20)),
+        ("5-19,0-99,7-8", partial(0, 100)),
+        ("0-9,10-19", partial(0, 20)),
+        ("0-9,20-29", partial(0, 30)),
+        (
+            "500-599,9000-,450-510",
+            several(&[(450, 150), (9_000, 1_000)]),
+        ),
+        ("0-,-1", partial(0, 10_000)),
+        // Two parts that together are as long as the whole.
+        ("0-4950,5040-", Selection::Full),
+    ] {
+        let value = format!("bytes={value}");
+        assert_eq!(selected(&[("Range", &value)], 10_000), expected, "{value}");
+    }
+    assert_eq!(selected(&[("Range", "bytes=0-0,-1")], 0), Selection::Full);
+    assert_eq!(selected(&[("Range", "bytes=0-1,9-9")], 10), partial(0, 10));
 }
 
 #[test]
@@ -162,8 +200,44 @@ proptest! {
     }
 
     #[test]
+    fn several_parts_are_apart_and_shorter_than_the_whole(
+        ranges in prop::collection::vec((0_u64..6_000, 0_u64..3_000), 1..=RANGES_MAX),
+        total in 0_u64..5_000,
+    ) {
+        let members: Vec<String> = ranges
+            .iter()
+            .map(|(first, length)| format!("{first}-{}", first + length))
+            .collect();
+        let value = format!("bytes={}", members.join(","));
+        let wanted = |position: u64| {
+            ranges.iter().any(|(first, length)| (*first..=first + length).contains(&position))
+        };
+        let parts = match selected(&[("Range", &value)], total) {
+            Selection::Several(parts) => {
+                prop_assert!(parts.len() > 1);
+                parts
+            }
+            Selection::Partial { offset, length } => vec![(offset, length)],
+            Selection::Full => vec![(0, total)],
+            Selection::Unsatisfiable => Vec::new(),
+        };
+        prop_assert!(parts.iter().map(|(_, length)| length).sum::<u64>() <= total);
+        let mut sent = vec![false; usize::try_from(total).unwrap()];
+        for (offset, length) in parts {
+            prop_assert!(length > 0 || total == 0);
+            for position in offset..offset + length {
+                let byte = &mut sent[usize::try_from(position).unwrap()];
+                prop_assert!(!std::mem::replace(byte, true), "{position} twice");
+            }
+        }
+        for (position, sent) in sent.iter().enumerate() {
+            prop_assert!(*sent || !wanted(position as u64), "{position} is missing");
+        }
+    }
+
+    #[test]
     fn any_text_is_parsed_or_ignored(value in prop::collection::vec(any::<u8>(), 0..64)) {
-        if let Some(specs) = parse(&value) {
+        if let Ok(specs) = parse(&value) {
             prop_assert!(!specs.is_empty() && specs.len() <= RANGES_MAX);
         }
     }

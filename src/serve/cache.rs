@@ -23,12 +23,13 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use super::bounded_map::BoundedMap;
-use super::content_type;
-use super::error_page::NOSNIFF;
+use super::coded::Siblings;
+use super::describe;
 use super::flight::Flights;
+use super::listing::{self, Listing};
 use super::open::{Lookup, Opened, OpenedContent, OpenedFile};
 use super::{FileThreads, JobError, Now};
-use crate::config::Symlinks;
+use crate::config::{HeaderRule, Symlinks};
 use crate::limits::{
     CACHED_CONTENT_BYTES_PER_WORKER_MAX, NEGATIVE_ENTRIES_PER_WORKER_MAX,
     NEGATIVE_ENTRY_PATH_BYTES_MAX,
@@ -48,6 +49,10 @@ pub struct Root {
     pub path: Arc<CStr>,
     /// Which links beneath it are followed.
     pub symlinks: Symlinks,
+    /// Whether listings show names that begin with a dot.
+    pub dotfiles: bool,
+    /// Fields for its files.
+    pub headers: Arc<[HeaderRule]>,
 }
 
 /// A file as it is served.
@@ -57,8 +62,9 @@ pub struct OpenFile {
     pub content: Content,
     /// Its length, in bytes.
     pub size: u64,
-    /// The instant in `last_modified`.
-    pub modified: SystemTime,
+    /// The instant in Last-Modified, never later than when the file was opened (RFC 9110 8.8.2.1).
+    /// A listing has none.
+    pub modified: Option<SystemTime>,
     /// The value of ETag (RFC 9110 8.8.3), made from device, inode, size and the times of the last
     /// changes, hashed: inode numbers are nobody's business.
     ///
@@ -67,13 +73,12 @@ pub struct OpenFile {
     /// one change it cannot see is a write through a shared mapping that the kernel has not yet
     /// been told of.
     pub etag: Bytes,
-    /// The value of Last-Modified, never later than when the file was opened (RFC 9110 8.8.2.1).
-    pub last_modified: Bytes,
-    /// The value of Content-Type.
-    pub content_type: Bytes,
     /// The fields of every response with its bytes.
     pub fields: Rc<FieldBlock>,
-    stat: FileStat,
+    /// What is known of the same file in content codings.
+    pub(crate) siblings: Siblings,
+    /// What tells this state of the file from another; `None` for a listing.
+    stat: Option<FileStat>,
     settled: bool,
 }
 
@@ -181,6 +186,74 @@ impl<T: FileThreads> Cache<T> {
         }
     }
 
+    /// The page that lists the directory `path` (relative, without `..`, empty for the root) beneath
+    /// the root of `site`, as fresh as [`Cache::find`] keeps files. It is made by the file threads.
+    ///
+    /// # Errors
+    ///
+    /// Why there is nothing to list.
+    pub async fn list(&self, site: usize, path: &CStr, now: Now) -> Result<Rc<OpenFile>, Refusal> {
+        // No file has a path that ends in '/'.
+        let key = [path.to_bytes(), b"/\0"].concat();
+        let key = CString::from_vec_with_nul(key).map_err(|_| Refusal::NotFound)?;
+        loop {
+            let known = self.state.borrow_mut().known(site, &key, now.monotonic);
+            let landed = match known {
+                Known::Fresh(outcome) => {
+                    metrics::count(Counter::FileCacheHits);
+                    outcome
+                }
+                Known::Stale(_) | Known::Nothing => match self.flights.join(site, &key) {
+                    None => {
+                        metrics::count(Counter::FileCacheMisses);
+                        return self.make_listing(site, path, &key, now).await;
+                    }
+                    Some(landing) => match landing.await {
+                        Some(outcome) => outcome,
+                        None => continue,
+                    },
+                },
+            };
+            return match landed? {
+                Found::File(page) => Ok(page),
+                Found::Directory => Err(Refusal::NotFound),
+            };
+        }
+    }
+
+    async fn make_listing(
+        &self,
+        site: usize,
+        path: &CStr,
+        key: &CStr,
+        now: Now,
+    ) -> Result<Rc<OpenFile>, Refusal> {
+        let Some(root) = self.roots.get(site) else {
+            return Err(Refusal::NotFound);
+        };
+        let takeoff = self.flights.take_off(site, key);
+        let (root_owned, path_owned) = (root.clone(), CString::from(path));
+        let job = move || listing::make(&root_owned, &path_owned);
+        let outcome = match self.threads.run(job).await {
+            Ok(Ok(Listing { page, is_cut })) => {
+                if is_cut {
+                    metrics::count(Counter::ListingsCut);
+                }
+                let page = Rc::new(OpenFile::listing(page, key, &root.headers));
+                self.keep_file(site, key, Rc::clone(&page), now);
+                Ok(page)
+            }
+            Ok(Err(error)) => {
+                let refusal = refusal(&error);
+                self.keep_other(site, key, Err(refusal), now);
+                Err(refusal)
+            }
+            Err(error) => Err(no_thread(error)),
+        };
+        takeoff.land(outcome.clone().map(Found::File));
+        outcome
+    }
+
     async fn open(
         &self,
         site: usize,
@@ -198,7 +271,7 @@ impl<T: FileThreads> Cache<T> {
             previous: previous
                 .as_ref()
                 .filter(|file| file.settled)
-                .map(|file| file.stat),
+                .and_then(|file| file.stat),
             settled_until_ns: since_epoch_ns(now.wall) - SETTLED_AFTER.as_nanos().cast_signed(),
         };
         match lookup.open(Reach::Cached) {
@@ -223,11 +296,7 @@ impl<T: FileThreads> Cache<T> {
         };
         let outcome = match self.threads.run(job).await {
             Ok(outcome) => self.keep(site, path, previous, outcome, now),
-            Err(JobError::Overloaded) => {
-                metrics::count(Counter::FileThreadsOverloaded);
-                Err(Refusal::Overloaded)
-            }
-            Err(JobError::Panicked) => Err(Refusal::Failed),
+            Err(error) => Err(no_thread(error)),
         };
         takeoff.land(outcome.clone());
         outcome
@@ -244,7 +313,10 @@ impl<T: FileThreads> Cache<T> {
     ) -> Result<Found, Refusal> {
         let file = match (opened, previous) {
             (Ok(Opened::Unchanged), Some(previous)) => previous,
-            (Ok(Opened::File(opened)), _) => Rc::new(OpenFile::new(opened, path, now.wall)),
+            (Ok(Opened::File(opened)), _) => {
+                let rules = self.roots.get(site).map_or(&[][..], |root| &root.headers);
+                Rc::new(OpenFile::new(opened, path, rules, now.wall))
+            }
             (Ok(Opened::Unchanged), None) => return Err(Refusal::Failed),
             (Ok(Opened::Directory), _) => {
                 self.keep_other(site, path, Ok(()), now);
@@ -263,8 +335,13 @@ impl<T: FileThreads> Cache<T> {
                 return Err(refusal);
             }
         };
+        self.keep_file(site, path, Rc::clone(&file), now);
+        Ok(Found::File(file))
+    }
+
+    fn keep_file(&self, site: usize, path: &CStr, file: Rc<OpenFile>, now: Now) {
         let entry = Entry {
-            value: Rc::clone(&file),
+            value: file,
             checked_at: now.monotonic,
         };
         let mut state = self.state.borrow_mut();
@@ -272,7 +349,6 @@ impl<T: FileThreads> Cache<T> {
         let retired = state.insert_file(site, path, entry);
         drop(state);
         self.retire(retired);
-        Ok(Found::File(file))
     }
 
     fn keep_other(&self, site: usize, path: &CStr, outcome: Result<(), Refusal>, now: Now) {
@@ -309,7 +385,7 @@ impl<T: FileThreads> Cache<T> {
 }
 
 impl OpenFile {
-    fn new(opened: OpenedFile, path: &CStr, wall: SystemTime) -> Self {
+    fn new(opened: OpenedFile, path: &CStr, rules: &[HeaderRule], wall: SystemTime) -> Self {
         let OpenedFile {
             stat,
             settled,
@@ -318,27 +394,44 @@ impl OpenFile {
         let modified = system_time(stat.modified_ns).min(wall);
         let etag = etag(&stat, settled);
         let last_modified = Bytes::from(httpdate::fmt_http_date(modified));
-        let content_type = content_type::of_name(path.to_bytes());
-        let fields = FieldBlock::new(vec![
-            ("content-type", content_type.clone()),
-            ("last-modified", last_modified.clone()),
-            ("etag", etag.clone()),
-            ("accept-ranges", ACCEPT_RANGES),
-            ("x-content-type-options", NOSNIFF),
-        ]);
+        let fields = describe::of_file(&etag, &last_modified, rules, path.to_bytes());
         Self {
             content: match content {
                 OpenedContent::Bytes(bytes) => Content::Bytes(bytes.into()),
                 OpenedContent::Descriptor(file) => Content::File(Arc::new(file)),
             },
             size: stat.size,
-            modified,
+            modified: Some(modified),
             etag,
-            last_modified,
-            content_type,
             fields: Rc::new(fields),
-            stat,
+            siblings: Siblings::default(),
+            stat: Some(stat),
             settled,
+        }
+    }
+
+    /// The listing `page` of the directory at `path`, which ends in '/'.
+    fn listing(page: Vec<u8>, path: &CStr, rules: &[HeaderRule]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&page);
+        let etag = entity_tag(context, true);
+        let described = describe::Described {
+            etag: &etag,
+            last_modified: None,
+            content_type: listing::CONTENT_TYPE,
+        };
+        let path = path.to_bytes();
+        let path = if path == b"/" { b"" } else { path };
+        let fields = described.fields(rules, path);
+        Self {
+            size: page.len() as u64,
+            content: Content::Bytes(page.into()),
+            modified: None,
+            etag,
+            fields: Rc::new(fields),
+            siblings: Siblings::default(),
+            stat: None,
+            settled: false,
         }
     }
 
@@ -411,6 +504,16 @@ impl State {
     }
 }
 
+fn no_thread(error: JobError) -> Refusal {
+    match error {
+        JobError::Overloaded => {
+            metrics::count(Counter::FileThreadsOverloaded);
+            Refusal::Overloaded
+        }
+        JobError::Panicked => Refusal::Failed,
+    }
+}
+
 fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error() {
         // No such file; beneath something that is none; links that are not followed; names no file
@@ -441,8 +544,12 @@ fn etag(stat: &FileStat, settled: bool) -> Bytes {
         context.update(&time.to_be_bytes());
     }
     context.update(&[u8::from(settled)]);
+    entity_tag(context, settled)
+}
+
+fn entity_tag(context: digest::Context, strong: bool) -> Bytes {
     let mut tag = String::with_capacity(32);
-    tag.push_str(if settled { "\"" } else { "W/\"" });
+    tag.push_str(if strong { "\"" } else { "W/\"" });
     for byte in context.finish().as_ref().iter().take(ETAG_BYTES) {
         for nibble in [byte >> 4, byte & 0xf] {
             tag.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
@@ -461,15 +568,12 @@ fn since_epoch_ns(time: SystemTime) -> i128 {
 
 /// HTTP dates begin at the epoch: an earlier time counts as it. One too late for the clock's type
 /// counts as a far one.
-fn system_time(since_epoch_ns: i128) -> SystemTime {
+pub(crate) fn system_time(since_epoch_ns: i128) -> SystemTime {
     let since = u64::try_from(since_epoch_ns.max(0)).unwrap_or(u64::MAX);
     UNIX_EPOCH
         .checked_add(Duration::from_nanos(since))
         .unwrap_or(UNIX_EPOCH)
 }
-
-/// The value of Accept-Ranges (RFC 9110 14.3).
-pub(crate) const ACCEPT_RANGES: Bytes = Bytes::from_static(b"bytes");
 
 /// How long ago a file's last change must be before its state is sure to tell it from the next: the
 /// coarsest clock of a file system in use (FAT) ticks every two seconds.

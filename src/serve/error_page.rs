@@ -26,7 +26,7 @@ pub fn page_with(status: Status, sentence: &str) -> Response {
     }
     if !sentence.is_empty() {
         text.push_str("<p>");
-        push_escaped(&mut text, sentence);
+        push_escaped_html(&mut text, sentence);
         text.push_str("</p>\n");
     }
     Response::new(status)
@@ -36,7 +36,7 @@ pub fn page_with(status: Status, sentence: &str) -> Response {
 }
 
 /// Appends `text` so that it means itself in HTML content and in quoted attributes.
-fn push_escaped(page: &mut String, text: &str) {
+pub(crate) fn push_escaped_html(page: &mut String, text: &str) {
     for character in text.chars() {
         match character {
             '&' => page.push_str("&amp;"),

@@ -6,10 +6,13 @@
 
 mod bounded_map;
 pub mod cache;
+mod coded;
 pub mod content_type;
+mod describe;
 pub mod error_page;
 pub mod file;
 mod flight;
+mod listing;
 mod open;
 pub mod path;
 pub mod proxy;
@@ -240,19 +243,29 @@ impl<T: FileThreads> Serve<T> {
     ) -> Response {
         if site.rules.is_empty() {
             drop(body);
-            return file::respond(&self.cache, index, &site.site.files, request, now).await;
+            return self
+                .file_site(index, &site.site.files)
+                .respond(request, now)
+                .await;
         }
         let Ok(normal) = rules::normalize(request.path()) else {
             drop(body);
             return match request.path() {
                 // RFC 9110 9.3.7: OPTIONS for the server itself.
-                "*" => file::respond(&self.cache, index, &site.site.files, request, now).await,
+                "*" => {
+                    self.file_site(index, &site.site.files)
+                        .respond(request, now)
+                        .await
+                }
                 _ => error_page::page(Status(400)),
             };
         };
         let Some(rule) = site.rules.find(&normal) else {
             drop(body);
-            return file::respond(&self.cache, index, &site.site.files, request, now).await;
+            return self
+                .file_site(index, &site.site.files)
+                .respond(request, now)
+                .await;
         };
         let asking = proxy::Asking {
             client,
@@ -263,6 +276,14 @@ impl<T: FileThreads> Serve<T> {
         let mut response = self.by_rule(rule, &asking, body, now).await;
         rules::edit_response(&mut response, &rule.route.response_fields);
         response
+    }
+
+    fn file_site<'a>(&'a self, index: usize, files: &'a Files) -> file::FileSite<'a, T> {
+        file::FileSite {
+            cache: &self.cache,
+            index,
+            files,
+        }
     }
 
     async fn by_rule(
@@ -287,11 +308,11 @@ impl<T: FileThreads> Serve<T> {
                 drop(body);
                 let root = rule.root.unwrap_or(usize::MAX);
                 if !strip_prefix {
-                    return file::respond(&self.cache, root, files, request, now).await;
+                    return self.file_site(root, files).respond(request, now).await;
                 }
                 let mut behind = request.clone();
                 behind.target = rules::target_behind(request, normal, route).into();
-                let response = file::respond(&self.cache, root, files, &behind, now).await;
+                let response = self.file_site(root, files).respond(&behind, now).await;
                 rules::put_prefix_back(response, route)
             }
             RouteAction::Redirect {
@@ -327,6 +348,8 @@ fn root_of(files: &Files) -> io::Result<Root> {
     Ok(Root {
         path: path.into(),
         symlinks: files.symlinks,
+        dotfiles: files.dotfiles,
+        headers: Arc::clone(&files.headers),
     })
 }
 

@@ -93,14 +93,7 @@ impl RelativePath {
     /// makes it name another host (`//host/`, `/\host/`).
     pub fn directory_target(&self, query: Option<&str>) -> Vec<u8> {
         let mut target = vec![b'/'];
-        for &byte in self.beneath.as_bytes() {
-            match byte {
-                b'/' | b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
-                    target.push(byte);
-                }
-                _ => push_escaped(&mut target, byte),
-            }
-        }
+        push_escaped_path(&mut target, self.beneath.as_bytes());
         if !self.beneath.is_empty() {
             target.push(b'/');
         }
@@ -109,6 +102,24 @@ impl RelativePath {
             push_visible(&mut target, query.as_bytes());
         }
         target
+    }
+}
+
+/// Whether a file or directory `name` is served: `dotfiles` if those that begin with a dot are.
+/// `at_root`: it stands in the root itself.
+pub(crate) fn is_shown(name: &[u8], at_root: bool, dotfiles: bool) -> bool {
+    dotfiles || !name.starts_with(b".") || (at_root && name == b".well-known")
+}
+
+/// Appends `path` with everything escaped but unreserved characters (RFC 3986 2.3) and '/'.
+pub(crate) fn push_escaped_path(target: &mut Vec<u8>, path: &[u8]) {
+    for &byte in path {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                target.push(byte);
+            }
+            _ => push_escaped(target, byte),
+        }
     }
 }
 
@@ -173,8 +184,7 @@ fn remove_last_segment(beneath: &mut Vec<u8>) -> Result<(), Status> {
 
 fn check_names(beneath: &[u8], dotfiles: bool) -> Result<(), Status> {
     for (position, name) in beneath.split(|&byte| byte == b'/').enumerate() {
-        let hidden = name.starts_with(b".") && !(position == 0 && name == b".well-known");
-        if name.len() > NAME_BYTES_MAX || (hidden && !dotfiles) {
+        if name.len() > NAME_BYTES_MAX || !is_shown(name, position == 0, dotfiles) {
             return Err(NOT_FOUND);
         }
     }

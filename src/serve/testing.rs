@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::{FileThreads, JobError};
-use crate::config::{Config, Files, Site, Symlinks};
+use crate::config::{Config, Files, Site};
 use crate::message::{Method, Request, Response};
 
 /// A site with these names that serves `root`.
@@ -23,10 +23,8 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
         tls: Default::default(),
         hsts: None,
         files: Files {
-            root: root.as_ref().to_owned(),
             index: vec!["index.html".into(), "index.txt".into()],
-            dotfiles: false,
-            symlinks: Symlinks::Beneath,
+            ..Files::new(root.as_ref().to_owned())
         },
         routes: Vec::new(),
     }

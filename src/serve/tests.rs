@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::testing::{ManualThreads, Mode, field, ready, request, site};
 use super::*;
 use crate::config::{Files, Symlinks};
-use crate::message::{Body, Method};
+use crate::message::{Body, Method, Part};
+
+mod variants;
 
 /// One site, `example.org`, over a directory that begins empty.
 struct Fixture {
@@ -92,6 +94,16 @@ fn content(response: &Response) -> Vec<u8> {
             let mut bytes = vec![0; usize::try_from(range.length).unwrap()];
             range.file.read_exact_at(&mut bytes, range.offset).unwrap();
             bytes
+        }
+        Body::Parts(parts) => {
+            let part = |part: &Part| {
+                let body = match part.clone() {
+                    Part::Bytes(bytes) => Body::Bytes(bytes),
+                    Part::File(range) => Body::File(range),
+                };
+                content(&Response::new(Status(200)).with_body(body))
+            };
+            parts.iter().flat_map(part).collect()
         }
         Body::Stream(..) | Body::Upgrade(_) => panic!("{response:?}"),
     }
@@ -406,13 +418,7 @@ fn rfc9110_14_one_range_is_sent_as_a_part() {
             let value = field(&response, "content-range").unwrap();
             assert_eq!(value, format!("bytes */{total}"));
         }
-        for range in [
-            "bytes=9-5",
-            "lines=1-2",
-            "bytes=",
-            "bytes=0-1,5-6",
-            "bytes=a-b",
-        ] {
+        for range in ["bytes=9-5", "lines=1-2", "bytes=", "bytes=a-b"] {
             let response = fixture.get(target, &[("range", range)]);
             assert_eq!(response.status.0, 200, "{range}");
             assert_eq!(content(&response), bytes[..total], "{range}");
@@ -427,6 +433,59 @@ fn rfc9110_14_one_range_is_sent_as_a_part() {
         fixture.get("/empty", &[("range", "bytes=-5")]).status.0,
         200
     );
+}
+
+#[test]
+fn rfc9110_14_6_several_ranges_are_sent_as_parts() {
+    let fixture = Fixture::new();
+    let bytes: Vec<u8> = (0..40_000_u32).map(|n| (n % 251) as u8).collect();
+    fixture.write("small.txt", &bytes[..1_000]);
+    fixture.write("big.txt", &bytes);
+    for (target, total, is_read) in [("/small.txt", 1_000, true), ("/big.txt", 40_000, false)] {
+        let response = fixture.get(target, &[("range", "bytes=-10,0-0,99999-,500-509")]);
+        assert_eq!(response.status.0, 206);
+        let content_type = field(&response, "content-type").unwrap();
+        let boundary = content_type
+            .strip_prefix("multipart/byteranges; boundary=")
+            .unwrap();
+        assert_eq!(boundary.len(), 32);
+        let mut expected = Vec::new();
+        for range in [total - 10..total, 0..1, 500..510] {
+            let (first, last) = (range.start, range.end - 1);
+            expected.extend_from_slice(
+                format!(
+                    "\r\n--{boundary}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+                     content-range: bytes {first}-{last}/{total}\r\n\r\n"
+                )
+                .as_bytes(),
+            );
+            expected.extend_from_slice(&bytes[range]);
+        }
+        expected.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        assert_eq!(content(&response), expected);
+        assert_eq!(response.body.length(), Some(expected.len() as u64));
+        let Body::Parts(parts) = &response.body else {
+            panic!("{response:?}");
+        };
+        let files = parts.iter().filter(|part| matches!(part, Part::File(_)));
+        assert_eq!(files.count(), if is_read { 0 } else { 3 });
+        // RFC 9110 15.3.7.2: the parts have it.
+        assert_eq!(field(&response, "content-range"), None);
+        for name in ["etag", "last-modified", "accept-ranges"] {
+            assert!(field(&response, name).is_some(), "{name}");
+        }
+        let again = fixture.get(target, &[("range", "bytes=-10,0-0")]);
+        assert_ne!(field(&again, "content-type").unwrap(), content_type);
+    }
+    // What is asked for twice is sent once, and a head has no range.
+    let response = fixture.get("/big.txt", &[("range", "bytes=0-9,5-19,0-")]);
+    assert_eq!(
+        (response.status.0, content(&response)),
+        (206, bytes.clone())
+    );
+    let range = [("range", "bytes=0-0,-1")];
+    let head = fixture.respond(Method::Head, "/big.txt", &range);
+    assert_eq!((head.status.0, head.body.length()), (200, Some(40_000)));
 }
 
 #[test]

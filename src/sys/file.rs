@@ -119,19 +119,24 @@ pub fn stat(file: BorrowedFd<'_>) -> io::Result<FileStat> {
     }
     // SAFETY: fstat succeeded, so it has written the whole structure.
     let raw = unsafe { raw.assume_init() };
+    Ok(stat_from(&raw))
+}
+
+/// What `raw` says.
+pub(super) fn stat_from(raw: &libc::stat) -> FileStat {
     let kind = match raw.st_mode & libc::S_IFMT {
         libc::S_IFREG => FileKind::Regular,
         libc::S_IFDIR => FileKind::Directory,
         _ => FileKind::Other,
     };
-    Ok(FileStat {
+    FileStat {
         device: raw.st_dev,
         inode: raw.st_ino,
         size: u64::try_from(raw.st_size).unwrap_or(0),
         modified_ns: nanoseconds(raw.st_mtime, raw.st_mtime_nsec),
         changed_ns: nanoseconds(raw.st_ctime, raw.st_ctime_nsec),
         kind,
-    })
+    }
 }
 
 /// Reads what of `file` at `offset` is in the page cache, without waiting (RWF_NOWAIT, Linux 4.14).

@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod credentials;
 mod descriptor;
+pub mod directory;
 pub mod file;
 pub mod ktls;
 pub mod limits;

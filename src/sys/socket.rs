@@ -237,6 +237,15 @@ pub fn set_user_timeout(socket: BorrowedFd<'_>, timeout: Option<Duration>) -> io
 /// tell; those of getsockopt(2) and ioctl(2).
 pub fn written_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let acknowledged = acknowledged_bytes(socket)?;
+    Ok(acknowledged.wrapping_add(queued_bytes(socket)?))
+}
+
+/// Bytes that TCP was given to send and that are not acknowledged (SIOCOUTQ).
+///
+/// # Errors
+///
+/// Those of ioctl(2).
+pub fn queued_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut queued: libc::c_int = 0;
     // SAFETY: this ioctl (SIOCOUTQ, tcp(7)) writes one int to the pointer, which is valid for the
     // call; the descriptor is open while borrowed.
@@ -244,7 +253,7 @@ pub fn written_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(acknowledged.wrapping_add(u64::try_from(queued).unwrap_or_default()))
+    Ok(u64::try_from(queued).unwrap_or_default())
 }
 
 /// `tcpi_bytes_acked` of TCP_INFO.

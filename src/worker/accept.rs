@@ -140,20 +140,23 @@ impl Drop for Slot {
 fn report(peer: SocketAddr, outcome: Result<Result<(), Error>, rt::Panicked>) {
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => match error.side {
-            Side::Us => {
-                metrics::count(Counter::ErrorsUs);
-                tracing::warn!(%peer, %error, "connection failed");
+        Ok(Err(error)) => {
+            metrics::count_error(error.side, error.stage);
+            match error.side {
+                Side::Us => {
+                    metrics::count(Counter::ErrorsUs);
+                    tracing::warn!(%peer, %error, "connection failed");
+                }
+                Side::Client => {
+                    metrics::count(Counter::ErrorsClient);
+                    tracing::debug!(%peer, %error, "connection failed");
+                }
+                Side::Upstream => {
+                    metrics::count(Counter::ErrorsUpstream);
+                    tracing::warn!(%peer, %error, "connection failed");
+                }
             }
-            Side::Client => {
-                metrics::count(Counter::ErrorsClient);
-                tracing::debug!(%peer, %error, "connection failed");
-            }
-            Side::Upstream => {
-                metrics::count(Counter::ErrorsUpstream);
-                tracing::warn!(%peer, %error, "connection failed");
-            }
-        },
+        }
         Err(rt::Panicked) => {
             metrics::count(Counter::ConnectionPanics);
             tracing::error!(%peer, "a connection's task panicked; the connection is closed");

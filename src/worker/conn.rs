@@ -101,7 +101,7 @@ impl Accepted {
             }
             Err(NoSession::Failed(error)) => {
                 metrics::count(Counter::HandshakesFailed);
-                if was_answered(&error) {
+                if error.cause.was_told() {
                     let stream = Stream::plain(socket, deadline, local.stream.clone());
                     let (mut read, mut write) = stream.into_halves();
                     http::close(&mut read, &mut write, &local.http).await;
@@ -175,11 +175,6 @@ impl Established {
             .await
             .map(ended)
     }
-}
-
-/// Whether the client was sent an alert, which a reset for unread bytes must not overtake.
-fn was_answered(error: &Error) -> bool {
-    matches!(error.cause, Cause::Tls(_) | Cause::Record(_))
 }
 
 fn ended(outcome: Outcome) {

@@ -17,6 +17,7 @@ mod forbid_io_uring;
 mod support;
 mod support_faults;
 
+mod beside_nginx;
 mod closing;
 mod command_line;
 mod downloads;
@@ -26,6 +27,7 @@ mod limits;
 mod load;
 mod negotiation;
 mod plain_http;
+mod proxying;
 mod reload;
 mod resumption;
 mod stalls;

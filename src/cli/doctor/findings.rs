@@ -92,7 +92,7 @@ fn io_uring(ring: &Ring) -> Finding {
         Ring::Refused(refusal) => refusal,
     };
     let mend = match refusal {
-        RingRefusal::NotInKernel | RingRefusal::Operations(_) => {
+        RingRefusal::NotInKernel | RingRefusal::TooOld | RingRefusal::Operations(_) => {
             "install Linux 6.1 or later, built with CONFIG_IO_URING."
         }
         RingRefusal::NotInKernelOrSeccomp | RingRefusal::ForbiddenBySeccomp => {

@@ -97,11 +97,16 @@ impl Checker<'_> {
             .then(|| path("root", raw.root, "root = \"site\""))
             .flatten();
         let root = root.and_then(|(path, span)| self.directory(path, span));
+        let error_pages = self.error_pages(raw.error_pages, root.as_deref());
         let files = Files {
             root: root.unwrap_or_default(),
             index: self.index(raw.index),
             dotfiles: raw.dotfiles.is_some_and(Spanned::into_inner),
             symlinks: self.choice_or("symlinks", raw.symlinks, &SYMLINKS, Symlinks::default()),
+            precompressed: self.precompressed(raw.precompressed),
+            headers: self.header_rules(raw.headers),
+            listing: raw.listing.is_some_and(Spanned::into_inner),
+            error_pages,
         };
         let routes = self.routes(raw.route, &files, upstreams);
         let (names, name_places) = names?;

@@ -9,14 +9,14 @@ use std::io::IoSlice;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 
 use self::request_body::{Body, Failure, Loan, Receiving};
-use self::response::{Delivered, Delivery};
+use self::response::{Delivered, Delivery, Follows};
 use super::transport::{Receive, Transmit};
-use super::{Context, Handler, Outcome, close};
+use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::error::{Cause, Error, Side, Stage};
 use crate::message::{BodyLength, Method, Request, RequestBody, Response, Version};
 use crate::metrics::{self, Counter};
@@ -39,6 +39,7 @@ pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
     handler: &H,
     context: &Context,
 ) -> Result<Outcome, Error> {
+    let begun = write.now().monotonic;
     let receiving = Receiving {
         read,
         input: BytesMut::new(),
@@ -50,10 +51,11 @@ pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
         context,
         parser: HeadParser::default(),
         served: 0,
+        begun,
     };
     let ended = connection.run().await;
     if let Err(error) = &ended
-        && matches!(error.cause, Cause::Record(_))
+        && error.cause.was_told()
         && let Some(receiving) = &mut connection.receiving
     {
         // The client has been sent an alert, which a reset for unread bytes must not overtake.
@@ -80,7 +82,11 @@ pub async fn answer<W: Transmit>(
         takes_trailers: false,
         date: SystemTime::now(),
     };
-    delivery.send(write, context, response).await.map(drop)
+    let delivered = delivery.send(write, context, response).await;
+    if delivered.body_bytes.is_some() {
+        count_response(delivered.status);
+    }
+    delivered.follows.map(drop)
 }
 
 struct Connection<'a, R, W, H> {
@@ -92,6 +98,8 @@ struct Connection<'a, R, W, H> {
     parser: HeadParser,
     /// Requests begun.
     served: u64,
+    /// When the head of the request under way was complete.
+    begun: Instant,
 }
 
 /// What waiting for a request brought.
@@ -110,7 +118,7 @@ enum After {
 /// What became of a request with a body.
 enum Exchanged {
     Refused(Refusal),
-    Answered(Delivered),
+    Answered(Follows),
 }
 
 impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
@@ -120,7 +128,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             // is what most connections do most of the time.
             let after = match self.next_head().await? {
                 Next::Request(head) => Box::pin(self.exchange(head)).await?,
-                Next::Refused(refusal) => Box::pin(self.refuse(refusal)).await?,
+                Next::Refused(refusal) => Box::pin(self.refuse(refusal, None)).await?,
                 Next::Ended(outcome) => {
                     // Nothing is in flight; whether the goodbye arrives changes nothing.
                     drop(self.write.finish().await);
@@ -148,7 +156,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let Some(Receiving { read, input }) = &mut self.receiving else {
             return Err(lost_receiving());
         };
-        let mut begun = false;
+        let mut armed = None;
         loop {
             let parsed = self.parser.parse(input, &bounds);
             match parsed {
@@ -169,14 +177,18 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 }
                 *input = BytesMut::new();
                 // Who has connected is to ask: only between requests is a connection idle, and ended
-                // by a drain.
-                match self.served {
-                    0 => read.arm(Phase::Header, self.context.timeouts.header),
-                    _ => read.arm(Phase::Idle, self.context.timeouts.idle),
+                // by a drain. Empty lines before a request win it no time.
+                if armed.is_none() {
+                    let (phase, after) = match self.served {
+                        0 => (Phase::Header, self.context.timeouts.header),
+                        _ => (Phase::Idle, self.context.timeouts.idle),
+                    };
+                    read.arm(phase, after);
+                    armed = Some(phase);
                 }
-            } else if !begun {
-                begun = true;
+            } else if armed != Some(Phase::Header) {
                 read.arm(Phase::Header, self.context.timeouts.header);
+                armed = Some(Phase::Header);
             }
             let received = read.receive(input).await;
             let has_begun = !input.is_empty();
@@ -197,25 +209,26 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             request,
             keep_alive,
         } = head;
+        let now = self.write.now();
+        self.begun = now.monotonic;
         let limits = &self.context.limits;
         if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
-            return self.refuse(BODY_TOO_LARGE).await;
+            return self.refuse(BODY_TOO_LARGE, Some(&request)).await;
         }
-        let now = self.write.now();
-        let delivered = if request.body_length.is_none() {
+        let follows = if request.body_length.is_none() {
             let answer = self.handler.respond(&request, RequestBody::Empty, now);
             let response = answer.await;
             self.deliver(&request, keep_alive, now, response).await?
         } else {
             match self.exchange_with_body(&request, keep_alive, now).await? {
-                Exchanged::Refused(refusal) => return self.refuse(refusal).await,
-                Exchanged::Answered(delivered) => delivered,
+                Exchanged::Refused(refusal) => return self.refuse(refusal, Some(&request)).await,
+                Exchanged::Answered(follows) => follows,
             }
         };
-        Ok(match delivered {
-            Delivered::Kept => After::NextRequest,
-            Delivered::Last => After::Close(Outcome::Closed),
-            Delivered::Upgraded(upgrade) => {
+        Ok(match follows {
+            Follows::NextRequest => After::NextRequest,
+            Follows::Nothing => After::Close(Outcome::Closed),
+            Follows::Upgraded(upgrade) => {
                 let Some(receiving) = &mut self.receiving else {
                     return Err(lost_receiving());
                 };
@@ -310,8 +323,8 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             ));
         };
         let at_end = match delivered {
-            Ok(Delivered::Kept) => body.discard_rest().await,
-            Ok(Delivered::Last | Delivered::Upgraded(_)) | Err(_) => false,
+            Ok(Follows::NextRequest) => body.discard_rest().await,
+            Ok(Follows::Nothing | Follows::Upgraded(_)) | Err(_) => false,
         };
         // The response has its status already; a body that failed can only end the connection.
         match self.take_back(body) {
@@ -320,8 +333,8 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             None => {}
         }
         Ok(Exchanged::Answered(match delivered? {
-            Delivered::Kept if !at_end => Delivered::Last,
-            delivered @ (Delivered::Kept | Delivered::Last | Delivered::Upgraded(_)) => delivered,
+            Follows::NextRequest if !at_end => Follows::Nothing,
+            follows @ (Follows::NextRequest | Follows::Nothing | Follows::Upgraded(_)) => follows,
         }))
     }
 
@@ -339,7 +352,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         may_go_on: bool,
         now: Now,
         response: Response,
-    ) -> Result<Delivered, Error> {
+    ) -> Result<Follows, Error> {
         let may_go_on = may_go_on
             && !self.context.is_draining()
             && self.served < self.context.limits.requests_per_connection_max;
@@ -351,33 +364,63 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             takes_trailers: takes_trailers(request),
             date: now.wall,
         };
-        let delivered = delivery
-            .send(&mut self.write, self.context, response)
-            .await?;
+        let delivered = delivery.send(&mut self.write, self.context, response).await;
+        self.finish(Some(request), &delivered);
+        let follows = delivered.follows?;
         if key_exhausted {
             metrics::count(Counter::KeyExhausted);
         }
-        Ok(delivered)
+        Ok(follows)
     }
 
     /// Answers a request that is not served, and ends the connection: what follows in the input
     /// cannot be told apart from what was refused.
-    async fn refuse(&mut self, refusal: Refusal) -> Result<After, Error> {
+    async fn refuse(
+        &mut self,
+        refusal: Refusal,
+        request: Option<&Request>,
+    ) -> Result<After, Error> {
         tracing::debug!(%refusal, "request refused");
         let method = match self.parser.is_head() {
             true => Method::Head,
             false => Method::Get,
         };
+        let now = self.write.now();
         let delivery = Delivery {
             method: &method,
             version: Version::Http11,
             keep_alive: false,
             takes_trailers: false,
-            date: self.write.now().wall,
+            date: now.wall,
         };
+        if request.is_none() {
+            self.begun = now.monotonic;
+        }
         let page = error_page::page(refusal.status);
-        delivery.send(&mut self.write, self.context, page).await?;
+        let delivered = delivery.send(&mut self.write, self.context, page).await;
+        self.finish(request, &delivered);
+        delivered.follows?;
         Ok(After::Close(Outcome::Refused(refusal.status)))
+    }
+
+    /// Counts and reports a response that is over.
+    fn finish(&self, request: Option<&Request>, delivered: &Delivered) {
+        let Some(body_bytes) = delivered.body_bytes else {
+            return;
+        };
+        let exchange = Exchange {
+            request,
+            status: delivered.status,
+            body_bytes,
+            duration: self
+                .write
+                .now()
+                .monotonic
+                .saturating_duration_since(self.begun),
+            is_complete: delivered.follows.is_ok(),
+            is_sent_by_kernel: self.write.is_in_kernel(),
+        };
+        finish(self.handler, &exchange);
     }
 }
 

@@ -9,9 +9,12 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Cause, Error, Stage};
+use crate::http::Context;
 use crate::http::transport::Transmit;
-use crate::http::{Context, count_response};
-use crate::message::{Body, BodyStream, FieldBlock, Fields, Method, Response, Upgrade, Version};
+use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::message::{
+    Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Status, Upgrade, Version,
+};
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
 };
@@ -30,28 +33,36 @@ pub(super) struct Delivery<'a> {
     pub(super) date: SystemTime,
 }
 
-/// What a delivered response makes of its connection.
-pub(super) enum Delivered {
-    /// The next request may follow.
-    Kept,
+/// What follows a response.
+pub(super) enum Follows {
+    /// The next request may.
+    NextRequest,
     /// It was the last response.
-    Last,
+    Nothing,
     /// The connection goes on with another protocol.
     Upgraded(Box<dyn Upgrade>),
 }
 
+/// What became of a response.
+pub(super) struct Delivered {
+    /// What follows it; an error when the response could not be sent completely. The connection must
+    /// then be closed without close_notify, so that the client sees that its end is missing.
+    pub(super) follows: Result<Follows, Error>,
+    /// Its status.
+    pub(super) status: Status,
+    /// Bytes handed over after the head; `None` when not even the head was: then the client has seen
+    /// no response.
+    pub(super) body_bytes: Option<u64>,
+}
+
 impl Delivery<'_> {
     /// Sends `response`.
-    ///
-    /// # Errors
-    /// When the response could not be sent completely. The connection must then be closed without
-    /// close_notify, so that the client sees that its end is missing.
     pub(super) async fn send<W: Transmit>(
         &self,
         write: &mut W,
         context: &Context,
         response: Response,
-    ) -> Result<Delivered, Error> {
+    ) -> Delivered {
         let length = response.body.length();
         let plan = Plan::new(self.method, self.version, response.status, length);
         let keep_alive = self.keep_alive && !plan.closes();
@@ -70,13 +81,14 @@ impl Delivery<'_> {
         head_fields.write(&mut head);
         let status = response.status;
         let head_end = write.sent_bytes() + head.len() as u64;
+        let mut follows = match keep_alive {
+            true => Follows::NextRequest,
+            false => Follows::Nothing,
+        };
         let body = match (plan.sends_body, response.body) {
             (_, Body::Upgrade(upgrade)) => {
-                let sent = write.send(&[IoSlice::new(&head)]).await;
-                sent.map_err(failed)?;
-                count_response(status);
-                context.return_head_buffer(head);
-                return Ok(Delivered::Upgraded(upgrade));
+                follows = Follows::Upgraded(upgrade);
+                Body::Empty
             }
             (true, body) => body,
             (false, _) => Body::Empty,
@@ -86,25 +98,31 @@ impl Delivery<'_> {
                 let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
                 sender.send(&mut head, stream).await
             }
-            body @ (Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Upgrade(_)) => {
-                send_parts(write, &head, body).await.map_err(failed)
-            }
+            body @ (Body::Empty
+            | Body::Bytes(_)
+            | Body::File(_)
+            | Body::Parts(_)
+            | Body::Upgrade(_)) => send_parts(write, &mut head, body).await.map_err(failed),
         };
         // Also where the body failed: the client has seen the status.
-        if write.sent_bytes() >= head_end {
-            count_response(status);
+        let body_bytes = write.sent_bytes().checked_sub(head_end);
+        if sent.is_ok() {
+            context.return_head_buffer(head);
         }
-        sent?;
-        context.return_head_buffer(head);
-        Ok(match keep_alive {
-            true => Delivered::Kept,
-            false => Delivered::Last,
-        })
+        Delivered {
+            follows: sent.map(|()| follows),
+            status,
+            body_bytes,
+        }
     }
 }
 
 /// Sends `head` and a body that is there already.
-async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Result<(), Cause> {
+async fn send_parts<W: Transmit>(
+    write: &mut W,
+    head: &mut Vec<u8>,
+    body: Body,
+) -> Result<(), Cause> {
     match body {
         Body::Bytes(bytes) => {
             write
@@ -112,9 +130,40 @@ async fn send_parts<W: Transmit>(write: &mut W, head: &[u8], body: Body) -> Resu
                 .await
         }
         Body::File(range) => write.send_file(head, &range).await,
+        Body::Parts(parts) => send_sequence(write, head, parts).await,
         Body::Empty | Body::Stream(..) | Body::Upgrade(_) => {
             write.send(&[IoSlice::new(head)]).await
         }
+    }
+}
+
+/// Sends what is in `out` and all of `parts`. Bytes wait for the part of a file that they stand
+/// before, so that they share a record with it.
+async fn send_sequence<W: Transmit>(
+    write: &mut W,
+    out: &mut Vec<u8>,
+    parts: Vec<Part>,
+) -> Result<(), Cause> {
+    for part in parts {
+        match part {
+            Part::Bytes(bytes) if out.len() + bytes.len() <= RECORD_PLAINTEXT_BYTES_MAX => {
+                out.extend_from_slice(&bytes);
+            }
+            Part::Bytes(bytes) => {
+                write
+                    .send(&[IoSlice::new(out), IoSlice::new(&bytes)])
+                    .await?;
+                out.clear();
+            }
+            Part::File(range) => {
+                write.send_file(out, &range).await?;
+                out.clear();
+            }
+        }
+    }
+    match out.is_empty() {
+        true => Ok(()),
+        false => write.send(&[IoSlice::new(out)]).await,
     }
 }
 

@@ -20,7 +20,7 @@ use super::*;
 use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{
-    Body, BodyStream, Fields, FileRange, LocalFuture, Request, RequestBody, Response, Status,
+    Body, BodyStream, Fields, FileRange, LocalFuture, Part, Request, RequestBody, Response, Status,
 };
 use crate::net::stream::Closure;
 use crate::serve::Now;
@@ -291,6 +291,23 @@ impl Handler for Site {
                 offset: 2,
                 length: 5,
             })),
+            "/parts" => ok(Body::Parts(vec![
+                Part::Bytes("<".into()),
+                Part::File(FileRange {
+                    file: self.file.clone().unwrap(),
+                    offset: 2,
+                    length: 5,
+                }),
+                Part::Bytes("|".into()),
+                Part::Bytes(vec![b'x'; 16_384].into()),
+                Part::Bytes("|".into()),
+                Part::File(FileRange {
+                    file: self.file.clone().unwrap(),
+                    offset: 0,
+                    length: 1,
+                }),
+                Part::Bytes(">".into()),
+            ])),
             "/stream" => ok(Body::Stream(parts(&["ab", "", "cde"]), None)),
             "/stream/5" => ok(Body::Stream(parts(&["ab", "cde"]), Some(5))),
             "/stream/short" => ok(Body::Stream(parts(&["ab"]), Some(5))),
@@ -580,6 +597,36 @@ fn files_are_sent_with_their_head() {
             .starts_with("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n23456HTTP")
     );
     assert_eq!(ended.script.sends.len(), 2);
+}
+
+#[test]
+fn parts_are_sent_in_their_order_with_the_bytes_before_them() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"0123456789").unwrap();
+    let mut test = Test::new([get("/parts"), get("/a")]);
+    test.site.file = Some(Arc::new(file));
+    let ended = test.run();
+    let x = "x".repeat(16_384);
+    let expected = format!("HTTP/1.1 200 OK\r\ncontent-length: 16394\r\n\r\n<23456|{x}|0>HTTP/1.1");
+    assert!(ended.sent().starts_with(&expected));
+    // The head and "<" with the file's part, the long bytes with "|", the file's byte, ">", /a.
+    assert_eq!(ended.script.sends.len(), 5);
+    let mut head = Test::new([data("HEAD /parts HTTP/1.1\r\nHost: a\r\n\r\n")]);
+    head.site.file = Some(Arc::new(tempfile::tempfile().unwrap()));
+    assert_eq!(
+        head.run().sent(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 16394\r\n\r\n"
+    );
+}
+
+#[test]
+fn a_part_that_shrank_ends_the_connection_without_a_goodbye() {
+    let mut test = Test::new([get("/parts"), get("/a")]);
+    test.site.file = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let ended = test.run();
+    let error = ended.result.unwrap_err();
+    assert!(matches!(error.cause, Cause::FileTruncated), "{error}");
+    assert!(!ended.script.finished);
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Wire {
     fn new(socket: BorrowedFd<'_>, keys: &TrafficKeys) -> Self {
         Self {
             suite: keys.suite(),
-            written_before: sys::socket::written_bytes(socket).ok(),
+            written_before: written_so_far(socket),
             payload_bytes: 0,
             records_before: 0,
             first_sequence: keys.sequence(),
@@ -271,6 +271,20 @@ impl KernelReceive {
     }
 }
 
+/// What TCP has been given, when two looks agree: an acknowledgement within one makes it say too
+/// little, and then too little would seem to be held back later.
+fn written_so_far(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut last = sys::socket::written_bytes(socket).ok()?;
+    for _ in 0..LOOKS_MAX {
+        let now = sys::socket::written_bytes(socket).ok()?;
+        if now == last {
+            return Some(now);
+        }
+        last = now;
+    }
+    None
+}
+
 /// Until the new key is set the kernel gives EKEYEXPIRED and reports no readiness, so this happens
 /// before anything waits.
 fn change_key(transport: &Transport, reply: bool) -> Result<(), Cause> {
@@ -305,6 +319,9 @@ fn receive_failure(transport: &Transport, error: io::Error) -> Cause {
     drop(transport.socket.take_error());
     transport.refuse(&ProtocolError { alert, reason })
 }
+
+/// Acknowledgements come one at a time, and rarely within one of these looks.
+const LOOKS_MAX: usize = 8;
 
 /// Bytes of one call to the kernel: bounds how long one call encrypts, and how many records it may
 /// make.

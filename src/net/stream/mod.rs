@@ -42,6 +42,7 @@ use crate::error::Cause;
 use crate::limits::TURN_BYTES_MAX;
 use crate::metrics::{self, Counter};
 use crate::record::TrafficKeys;
+use crate::sys;
 use crate::sys::probe::KernelTls;
 
 /// What every stream of a worker shares.
@@ -191,6 +192,10 @@ impl ReadHalf {
         loop {
             if transport.turn_is_over() {
                 rt::yield_turn().await;
+                // A peer that keeps the socket full is never waited for.
+                if let Some(expiry) = transport.deadline.expired() {
+                    return Ok(Received::Expired(expiry));
+                }
             }
             if let Some(received) = transport.receive_step(into)? {
                 return Ok(received);
@@ -243,6 +248,7 @@ impl WriteHalf {
     /// cannot be changed. Nothing can be sent after an error.
     pub async fn send(&mut self, parts: &[io::IoSlice<'_>]) -> Result<(), Cause> {
         let transport = &self.transport;
+        transport.continue_offload_sending();
         let mut parts = Parts::new(parts);
         while parts.left() > 0 {
             transport.settle().await?;
@@ -273,6 +279,11 @@ impl WriteHalf {
         self.transport.is_nearly_exhausted()
     }
 
+    /// Whether the kernel seals what is sent.
+    pub fn is_in_kernel(&self) -> bool {
+        matches!(self.transport.sending.borrow().path, SendPath::KernelTls(_))
+    }
+
     /// The application bytes handed over for sending so far, those of a send that failed included.
     pub fn sent_bytes(&self) -> u64 {
         self.transport.sending.borrow().sent_bytes
@@ -295,6 +306,23 @@ pub(super) struct Transport {
     pub(super) offload_state: Cell<OffloadState>,
     /// Bytes moved by direct calls since the last yield.
     turn_bytes: Cell<usize>,
+    blocked: Cell<Blocked>,
+}
+
+/// The last wait for room, and those before it that brought none.
+#[derive(Clone, Copy, Default)]
+struct Blocked {
+    /// [`Sending::progress`] when it began.
+    progress: u64,
+    since_ms: u64,
+    fruitless: u32,
+}
+
+/// How much the kernel's record layer keeps from TCP.
+enum Held {
+    Exactly(u64),
+    /// This much, or a little of what it was given last.
+    AtLeast(u64),
 }
 
 impl Transport {
@@ -315,6 +343,7 @@ impl Transport {
             schedule: RefCell::new(schedule),
             offload_state: Cell::new(OffloadState::default()),
             turn_bytes: Cell::new(0),
+            blocked: Cell::new(Blocked::default()),
         }
     }
 
@@ -342,7 +371,37 @@ impl Transport {
                 }
                 Ok(())
             }
-            Step::Blocked => self.wait_writable().await,
+            Step::Blocked => self.wait_for_room().await,
+        }
+    }
+
+    /// Waits until a step of sending is worth trying after one that found no room. A socket can be
+    /// writable and yet take nothing (memory short of a page): such waits in a row are paid for with
+    /// growing pauses, and count as one.
+    async fn wait_for_room(&self) -> Result<(), Cause> {
+        let progress = self.sending.borrow().progress();
+        let mut blocked = self.blocked.get();
+        if blocked.fruitless == 0 || blocked.progress != progress {
+            blocked = Blocked {
+                progress,
+                since_ms: self.deadline.now_ms(),
+                fruitless: 0,
+            };
+        } else {
+            self.check_send_progress(blocked.since_ms)?;
+            rt::sleep(fruitless_pause(blocked.fruitless)).await;
+        }
+        self.wait_writable().await?;
+        blocked.fruitless = blocked.fruitless.saturating_add(1);
+        self.blocked.set(blocked);
+        Ok(())
+    }
+
+    fn check_send_progress(&self, since_ms: u64) -> Result<(), Cause> {
+        let waited_ms = self.deadline.now_ms().saturating_sub(since_ms);
+        match u128::from(waited_ms) > self.context.send_progress.as_millis() {
+            true => Err(self.send_timed_out()),
+            false => Ok(()),
         }
     }
 
@@ -366,23 +425,35 @@ impl Transport {
         let mut fruitless = 0;
         let mut progress_ms = self.deadline.now_ms();
         loop {
-            let held = match self.sending.borrow().held_bytes(&self.socket) {
-                Ok(0) => return Ok(()),
-                Ok(held) => held,
-                Err(error) => return Err(Cause::Io(error)),
-            };
-            if held < held_before {
-                (held_before, fruitless, progress_ms) = (held, 0, self.deadline.now_ms());
+            let held = self.held().map_err(Cause::Io)?;
+            match held {
+                Held::Exactly(0) => return Ok(()),
+                // The kernel's thread is at work within a moment of TCP having room.
+                Held::AtLeast(0) if fruitless > IDLE_LOOKS => return Ok(()),
+                Held::Exactly(bytes) | Held::AtLeast(bytes) => {
+                    if bytes < held_before {
+                        (held_before, fruitless) = (bytes, 0);
+                        progress_ms = self.deadline.now_ms();
+                    }
+                }
             }
-            let waited_ms = self.deadline.now_ms().saturating_sub(progress_ms);
-            if u128::from(waited_ms) > self.context.send_progress.as_millis() {
-                return Err(self.send_timed_out());
-            }
+            self.check_send_progress(progress_ms)?;
             self.wait_writable().await?;
             if fruitless > 0 {
                 rt::sleep(fruitless_pause(fruitless)).await;
             }
             fruitless += 1;
+        }
+    }
+
+    /// What was handed over for sending and is not TCP's yet.
+    fn held(&self) -> io::Result<Held> {
+        match self.sending.borrow().held_bytes(&self.socket) {
+            Ok(bytes) => Ok(Held::Exactly(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(error),
+            // Linux 5.11 to 5.15 have ChaCha20-Poly1305 and do not tell its sequence number. While
+            // TCP has something to send, so may the record layer.
+            Err(_) => sys::socket::queued_bytes(self.socket.descriptor()).map(Held::AtLeast),
         }
     }
 
@@ -456,6 +527,11 @@ fn fruitless_pause(many: u32) -> Duration {
 }
 
 /// The first pause after a readiness that brought nothing, doubled up to
-/// [`FRUITLESS_DOUBLINGS_MAX`] times: 64 ms.
+/// [`FRUITLESS_DOUBLINGS_MAX`] times, to half a second: by then as much time has passed without it.
 const FRUITLESS_PAUSE: Duration = Duration::from_micros(500);
-const FRUITLESS_DOUBLINGS_MAX: u32 = 7;
+const FRUITLESS_DOUBLINGS_MAX: u32 = 10;
+
+/// Looks at an idle TCP, with growing pauses between, 60 ms in all, until the kernel's record layer
+/// is taken to be idle as well; its thread works at once or, when it finds the socket in use, after
+/// 10 ms (net/tls/tls_sw.c, tx_work_handler).
+const IDLE_LOOKS: u32 = 6;

@@ -132,7 +132,9 @@ impl Transport {
                 return Ok(None);
             }
         };
-        self.count_turn(data);
+        if !matches!(receiving.path, ReceivePath::UserTls(_)) {
+            self.count_turn(data);
+        }
         metrics::add(Counter::BytesReceived, data as u64);
         self.continue_offload(&mut receiving.path);
         Ok(match (data, receiving.closed) {
@@ -175,7 +177,7 @@ impl Transport {
     /// Ends the connection because this kernel lacks what the peer may rightly ask for.
     pub(super) fn give_up_on_rekey(&self) -> Cause {
         self.send_alert(AlertDescription::InternalError);
-        Cause::Internal("this kernel cannot change keys (Linux 6.14 can)")
+        Cause::NoRekey
     }
 
     /// Sends an alert as far as the socket has room; the rest goes before the next data.

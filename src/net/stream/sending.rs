@@ -187,9 +187,10 @@ impl Sending {
         self.key_update_owed = false;
     }
 
-    /// A KeyUpdate will be sent before the next application data.
+    /// A KeyUpdate will be sent before the next application data. After an alert that ends this
+    /// direction nothing is (RFC 8446 6.1).
     pub(super) fn owe_key_update(&mut self) {
-        self.key_update_owed = true;
+        self.key_update_owed = self.state == State::Open;
     }
 
     /// What was held back is now to be sent, like anything else that waits.
@@ -199,9 +200,12 @@ impl Sending {
 
     /// Announces the end, unless an alert has ended this direction already.
     pub(super) fn queue_close_notify(&mut self) {
-        if self.state == State::Open {
-            self.queue_alert(AlertDescription::CloseNotify);
-        }
+        self.queue_alert(AlertDescription::CloseNotify);
+    }
+
+    /// Grows whenever the socket takes something.
+    pub(super) fn progress(&self) -> u64 {
+        self.sent_bytes.wrapping_add(self.queue.sent as u64)
     }
 
     /// The path and the queue behind it, for the steps of `net::send`.
@@ -229,7 +233,7 @@ impl Sending {
             self.queue_alert(AlertDescription::InternalError);
             // One attempt: the stream is over, and a peer that reads nothing is not waited for.
             drop(self.settle_step(transport));
-            return Err(Cause::Limit("limits.records_per_key_max"));
+            return Err(Cause::KeyExhausted);
         }
         self.key_update_owed = true;
         Ok(true)
@@ -290,9 +294,13 @@ impl Sending {
         }
     }
 
-    /// Queues an alert. All but no_renegotiation, a warning, end this direction (RFC 8446 6).
+    /// Queues an alert. All but no_renegotiation, a warning, end this direction (RFC 8446 6); nothing
+    /// follows one that has.
     pub(super) fn queue_alert(&mut self, description: AlertDescription) {
-        if description != AlertDescription::NoRenegotiation && self.state == State::Open {
+        if self.state != State::Open {
+            return;
+        }
+        if description != AlertDescription::NoRenegotiation {
             self.state = State::Ended;
         }
         let alert = encode::alert(description);

@@ -79,10 +79,16 @@ impl<'a> RecordWriter<'a> {
     /// The payload places of the next records, each as long as a record may be, `bytes` in all and
     /// no more than there is room for. To be sealed with [`RecordWriter::seal_front`].
     pub(crate) fn payload_places(&mut self, bytes: usize) -> Vec<io::IoSliceMut<'_>> {
+        let slices = self.payload_slices(bytes);
+        slices.into_iter().map(io::IoSliceMut::new).collect()
+    }
+
+    /// As [`RecordWriter::payload_places`], for those who cut them further.
+    pub(crate) fn payload_slices(&mut self, bytes: usize) -> Vec<&mut [u8]> {
         let mut left = bytes.min(self.plaintext_room());
         let (prefix, suffix) = (self.sealer.prefix_bytes(), self.sealer.suffix_bytes());
         let mut rest = self.buffer.get_mut(self.used..).unwrap_or_default();
-        let mut places = Vec::with_capacity(left.div_ceil(RECORD_PLAINTEXT_BYTES_MAX));
+        let mut slices = Vec::with_capacity(left.div_ceil(RECORD_PLAINTEXT_BYTES_MAX));
         while left > 0 {
             let payload = left.min(RECORD_PLAINTEXT_BYTES_MAX);
             let Some((record, behind)) = rest.split_at_mut_checked(prefix + payload + suffix)
@@ -90,12 +96,10 @@ impl<'a> RecordWriter<'a> {
                 break;
             };
             rest = behind;
-            places.push(io::IoSliceMut::new(
-                record.get_mut(prefix..prefix + payload).unwrap_or_default(),
-            ));
+            slices.push(record.get_mut(prefix..prefix + payload).unwrap_or_default());
             left -= payload;
         }
-        places
+        slices
     }
 
     /// Seals the records whose payload places hold `bytes` in all, from the front.
@@ -197,7 +201,10 @@ impl UserReceive {
                 let room = scratch.get_mut(kept..end).unwrap_or_default();
                 match sys::socket::receive(transport.socket.descriptor(), room) {
                     Ok(0) => return Ok(Took::End),
-                    Ok(count) => (kept + count, count == room.len()),
+                    Ok(count) => {
+                        transport.count_turn(count);
+                        (kept + count, count == room.len())
+                    }
                     Err(error) if would_block(&error) => return Ok(Took::Nothing),
                     Err(error) => return Err(Cause::Io(error)),
                 }
@@ -292,7 +299,7 @@ pub(super) fn key_cause(_: Unsupported) -> Cause {
 
 pub(super) fn seal_cause(error: SealError) -> Cause {
     match error {
-        SealError::KeyExhausted => Cause::Limit("limits.records_per_key_max"),
+        SealError::KeyExhausted => Cause::KeyExhausted,
         SealError::Length | SealError::Cipher => Cause::Internal("sealing failed"),
     }
 }

@@ -357,9 +357,12 @@ async fn upload(
 /// A failure on a server's connection.
 pub(super) fn blamed(cause: Cause) -> Error {
     match cause {
-        Cause::Limit(_) | Cause::FileTruncated | Cause::File(_) | Cause::Internal(_) => {
-            Error::us(Stage::Exchange, cause)
-        }
+        Cause::Limit(_)
+        | Cause::FileTruncated
+        | Cause::File(_)
+        | Cause::NoRekey
+        | Cause::KeyExhausted
+        | Cause::Internal(_) => Error::us(Stage::Exchange, cause),
         Cause::Io(_)
         | Cause::Tls(_)
         | Cause::AlertReceived(_)

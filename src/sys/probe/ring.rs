@@ -37,6 +37,10 @@ pub struct RingSetup {
 pub enum RingRefusal {
     /// The kernel was built without it, or is older than 5.1 (`ENOSYS`).
     NotInKernel,
+    /// The kernel is older than 5.19: it knows none of the setup flags. Up to about 5.12 a ring whose
+    /// completions overflow refuses submissions (`EBUSY`), which the runtime answers by running
+    /// completions within completions.
+    TooOld,
     /// `ENOSYS` under a seccomp filter, which may be the filter's answer.
     NotInKernelOrSeccomp,
     /// The sysctl kernel.io_uring_disabled (Linux 6.6) has this value: 1 asks for CAP_SYS_ADMIN or
@@ -76,12 +80,8 @@ fn ring_of(entries: u32) -> Ring {
             .build(entries)
             .map_err(|error| RingRefusal::of("io_uring_setup", &error, &Policy::current()));
         return match outcome {
-            // An unknown flag; without any, EINVAL is final.
-            Err(RingRefusal::Call { errno, .. })
-                if errno == libc::EINVAL && setup != RingSetup::default() =>
-            {
-                continue;
-            }
+            // An unknown flag: perhaps not among fewer.
+            Err(RingRefusal::Call { errno, .. }) if errno == libc::EINVAL => continue,
             Err(refusal) => Ring::Refused(refusal),
             Ok(mut ring) => match exercise(&mut ring) {
                 Ok(()) => Ring::Usable(setup),
@@ -89,16 +89,15 @@ fn ring_of(entries: u32) -> Ring {
             },
         };
     }
-    Ring::Refused(RingRefusal::NotInKernel)
+    Ring::Refused(RingRefusal::TooOld)
 }
 
 impl RingSetup {
     /// Each step drops the youngest flag; DEFER_TASKRUN demands SINGLE_ISSUER.
-    const BEST_FIRST: [Self; 4] = [
+    const BEST_FIRST: [Self; 3] = [
         Self::with(true, true, true),
         Self::with(true, true, false),
         Self::with(true, false, false),
-        Self::with(false, false, false),
     ];
 
     const fn with(coop_taskrun: bool, single_issuer: bool, defer_taskrun: bool) -> Self {
@@ -166,6 +165,7 @@ impl fmt::Display for RingRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotInKernel => f.write_str("the kernel has no io_uring"),
+            Self::TooOld => f.write_str("the kernel's io_uring is older than 5.19"),
             Self::NotInKernelOrSeccomp => {
                 f.write_str("the kernel has no io_uring, or seccomp hides it")
             }

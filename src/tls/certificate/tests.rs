@@ -14,7 +14,7 @@ use rcgen::{
 use rustls::SignatureScheme;
 
 use super::error::BrokenLink;
-use crate::config::{Files, Symlinks, TlsPolicy};
+use crate::config::{Files, TlsPolicy};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -99,12 +99,7 @@ impl Pki {
             key_file: self.key_file(),
             tls: TlsPolicy::default(),
             hsts: None,
-            files: Files {
-                root: self.directory.path().to_owned(),
-                index: Vec::new(),
-                dotfiles: false,
-                symlinks: Symlinks::Deny,
-            },
+            files: Files::new(self.directory.path().to_owned()),
             routes: Vec::new(),
         };
         load(&site, now)

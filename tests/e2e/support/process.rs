@@ -40,6 +40,11 @@ pub(crate) const WGET: Tool = Tool {
     program: "wget",
     package: "wget",
 };
+/// Debian keeps it where only root looks for programs.
+pub(crate) const NGINX: Tool = Tool {
+    program: "/usr/sbin/nginx",
+    package: "nginx-light",
+};
 pub(crate) const PRLIMIT: Tool = Tool {
     program: "prlimit",
     package: "util-linux",

@@ -194,7 +194,7 @@ fn a_key_update_is_followed_or_refused_cleanly() {
                     served.send(b"go").await.unwrap();
                     if !can_rekey {
                         let error = served.receive_error().await;
-                        assert!(matches!(error, Cause::Internal(_)), "{error:?}");
+                        assert!(matches!(error, Cause::NoRekey), "{error:?}");
                         served.write.finish().await.unwrap();
                         return;
                     }
@@ -281,7 +281,7 @@ fn a_key_that_is_used_up_is_changed_or_ends_the_connection_with_an_alert() {
                 if can_change {
                     outcome.unwrap();
                 } else {
-                    assert!(matches!(outcome, Err(Cause::Limit(_))), "{outcome:?}");
+                    assert!(matches!(outcome, Err(Cause::KeyExhausted)), "{outcome:?}");
                 }
                 served.write.finish().await.unwrap();
             },

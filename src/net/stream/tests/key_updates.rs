@@ -242,10 +242,7 @@ fn a_key_that_is_used_up_and_cannot_be_changed_ends_the_connection_with_an_alert
                     }
                 };
                 let cause = sending.await;
-                assert!(
-                    matches!(cause, Cause::Limit("limits.records_per_key_max")),
-                    "{cause:?}"
-                );
+                assert!(matches!(cause, Cause::KeyExhausted), "{cause:?}");
                 assert!(was_foreseen && sent <= RECORDS_PER_KEY_MIN, "{sent}");
                 assert!(served.send(b"more").await.is_err());
                 served.write.finish().await.unwrap();

@@ -1,0 +1,439 @@
+//! Sending frames made of memory and files: HTTP/2's way to the socket.
+//!
+//! All paths fill the worker's scratch with as many bytes as one step sends, text and file content
+//! in their order, the content read from the page cache by one call for all frames that it is cut
+//! into. In user space the bytes lie in the payload places of records from the start and are sealed
+//! there. The kernel's record layer gets them in one call for many records, where sendfile would
+//! need two for each frame; that copy is cheaper than the calls.
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::vec;
+
+use super::rt;
+use super::send::{COLD_CHUNK_BYTES, COLD_RETRY, FileStep, must_be_read_by_thread, read_chunk};
+use super::stream::{Parts, RecordWriter, SendPath, Sending, Step, Transport, WriteHalf};
+use crate::buf;
+use crate::error::Cause;
+use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
+use crate::message::gather::{Gather, Part};
+use crate::metrics::{self, Counter};
+use crate::sys;
+
+impl WriteHalf {
+    /// Sends all of `gather` and waits until the socket has taken it. Records begin where it does:
+    /// frames that are cut for that fill them exactly.
+    ///
+    /// # Errors
+    /// As [`WriteHalf::send`]; [`Cause::FileTruncated`] when a file is shorter than its part. Bytes
+    /// that a frame has promised are missing then, so the connection must be closed.
+    pub async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
+        let transport = self.transport.clone();
+        let mut cursor = Cursor::new(gather);
+        while cursor.left > 0 {
+            transport.settle().await?;
+            let step = transport
+                .sending
+                .borrow_mut()
+                .gather_step(&transport, &mut cursor)?;
+            match step {
+                FileStep::Step(step) => transport.after(step).await?,
+                FileStep::Cold => cursor.load(&transport).await?,
+                FileStep::Truncated => {
+                    metrics::count(Counter::FilesTruncated);
+                    return Err(Cause::FileTruncated);
+                }
+            }
+        }
+        transport.settle().await
+    }
+}
+
+impl Sending {
+    fn gather_step(
+        &mut self,
+        transport: &Transport,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<FileStep, Cause> {
+        if self.must_change_key(transport)? {
+            return Ok(FileStep::Step(Step::Moved(0)));
+        }
+        let left_before = cursor.left;
+        let socket = transport.socket.descriptor();
+        let (path, queue) = self.queue_mut();
+        let step = buf::with_send_scratch(|scratch| match path {
+            SendPath::UserTls(sealer) => {
+                let mut records = RecordWriter::new(sealer, scratch);
+                let bytes = cursor.left.min(records.plaintext_room());
+                let filled = cursor.fill(records.payload_slices(bytes))?;
+                let Filled::Bytes(bytes) = filled else {
+                    return Ok(filled.into());
+                };
+                records.seal_front(bytes)?;
+                cursor.advance(bytes);
+                queue
+                    .send_or_keep(socket, records.sealed())
+                    .map(FileStep::Step)
+            }
+            SendPath::Plain | SendPath::KernelTls(_) => {
+                let bytes = cursor.left.min(SEND_CHUNK_BYTES);
+                let place = scratch.get_mut(..bytes).unwrap_or_default();
+                let filled = cursor.fill(vec![place])?;
+                let Filled::Bytes(bytes) = filled else {
+                    return Ok(filled.into());
+                };
+                let filled = scratch.get(..bytes).unwrap_or_default();
+                let step = match path {
+                    SendPath::KernelTls(kernel) => {
+                        kernel.send(socket, &mut Parts::new(&[IoSlice::new(filled)]))
+                    }
+                    SendPath::Plain | SendPath::UserTls(_) => {
+                        Step::of(sys::socket::send(socket, filled, false))
+                    }
+                }?;
+                if let Step::Moved(sent) = step {
+                    cursor.advance(sent);
+                }
+                Ok(FileStep::Step(step))
+            }
+        });
+        self.count_sent((left_before - cursor.left) as u64);
+        step
+    }
+}
+
+/// What is left of a gather.
+struct Cursor<'a> {
+    gather: &'a Gather,
+    at: Position,
+    left: usize,
+    /// What a file thread has read of a file that was not in the page cache.
+    loaded: Option<Loaded>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Position {
+    piece: usize,
+    /// Bytes of the piece that are gone already.
+    offset: usize,
+}
+
+struct Loaded {
+    file: Arc<File>,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+/// What filling the places came to.
+enum Filled {
+    /// So many bytes lie in them, from the front: at least one.
+    Bytes(usize),
+    /// The first byte is not in the page cache.
+    Cold,
+    /// The file has no such byte.
+    Truncated,
+}
+
+impl From<Filled> for FileStep {
+    fn from(filled: Filled) -> Self {
+        match filled {
+            Filled::Bytes(bytes) => Self::Step(Step::Moved(bytes)),
+            Filled::Cold => Self::Cold,
+            Filled::Truncated => Self::Truncated,
+        }
+    }
+}
+
+impl<'a> Cursor<'a> {
+    fn new(gather: &'a Gather) -> Self {
+        Self {
+            gather,
+            at: Position::default(),
+            left: gather.len(),
+            loaded: None,
+        }
+    }
+
+    /// The rest of the piece at `position`: bytes, or a file, its offset and how many of its bytes.
+    fn rest_at(&self, position: Position) -> Option<Rest<'a>> {
+        Some(match self.gather.part(position.piece)? {
+            Part::Memory(bytes) => Rest::Memory(bytes.get(position.offset..).unwrap_or_default()),
+            part @ Part::File(range) => Rest::File {
+                file: &range.file,
+                offset: range.offset + position.offset as u64,
+                bytes: part.length().saturating_sub(position.offset),
+            },
+        })
+    }
+
+    /// The position `bytes` of the piece at `position` further on.
+    fn stepped(&self, position: Position, bytes: usize) -> Position {
+        let length = self.gather.part(position.piece).map_or(0, |p| p.length());
+        match position.offset + bytes {
+            offset if offset >= length => Position {
+                piece: position.piece + 1,
+                offset: 0,
+            },
+            offset => Position {
+                piece: position.piece,
+                offset,
+            },
+        }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+        let mut bytes = bytes;
+        while let Some(part) = self.gather.part(self.at.piece) {
+            let rest = part.length().saturating_sub(self.at.offset);
+            if bytes == 0 {
+                break;
+            }
+            let taken = bytes.min(rest);
+            self.at = self.stepped(self.at, taken);
+            bytes -= taken;
+        }
+    }
+
+    /// Puts the next bytes into `places`, as many as fit and can be had without waiting. The cursor
+    /// stays: what is taken of them is told by [`Cursor::advance`].
+    fn fill(&self, places: Vec<&mut [u8]>) -> Result<Filled, Cause> {
+        let mut room = Room::new(places);
+        let mut at = self.at;
+        let mut filled = 0;
+        let mut run: Option<Run<'_>> = None;
+        while let Some(rest) = self.rest_at(at) {
+            let taken = match rest {
+                Rest::Memory(bytes) => {
+                    let place = room.take(bytes.len());
+                    let count = place.len();
+                    place.copy_from_slice(bytes.get(..count).unwrap_or_default());
+                    count
+                }
+                Rest::File {
+                    file,
+                    offset,
+                    bytes,
+                } => {
+                    let begins = !run.as_ref().is_some_and(|run| run.goes_on(file, offset));
+                    if begins {
+                        if let Some(short) = self.finish(run.take(), filled)? {
+                            return Ok(short);
+                        }
+                        run = Some(Run::new(file, offset));
+                    }
+                    let place = room.take(bytes);
+                    let count = place.len();
+                    if let Some(run) = &mut run {
+                        run.push(place, filled);
+                    }
+                    count
+                }
+            };
+            if taken == 0 {
+                break;
+            }
+            filled += taken;
+            at = self.stepped(at, taken);
+        }
+        Ok(match self.finish(run, filled)? {
+            Some(short) => short,
+            None => Filled::Bytes(filled),
+        })
+    }
+
+    /// Reads `run`. When it is not had completely, says where the filled bytes end.
+    fn finish(&self, run: Option<Run<'_>>, filled: usize) -> Result<Option<Filled>, Cause> {
+        let Some(mut run) = run.filter(|run| !run.places.is_empty()) else {
+            return Ok(None);
+        };
+        let ends = mem::take(&mut run.ends);
+        let first = ends.first().map_or(filled, |end| end.start);
+        let read = match self.loaded.as_ref().map_or(0, |loaded| run.copy(loaded)) {
+            0 => sys::file::read_resident(run.file.as_fd(), &mut run.places, run.offset),
+            copied => Ok(copied),
+        };
+        match read {
+            Ok(0) if first == 0 => Ok(Some(Filled::Truncated)),
+            Ok(read) => {
+                let mut read = read;
+                for end in ends {
+                    if read < end.length {
+                        return Ok(Some(Filled::Bytes(end.start + read)));
+                    }
+                    read -= end.length;
+                }
+                Ok(None)
+            }
+            Err(error) if must_be_read_by_thread(&error) => Ok(Some(match first {
+                0 => Filled::Cold,
+                _ => Filled::Bytes(first),
+            })),
+            Err(error) => Err(Cause::File(error)),
+        }
+    }
+
+    /// Has a file thread read what comes next of the file at the cursor, beyond the frame that it
+    /// stands in.
+    async fn load(&mut self, transport: &Transport) -> Result<(), Cause> {
+        metrics::count(Counter::FileChunksCold);
+        let Some((file, offset, bytes)) = self.run_at_cursor() else {
+            return Err(Cause::Internal("a cold read of no file"));
+        };
+        let threads = transport.context.file_threads.clone();
+        let chunk = loop {
+            let file = file.clone();
+            match threads.run(move || read_chunk(&file, offset, bytes)).await {
+                Ok(chunk) => break chunk.map_err(Cause::File)?,
+                Err(super::file_threads::JobError::Overloaded) => rt::sleep(COLD_RETRY).await,
+                Err(super::file_threads::JobError::Panicked) => {
+                    return Err(Cause::Internal("a file thread panicked"));
+                }
+            }
+        };
+        if chunk.is_empty() {
+            metrics::count(Counter::FilesTruncated);
+            return Err(Cause::FileTruncated);
+        }
+        self.loaded = Some(Loaded {
+            file,
+            offset,
+            bytes: chunk,
+        });
+        Ok(())
+    }
+
+    /// The file at the cursor, and how many bytes of it the pieces from there on take in a row.
+    fn run_at_cursor(&self) -> Option<(Arc<File>, u64, usize)> {
+        let Rest::File { file, offset, .. } = self.rest_at(self.at)? else {
+            return None;
+        };
+        let mut wanted = 0;
+        let mut at = self.at;
+        while wanted < COLD_CHUNK_BYTES
+            && let Some(rest) = self.rest_at(at)
+        {
+            let length = match rest {
+                Rest::Memory(bytes) => bytes.len(),
+                Rest::File {
+                    file: other,
+                    offset: start,
+                    bytes,
+                } => {
+                    if !Arc::ptr_eq(file, other) || start != offset + wanted as u64 {
+                        break;
+                    }
+                    wanted += bytes;
+                    bytes
+                }
+            };
+            at = self.stepped(at, length);
+        }
+        Some((file.clone(), offset, wanted.min(COLD_CHUNK_BYTES)))
+    }
+}
+
+enum Rest<'a> {
+    Memory(&'a [u8]),
+    File {
+        file: &'a Arc<File>,
+        offset: u64,
+        bytes: usize,
+    },
+}
+
+/// The places that are still free.
+struct Room<'a> {
+    current: &'a mut [u8],
+    rest: vec::IntoIter<&'a mut [u8]>,
+}
+
+impl<'a> Room<'a> {
+    fn new(places: Vec<&'a mut [u8]>) -> Self {
+        Self {
+            current: &mut [],
+            rest: places.into_iter(),
+        }
+    }
+
+    /// The next `bytes` of room, or what one place has of them; nothing when all is taken.
+    fn take(&mut self, bytes: usize) -> &'a mut [u8] {
+        if self.current.is_empty() {
+            self.current = self.rest.next().unwrap_or_default();
+        }
+        let current = mem::take(&mut self.current);
+        let count = bytes.min(current.len());
+        let (taken, rest) = current.split_at_mut_checked(count).unwrap_or_default();
+        self.current = rest;
+        taken
+    }
+}
+
+/// Bytes of one file in a row, which may lie in several places.
+struct Run<'a> {
+    file: &'a Arc<File>,
+    offset: u64,
+    bytes: u64,
+    places: Vec<IoSliceMut<'a>>,
+    ends: Vec<Fragment>,
+}
+
+/// Where a place lies among all bytes that are filled in.
+struct Fragment {
+    start: usize,
+    length: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(file: &'a Arc<File>, offset: u64) -> Self {
+        Self {
+            file,
+            offset,
+            bytes: 0,
+            places: Vec::with_capacity(RUN_PLACES_USUAL),
+            ends: Vec::with_capacity(RUN_PLACES_USUAL),
+        }
+    }
+
+    fn goes_on(&self, file: &Arc<File>, offset: u64) -> bool {
+        Arc::ptr_eq(self.file, file) && self.offset + self.bytes == offset
+    }
+
+    fn push(&mut self, place: &'a mut [u8], start: usize) {
+        let length = place.len();
+        if length > 0 {
+            self.bytes += length as u64;
+            self.places.push(IoSliceMut::new(place));
+            self.ends.push(Fragment { start, length });
+        }
+    }
+
+    /// Copies what `loaded` has of it, from the front; gives how much.
+    fn copy(&mut self, loaded: &Loaded) -> usize {
+        let skipped = self.offset.checked_sub(loaded.offset);
+        let skipped = skipped.and_then(|skipped| usize::try_from(skipped).ok());
+        let Some(mut source) = skipped
+            .filter(|_| Arc::ptr_eq(self.file, &loaded.file))
+            .and_then(|skipped| loaded.bytes.get(skipped..))
+        else {
+            return 0;
+        };
+        let mut copied = 0;
+        for place in &mut self.places {
+            let count = place.len().min(source.len());
+            let (bytes, rest) = source.split_at_checked(count).unwrap_or_default();
+            if let Some(place) = place.get_mut(..count) {
+                place.copy_from_slice(bytes);
+            }
+            source = rest;
+            copied += count;
+        }
+        copied
+    }
+}
+
+/// Frames of a step that are each a record.
+const RUN_PLACES_USUAL: usize = SEND_CHUNK_BYTES / RECORD_PLAINTEXT_BYTES_MAX + 1;

@@ -1,0 +1,211 @@
+//! Frames of text and file content, over each path: hot, cold, cut short.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::stream::testing::{Peer, Setup, counting, has_kernel_tls, on_each_driver, pattern};
+use crate::error::Cause;
+use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
+use crate::message::FileRange;
+use crate::message::gather::Gather;
+use crate::metrics::Counter;
+use crate::record::ContentType;
+use crate::sys;
+
+fn setups() -> Vec<Setup> {
+    let mut setups = vec![
+        Setup::plain(),
+        Setup::user(0),
+        Setup::user(3),
+        Setup::user(5),
+    ];
+    if has_kernel_tls() {
+        setups.extend([Setup::kernel(0), Setup::kernel(3), Setup::kernel(5)]);
+    }
+    setups
+}
+
+fn file_with(content: &[u8]) -> Arc<File> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    Arc::new(file)
+}
+
+/// Gathers what is pushed and keeps the bytes that must come out.
+#[derive(Default)]
+struct Expected {
+    gather: Gather,
+    bytes: Vec<u8>,
+}
+
+impl Expected {
+    fn text(mut self, bytes: usize) -> Self {
+        let text = pattern(bytes);
+        self.gather.push_text(&text);
+        self.bytes.extend_from_slice(&text);
+        self
+    }
+
+    fn shared(mut self, bytes: usize) -> Self {
+        let text = pattern(bytes);
+        self.gather.push_bytes(Bytes::from(text.clone()));
+        self.bytes.extend_from_slice(&text);
+        self
+    }
+
+    fn file(mut self, file: &(Arc<File>, Vec<u8>), offset: usize, length: usize) -> Self {
+        self.gather.push_file(FileRange {
+            file: file.0.clone(),
+            offset: offset as u64,
+            length: length as u64,
+        });
+        self.bytes
+            .extend_from_slice(&file.1[offset..offset + length]);
+        self
+    }
+
+    /// The file in frames of a record each, every one behind nine bytes.
+    fn frames(mut self, file: &(Arc<File>, Vec<u8>)) -> Self {
+        let mut offset = 0;
+        while offset < file.1.len() {
+            let length = FRAME_BYTES.min(file.1.len() - offset);
+            self = self.text(9).file(file, offset, length);
+            offset += length;
+        }
+        self
+    }
+}
+
+const FRAME_BYTES: usize = RECORD_PLAINTEXT_BYTES_MAX - 9;
+
+fn expect_end(peer: &mut Peer, setup: &Setup) {
+    match setup.suite {
+        Some(_) => peer.expect_close_notify(),
+        None => assert_eq!(std::io::Read::read(&mut peer.socket, &mut [0]).unwrap(), 0),
+    }
+}
+
+fn expect_arrival(setup: &Setup, expected: &Expected) {
+    on_each_driver(
+        setup,
+        async |mut served| {
+            let send = served.write.send_gather(&expected.gather);
+            let (sent, counted) = counting(Counter::BytesSent, send).await;
+            sent.unwrap();
+            assert_eq!(counted, expected.bytes.len() as u64);
+            served.write.finish().await.unwrap();
+        },
+        |mut peer| {
+            let received = peer.receive_exactly(expected.bytes.len());
+            assert!(received == expected.bytes);
+            expect_end(&mut peer, setup);
+        },
+    );
+}
+
+#[test]
+fn pieces_arrive_in_their_order() {
+    let large = pattern(5 * RECORD_PLAINTEXT_BYTES_MAX + 77);
+    let large = (file_with(&large), large);
+    let small = pattern(100);
+    let small = (file_with(&small), small);
+    let gathers = [
+        Expected::default().text(1),
+        Expected::default().shared(200_000).text(9),
+        Expected::default().frames(&large),
+        Expected::default().text(300).frames(&large).text(20),
+        Expected::default()
+            .frames(&small)
+            .frames(&large)
+            .frames(&small)
+            .shared(10)
+            .frames(&small),
+        // The same file again, not where it went on; and going on, with nothing between.
+        Expected::default()
+            .file(&large, 10, 20)
+            .file(&large, 10, 20)
+            .file(&large, 30, 40_000)
+            .file(&large, 40_030, 3),
+        (0..200).fold(Expected::default(), |gather, index| {
+            gather.text(30).shared(index).text(9).file(&small, 3, 50)
+        }),
+    ];
+    for setup in setups() {
+        for expected in &gathers {
+            expect_arrival(&setup, expected);
+            expect_arrival(&setup.clone().with_small_buffers(), expected);
+        }
+    }
+}
+
+/// A frame cut for it is a record, and the frames of a step are one send.
+#[test]
+fn frames_fill_records() {
+    let content = pattern(3 * FRAME_BYTES);
+    let file = (file_with(&content), content);
+    let expected = Expected::default().frames(&file);
+    for setup in setups().into_iter().filter(|setup| setup.suite.is_some()) {
+        on_each_driver(
+            &setup,
+            async |mut served| served.write.send_gather(&expected.gather).await.unwrap(),
+            |mut peer| {
+                for frame in expected.bytes.chunks(RECORD_PLAINTEXT_BYTES_MAX) {
+                    let record = (ContentType::ApplicationData, frame.to_vec());
+                    assert!(peer.next() == Some(record));
+                }
+            },
+        );
+    }
+}
+
+/// Frame by frame a file thread would be asked far more often.
+#[test]
+fn cold_frames_are_read_many_at_a_time() {
+    let content = pattern(40 * FRAME_BYTES);
+    for setup in setups() {
+        let file = (file_with(&content), content.clone());
+        file.0.sync_all().unwrap();
+        let expected = Expected::default().text(50).frames(&file).text(5);
+        on_each_driver(
+            &setup,
+            async |mut served| {
+                sys::test_support::advise_not_needed(file.0.as_fd());
+                let send = served.write.send_gather(&expected.gather);
+                let (sent, chunks) = counting(Counter::FileChunksCold, send).await;
+                sent.unwrap();
+                assert!(chunks <= 11, "{chunks}");
+            },
+            |mut peer| assert!(peer.receive_exactly(expected.bytes.len()) == expected.bytes),
+        );
+    }
+}
+
+#[test]
+fn a_file_that_ends_within_a_frame_is_an_error() {
+    let content = pattern(100_000);
+    let file = (file_with(&content), content);
+    for setup in setups() {
+        for kept_bytes in [0, 1, 50_000, 99_999] {
+            let expected = Expected::default().text(7).frames(&file);
+            file.0.set_len(kept_bytes).unwrap();
+            on_each_driver(
+                &setup,
+                async |mut served| {
+                    let send = served.write.send_gather(&expected.gather);
+                    let (sent, counted) = counting(Counter::FilesTruncated, send).await;
+                    assert!(matches!(sent, Err(Cause::FileTruncated)), "{sent:?}");
+                    assert_eq!(counted, 1);
+                },
+                |mut peer| {
+                    let received = peer.receive_to_end();
+                    assert!(expected.bytes.starts_with(&received));
+                },
+            );
+            std::os::unix::fs::FileExt::write_all_at(&*file.0, &file.1, 0).unwrap();
+        }
+    }
+}
