@@ -253,7 +253,8 @@ pub struct Timeouts {
     pub body_progress: Duration,
     /// From the end of a request's head to the end of its body, however steadily it comes.
     pub body: Duration,
-    /// Without a byte of the response accepted by the socket.
+    /// Without room for more of a response in the socket, which the kernel reports when half of
+    /// [`Tcp::notsent_low_water_bytes`] is free.
     pub send_progress: Duration,
     /// Between requests on a kept connection.
     pub idle: Duration,

@@ -15,6 +15,8 @@ pub(crate) struct BoundedMap<V> {
     index: Vec<HashMap<Rc<CStr>, usize>>,
     entries: Vec<Entry<V>>,
     hand: usize,
+    /// Where the next [`Self::sweep`] begins.
+    broom: usize,
     entries_max: usize,
 }
 
@@ -32,6 +34,7 @@ impl<V> BoundedMap<V> {
             index: (0..sites).map(|_| HashMap::new()).collect(),
             entries: Vec::new(),
             hand: 0,
+            broom: 0,
             entries_max,
         }
     }
@@ -100,6 +103,21 @@ impl<V> BoundedMap<V> {
         None
     }
 
+    /// Looks at the next `looks` entries, going around, and takes those out that are to go.
+    pub(crate) fn sweep(&mut self, looks: usize, is_to_go: impl Fn(&V) -> bool) -> Vec<V> {
+        let mut swept = Vec::new();
+        for _ in 0..looks.min(self.entries.len()) {
+            if self.broom >= self.entries.len() {
+                self.broom = 0;
+            }
+            match self.entries.get(self.broom) {
+                Some(entry) if is_to_go(&entry.value) => swept.extend(self.remove_at(self.broom)),
+                _ => self.broom += 1,
+            }
+        }
+        swept
+    }
+
     fn remove_at(&mut self, position: usize) -> Option<V> {
         if position >= self.entries.len() {
             return None;
@@ -128,6 +146,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_sweep_takes_out_what_is_to_go_and_comes_round() {
+        let mut map = BoundedMap::new(1, 100);
+        for number in 0..100u32 {
+            let path = CString::new(number.to_string()).unwrap();
+            assert_eq!(map.insert(0, &path, number), None);
+        }
+        let mut swept = Vec::new();
+        for _ in 0..10 {
+            swept.extend(map.sweep(20, |number| number % 3 == 0));
+            map.check_invariants();
+        }
+        swept.sort_unstable();
+        assert_eq!(swept, (0..100).step_by(3).collect::<Vec<_>>());
+        assert_eq!(map.len(), 66);
+        assert_eq!(map.sweep(20, |number| number % 3 == 0), Vec::<u32>::new());
+    }
 
     impl<V> BoundedMap<V> {
         fn check_invariants(&self) {

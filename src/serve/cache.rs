@@ -138,7 +138,11 @@ struct Entry<V> {
 /// What the cache itself knows of a path.
 enum Known {
     Fresh(Result<Found, Refusal>),
-    Stale(Rc<OpenFile>),
+    Stale {
+        file: Rc<OpenFile>,
+        /// Since it was last looked at.
+        age: Duration,
+    },
     Nothing,
 }
 
@@ -166,13 +170,16 @@ impl<T: FileThreads> Cache<T> {
     /// Why there is nothing to serve.
     pub async fn find(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
         loop {
-            let previous = match self.state.borrow_mut().known(site, path, now.monotonic) {
+            let (previous, usable) = match self.state.borrow_mut().known(site, path, now.monotonic)
+            {
                 Known::Fresh(outcome) => {
                     metrics::count(Counter::FileCacheHits);
                     return outcome;
                 }
-                Known::Stale(file) => Some(file),
-                Known::Nothing => None,
+                Known::Stale { file, age } => {
+                    (Some(file.clone()), Some(file).filter(|_| age < STALE_FOR))
+                }
+                Known::Nothing => (None, None),
             };
             if let Some(landing) = self.flights.join(site, path) {
                 match landing.await {
@@ -182,8 +189,44 @@ impl<T: FileThreads> Cache<T> {
                 }
             }
             metrics::count(Counter::FileCacheMisses);
-            return self.open(site, path, previous, now).await;
+            return match (self.open(site, path, previous, now).await, usable) {
+                // Better a little old than not at all.
+                (Err(Refusal::Overloaded), Some(file)) => Ok(Found::File(file)),
+                (outcome, _) => outcome,
+            };
         }
+    }
+
+    /// Gives up files that nobody has asked for in [`UNUSED_AFTER`]: a removed one keeps its blocks,
+    /// and its file system busy, as long as it is open. Looks at a part of the cache; to be called
+    /// again and again.
+    pub fn sweep(&self, now: Instant) {
+        let is_unused = |entry: &Entry<Rc<OpenFile>>| {
+            now.saturating_duration_since(entry.checked_at) >= UNUSED_AFTER
+        };
+        let mut state = self.state.borrow_mut();
+        let swept = state.files.sweep(SWEEP_ENTRIES, is_unused);
+        let files: Vec<_> = swept.into_iter().map(|entry| entry.value).collect();
+        for file in &files {
+            state.content_bytes -= file.content_bytes();
+        }
+        drop(state);
+        self.retire(files);
+    }
+
+    /// Gives up descriptors, because there is no other left.
+    fn shed(&self) {
+        let mut state = self.state.borrow_mut();
+        let mut files = Vec::new();
+        for _ in 0..SHED_ENTRIES {
+            let Some(evicted) = state.files.evict() else {
+                break;
+            };
+            state.content_bytes -= evicted.value.content_bytes();
+            files.push(evicted.value);
+        }
+        drop(state);
+        self.retire(files);
     }
 
     /// The page that lists the directory `path` (relative, without `..`, empty for the root) beneath
@@ -203,7 +246,7 @@ impl<T: FileThreads> Cache<T> {
                     metrics::count(Counter::FileCacheHits);
                     outcome
                 }
-                Known::Stale(_) | Known::Nothing => match self.flights.join(site, &key) {
+                Known::Stale { .. } | Known::Nothing => match self.flights.join(site, &key) {
                     None => {
                         metrics::count(Counter::FileCacheMisses);
                         return self.make_listing(site, path, &key, now).await;
@@ -331,6 +374,9 @@ impl<T: FileThreads> Cache<T> {
                 if refusal == Refusal::Failed {
                     tracing::warn!(?path, %error, "cannot open a file");
                 }
+                if let Some(libc::EMFILE | libc::ENFILE) = error.raw_os_error() {
+                    self.shed();
+                }
                 self.keep_other(site, path, Err(refusal), now);
                 return Err(refusal);
             }
@@ -353,7 +399,11 @@ impl<T: FileThreads> Cache<T> {
 
     fn keep_other(&self, site: usize, path: &CStr, outcome: Result<(), Refusal>, now: Now) {
         let mut state = self.state.borrow_mut();
-        let retired = state.remove_file(site, path);
+        let retired = match outcome {
+            // It says nothing about the file.
+            Err(Refusal::Overloaded) => None,
+            _ => state.remove_file(site, path),
+        };
         // What may be over in a moment is not remembered.
         let lasting = !matches!(outcome, Err(Refusal::Overloaded | Refusal::Failed));
         if lasting && path.count_bytes() <= NEGATIVE_ENTRY_PATH_BYTES_MAX {
@@ -452,7 +502,8 @@ impl State {
             return if fresh(entry.checked_at) {
                 Known::Fresh(Ok(Found::File(file)))
             } else {
-                Known::Stale(file)
+                let age = now.saturating_duration_since(entry.checked_at);
+                Known::Stale { file, age }
             };
         }
         match self.others.get_mut(site, path) {
@@ -578,6 +629,18 @@ pub(crate) fn system_time(since_epoch_ns: i128) -> SystemTime {
 /// How long ago a file's last change must be before its state is sure to tell it from the next: the
 /// coarsest clock of a file system in use (FAT) ticks every two seconds.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
+/// How long an entry is used for want of a thread, a descriptor or memory to look again.
+const STALE_FOR: Duration = Duration::from_secs(10);
+
+/// How long a file stays open that nobody asks for.
+const UNUSED_AFTER: Duration = Duration::from_secs(60);
+
+/// Entries that one sweep looks at: a full cache is gone through in a few seconds.
+const SWEEP_ENTRIES: usize = 64;
+
+/// Files that are given up at once when no descriptor is left.
+const SHED_ENTRIES: usize = 16;
 
 /// Freeing the blocks of smaller files is quick.
 const RETIRED_BYTES_MIN: u64 = 1024 * 1024;

@@ -400,6 +400,51 @@ fn overload_and_panics_are_not_remembered() {
 }
 
 #[test]
+fn for_want_of_a_thread_a_file_is_believed_a_little_longer() {
+    let fixture = Fixture::new(8);
+    fixture.write("f", "one");
+    assert_eq!(fixture.text("f", AT_ONCE), "one");
+    // To learn that a name is gone takes a thread.
+    fs::remove_file(fixture.directory.path().join("f")).unwrap();
+    fixture.threads.set(Mode::Refuse);
+    assert_eq!(fixture.text("f", SECOND), "one");
+    let after = fixture.find("f", STALE_FOR).unwrap_err();
+    assert_eq!(after, Refusal::Overloaded);
+    fixture.threads.set(Mode::RunAtOnce);
+    assert_eq!(fixture.find("f", SECOND).unwrap_err(), Refusal::NotFound);
+}
+
+#[test]
+fn a_file_nobody_asks_for_is_closed() {
+    let fixture = Fixture::new(8);
+    fixture.write("big", vec![1; 20_000]);
+    fixture.write("asked", vec![1; 20_000]);
+    let big = Rc::downgrade(&fixture.file("big", AT_ONCE));
+    let asked = Rc::downgrade(&fixture.file("asked", AT_ONCE));
+    fixture.file("asked", SECOND);
+    fixture.cache.sweep(fixture.after(UNUSED_AFTER).monotonic);
+    assert_eq!((big.strong_count(), asked.strong_count()), (0, 1));
+    fixture.check_invariants();
+}
+
+#[test]
+fn without_descriptors_others_are_given_up() {
+    let fixture = Fixture::new(100);
+    for number in 0..40 {
+        let name = number.to_string();
+        fixture.write(&name, vec![2; 20_000]);
+        fixture.file(&name, AT_ONCE);
+    }
+    let path = CString::new("f").unwrap();
+    let error = io::Error::from_raw_os_error(libc::EMFILE);
+    let kept = fixture
+        .cache
+        .keep(0, &path, None, Err(error), fixture.start);
+    assert_eq!(kept.unwrap_err(), Refusal::Overloaded);
+    assert_eq!(fixture.cache.state.borrow().files.len(), 40 - SHED_ENTRIES);
+}
+
+#[test]
 fn a_large_file_is_closed_by_the_file_threads() {
     let fixture = Fixture::new(8);
     let path = fixture.directory.path().join("f");

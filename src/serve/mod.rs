@@ -187,6 +187,11 @@ impl<T: FileThreads> Serve<T> {
         }
     }
 
+    /// Gives up files that nobody asks for: see [`Cache::sweep`].
+    pub fn sweep(&self, now: Instant) {
+        self.cache.sweep(now);
+    }
+
     /// The response to `request`. Files take no request body: `body` goes back to the driver, which
     /// has to bound and drain it.
     ///

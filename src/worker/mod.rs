@@ -171,7 +171,7 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     for (id, descriptor) in listeners {
         worker.listen(id, descriptor)?;
     }
-    rt::spawn(turn_wheel(worker.deadlines.clone()));
+    rt::spawn(turn_wheel(worker.clone()));
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
     obey(&worker, &commands, (control, wake)).await
@@ -338,10 +338,14 @@ async fn sweep_connections(local: Weak<Local>) {
 }
 
 /// Turns the deadline wheel for as long as the worker lives.
-async fn turn_wheel(deadlines: Deadlines) {
+async fn turn_wheel(worker: Rc<Worker>) {
     loop {
         rt::sleep(TICK).await;
-        deadlines.turn(Instant::now());
+        let now = Instant::now();
+        worker.deadlines.turn(now);
+        for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
+            local.serve.sweep(now);
+        }
     }
 }
 

@@ -39,9 +39,10 @@ fn load(policy: Policy, requests: u64, clients: u64) {
     ] {
         assert!(report.contains(&line), "{report}");
     }
+    // What is counted last is counted behind the client's back.
+    server.wait_for_holdings(before);
     let counters = server.counters();
     assert_eq!(counters["responses_2xx"], requests);
     assert_eq!(counters["connections_accepted"], clients);
     assert!(counters["bytes_sent"] >= requests * 16 * 1024);
-    server.wait_for_holdings(before);
 }

@@ -41,6 +41,8 @@ enum Event {
     Silence(Phase),
     /// It lets this time pass, which is within the deadline, or the test fails.
     Passes(Duration),
+    /// So much of the phase is left.
+    Left(Duration),
     /// It is idle when the worker begins to drain.
     Drained,
     /// It ends its direction.
@@ -49,7 +51,7 @@ enum Event {
     Reset,
 }
 
-use Event::{Close, Drained, Passes, Received as Saw, Reset, Silence};
+use Event::{Close, Drained, Left, Passes, Received as Saw, Reset, Silence};
 
 struct Script {
     /// Passes by itself only in [`Event::Passes`] and while the client is silent.
@@ -123,6 +125,7 @@ impl Receive for Wire {
                     script.after -= time;
                     script.now.monotonic += time;
                 }
+                Some(Event::Left(time)) => assert_eq!(script.after, time),
                 Some(Event::Drained) => {
                     assert_eq!(script.phase, Some(Phase::Idle));
                     return Ok(Received::Expired(Expiry::Drain));
@@ -535,6 +538,41 @@ fn rfc9110_9_3_2_a_refused_head_request_gets_no_content() {
     let ended = ended([data("HEAD / HTTP/1.1\r\n\r\n")]);
     assert_eq!(ended.statuses(), [400]);
     assert!(ended.sent().ends_with("\r\n\r\n"));
+}
+
+/// A head has the time it has, from the handshake or from its first byte, whatever comes in pieces.
+#[test]
+fn neither_pieces_nor_empty_lines_win_a_head_time() {
+    let header = Timeouts::default().header;
+    let second = Duration::from_secs(1);
+    let passes = || Passes(second);
+    let ends = || [Left(header - 3 * second), Silence(Phase::Header)];
+    let mut first = vec![
+        passes(),
+        data("\r\n"),
+        passes(),
+        data("GET"),
+        passes(),
+        data(" "),
+    ];
+    first.extend(ends());
+    assert_eq!(ended(first).statuses(), [408]);
+    // On a kept connection it begins with the first byte.
+    let mut kept = vec![
+        data("GET /a HTTP/1.1\r\nHost: a\r\n\r\n"),
+        passes(),
+        data("\r"),
+    ];
+    kept.extend([
+        passes(),
+        data("\n"),
+        passes(),
+        data("G"),
+        passes(),
+        data("E"),
+    ]);
+    kept.extend(ends());
+    assert_eq!(ended(kept).statuses(), [200, 408]);
 }
 
 #[test]
