@@ -37,6 +37,8 @@ pub enum Stage {
     Serve,
     /// Sending the response.
     Response,
+    /// Carrying bytes between a client and a server behind us.
+    Tunnel,
     /// close_notify and the lingering close.
     Close,
 }
@@ -57,7 +59,7 @@ impl Side {
 
 impl Stage {
     /// All stages, in the order of their index.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Accept,
         Self::Handshake,
         Self::RequestHead,
@@ -66,6 +68,7 @@ impl Stage {
         Self::Exchange,
         Self::Serve,
         Self::Response,
+        Self::Tunnel,
         Self::Close,
     ];
 
@@ -80,6 +83,7 @@ impl Stage {
             Self::Exchange => "exchange",
             Self::Serve => "serve",
             Self::Response => "response",
+            Self::Tunnel => "tunnel",
             Self::Close => "close",
         }
     }

@@ -181,6 +181,19 @@ pub const H2_RECEIVE_WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Settings in one SETTINGS frame: several times those registered, where a frame has room for 2730.
 pub const H2_SETTINGS_PER_FRAME_MAX: usize = 64;
 
+/// Bytes that a pipe of a tunnel is made to hold, where the system lets it.
+pub const PIPE_BYTES: u32 = 256 * 1024;
+
+/// Pipes without bytes in them that one worker keeps: two descriptors each, and most tunnels need
+/// one only within a turn.
+pub const PIPES_KEPT_PER_WORKER_MAX: usize = 16;
+
+/// Buffers without bytes in them that one worker keeps for its tunnels.
+pub const TUNNEL_BUFFERS_KEPT_PER_WORKER_MAX: usize = 16;
+
+/// Servers of a group that one connection tries, one after the other.
+pub const UPSTREAM_TRIES_MAX: usize = 3;
+
 /// Groups of servers: each that looks up names or checks health has a thread of its own.
 pub const UPSTREAMS_MAX: usize = 256;
 
@@ -241,6 +254,9 @@ pub const H2_RESETS_REMEMBERED: usize = 128;
 
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= HANDSHAKE_BYTES_MAX);
+const _: () = assert!(PIPE_BYTES as usize <= TURN_BYTES_MAX && PIPE_BYTES.is_power_of_two());
+const _: () =
+    assert!((PIPE_BYTES as usize / RECORD_PLAINTEXT_BYTES_MAX) as u64 + 1 < RECORDS_PER_STEP_MAX);
 const _: () = assert!(RECORDS_PER_KEY_MIN < AES_GCM_RECORDS_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);

@@ -46,11 +46,16 @@ pub struct Config {
     pub workers: Option<usize>,
     /// The sockets to listen on; at least one.
     pub listeners: Vec<Listener>,
-    /// The sites; at least one.
+    /// The sites.
     pub sites: Vec<Arc<Site>>,
     /// The index in `sites` of the one that serves names no site has; `None` refuses them
     /// (unrecognized_name during the handshake, RFC 6066 3).
     pub default_site: Option<usize>,
+    /// Names whose connections are passed on without terminating TLS.
+    pub passthroughs: Vec<Passthrough>,
+    /// The index in `passthroughs` of the one that serves names that neither a site nor a
+    /// passthrough has. There is no default site then.
+    pub default_passthrough: Option<usize>,
     /// Groups of servers behind this one.
     pub upstreams: Vec<Arc<Upstream>>,
     /// The proxies in front of this server.
@@ -85,6 +90,13 @@ pub struct Listener {
 pub enum Service {
     /// TLS, then HTTP.
     Https,
+    /// TLS, then whatever the client and the servers of an upstream say to each other.
+    Tunnel {
+        /// The index of the upstream in [`Config::upstreams`].
+        upstream: usize,
+        /// The application protocols that are agreed to, in order of preference (RFC 7301).
+        alpn: Vec<String>,
+    },
     /// Plain HTTP that redirects every request to HTTPS with 308.
     RedirectToHttps {
         /// The port in the redirect's target; 443 is left out of the URL.
@@ -106,10 +118,24 @@ pub struct Site {
     /// Strict-Transport-Security for every response over TLS (RFC 6797).
     pub hsts: Option<Hsts>,
     /// What it serves where no route says otherwise. The root is empty where the routes leave it no
-    /// path.
+    /// path, and for a tunnel.
     pub files: Files,
     /// Paths that are served otherwise.
     pub routes: Vec<Route>,
+    /// The index in [`Config::upstreams`] of the upstream to which everything goes instead.
+    pub tunnel: Option<usize>,
+}
+
+/// Names whose connections are passed on as they are: what their ClientHello says decides where to,
+/// and TLS is terminated there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passthrough {
+    /// The names, as those of a site; no site has one of them, unless `alpn` tells them apart.
+    pub names: Vec<String>,
+    /// Only for clients that offer one of these application protocols; empty: for all.
+    pub alpn: Vec<String>,
+    /// The index of the upstream in [`Config::upstreams`].
+    pub upstream: usize,
 }
 
 /// A directory and how it is served.
@@ -160,6 +186,9 @@ pub struct TlsPolicy {
     pub suite_order: SuiteOrder,
     /// The key-exchange groups, in order of preference.
     pub groups: Vec<Group>,
+    /// The application protocols of a tunnel (RFC 7301), in order of preference; `None` for sites
+    /// that speak HTTP.
+    pub alpn: Option<Vec<String>>,
 }
 
 /// A TLS version.
@@ -228,6 +257,9 @@ pub struct Offload {
     /// Under [`OffloadPolicy::Auto`]: so many bytes sent on one connection move its sending side
     /// into the kernel.
     pub sent_bytes_min: u64,
+    /// Under [`OffloadPolicy::Auto`]: so many bytes in one direction of a tunnel move that direction
+    /// into the kernel.
+    pub tunnel_bytes_min: u64,
 }
 
 /// Whether connections are handed to kernel TLS.
@@ -260,6 +292,10 @@ pub struct Timeouts {
     pub idle: Duration,
     /// For the peer to finish after our last byte: the lingering close.
     pub linger: Duration,
+    /// Without a byte in either direction of a tunnel.
+    pub tunnel_idle: Duration,
+    /// For a tunnel in all; `None` sets no bound.
+    pub tunnel_lifetime: Option<Duration>,
     /// From the first termination signal to the hard stop.
     pub drain: Duration,
 }
@@ -363,6 +399,7 @@ impl Default for TlsPolicy {
                 Group::Secp256r1,
                 Group::Secp384r1,
             ],
+            alpn: None,
         }
     }
 }
@@ -373,6 +410,7 @@ impl Default for Offload {
             policy: OffloadPolicy::Auto,
             file_bytes_min: 256 * 1024,
             sent_bytes_min: 1024 * 1024,
+            tunnel_bytes_min: 256 * 1024,
         }
     }
 }
@@ -387,6 +425,8 @@ impl Default for Timeouts {
             send_progress: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             linger: Duration::from_secs(5),
+            tunnel_idle: Duration::from_secs(3600),
+            tunnel_lifetime: None,
             drain: Duration::from_secs(30),
         }
     }

@@ -25,6 +25,7 @@ pub(super) const OFFLOAD_BYTES: Range = 0..=(1 << 50);
 /// Deadlines are checked about four times a second: a shorter one would not be kept.
 pub(super) const TIMEOUT_MS: Range = 250..=3_600_000;
 pub(super) const IDLE_MS: Range = 250..=86_400_000;
+pub(super) const TUNNEL_LIFETIME_MS: Range = 0..=2_592_000_000;
 pub(super) const DRAIN_MS: Range = 0..=86_400_000;
 
 pub(super) const IDLE_CONNECTIONS: Range = 0..=65_536;

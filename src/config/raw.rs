@@ -19,6 +19,7 @@ pub(super) struct RawConfig {
     pub(super) workers: RawWorkers,
     pub(super) listener: Vec<Spanned<RawListener>>,
     pub(super) site: Vec<Spanned<RawSite>>,
+    pub(super) passthrough: Vec<Spanned<RawPassthrough>>,
     pub(super) upstream: Vec<Spanned<RawUpstream>>,
     pub(super) proxies: RawProxies,
     pub(super) tls: RawTls,
@@ -45,6 +46,8 @@ pub(super) struct RawListener {
     pub(super) backlog: Value<i64>,
     pub(super) service: Value<String>,
     pub(super) redirect_port: Value<i64>,
+    pub(super) tunnel: Value<String>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
 }
 
 /// `[[site]]`
@@ -61,6 +64,8 @@ pub(super) struct RawSite {
     pub(super) symlinks: Value<String>,
     pub(super) precompressed: Value<Vec<Spanned<String>>>,
     pub(super) listing: Value<bool>,
+    pub(super) tunnel: Value<String>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
     pub(super) tls: Value<RawTls>,
     pub(super) hsts: Value<RawHsts>,
     pub(super) route: Vec<Spanned<RawRoute>>,
@@ -104,6 +109,16 @@ pub(super) struct RawHsts {
     pub(super) max_age_s: Value<i64>,
     pub(super) include_subdomains: Value<bool>,
     pub(super) preload: Value<bool>,
+}
+
+/// `[[passthrough]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawPassthrough {
+    pub(super) names: Value<Vec<Spanned<String>>>,
+    pub(super) default: Value<bool>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
+    pub(super) upstream: Value<String>,
 }
 
 /// `[[upstream]]`
@@ -194,6 +209,7 @@ pub(super) struct RawOffload {
     pub(super) policy: Value<String>,
     pub(super) file_bytes_min: Value<i64>,
     pub(super) sent_bytes_min: Value<i64>,
+    pub(super) tunnel_bytes_min: Value<i64>,
 }
 
 /// `[timeouts]`
@@ -207,6 +223,8 @@ pub(super) struct RawTimeouts {
     pub(super) send_progress_ms: Value<i64>,
     pub(super) idle_ms: Value<i64>,
     pub(super) linger_ms: Value<i64>,
+    pub(super) tunnel_idle_ms: Value<i64>,
+    pub(super) tunnel_lifetime_ms: Value<i64>,
     pub(super) drain_ms: Value<i64>,
 }
 
@@ -255,6 +273,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[[site.route]]", keys::<RawRoute>()),
         ("[[site.headers]]", keys::<RawHeaders>()),
         ("[[site.error_pages]]", keys::<RawErrorPage>()),
+        ("[[passthrough]]", keys::<RawPassthrough>()),
         ("[[upstream]]", keys::<RawUpstream>()),
         ("[[upstream.server]]", keys::<RawUpstreamServer>()),
         ("[upstream.http]", keys::<RawUpstreamHttp>()),

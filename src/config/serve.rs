@@ -43,12 +43,15 @@ pub fn config_for(options: Options) -> Plan {
         hsts: None,
         files: Files::new(options.root),
         routes: Vec::new(),
+        tunnel: None,
     };
     let config = Config {
         workers: options.workers,
         listeners: candidates.first().cloned().unwrap_or_default(),
         sites: vec![Arc::new(site)],
         default_site: Some(0),
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
         proxies: Default::default(),
         offload: Offload {

@@ -9,6 +9,7 @@ use super::*;
 
 mod files;
 mod routes;
+mod upstreams;
 
 /// A directory that a root can name as "site", and a file as "file".
 fn base() -> tempfile::TempDir {
@@ -590,6 +591,7 @@ fn a_site_inherits_what_it_leaves_open() {
         suites: vec![Suite::Chacha20Poly1305, Suite::Aes256Gcm],
         suite_order: SuiteOrder::Server,
         groups: vec![Group::X25519],
+        alpn: None,
     };
     assert_eq!(config.sites[0].tls, expected);
 }
@@ -731,132 +733,4 @@ proptest! {
         text.truncate(at);
         survives(&text);
     }
-}
-
-const UPSTREAM: &str =
-    "[[upstream]]\nname = \"app\"\n[[upstream.server]]\naddress = \"tcp://127.0.0.1:80\"\n";
-
-#[test]
-fn upstreams_that_cannot_be() {
-    for (marked, what, remedy) in [
-        (
-            "«[[upstream]]»\n[[upstream.server]]\naddress = \"tcp://127.0.0.1:80\"".to_owned(),
-            "no `name`",
-            "name = ",
-        ),
-        (
-            UPSTREAM.replace("\"app\"", "«\"a b\"»"),
-            "no name for an upstream",
-            "letters",
-        ),
-        (
-            format!("{UPSTREAM}{}", UPSTREAM.replace("\"app\"", "«\"app\"»")),
-            "another [[upstream]]",
-            "of its own",
-        ),
-        (
-            "«[[upstream]]»\nname = \"app\"".to_owned(),
-            "has 0 servers",
-            "[[upstream.server]]",
-        ),
-        (
-            format!("{UPSTREAM}«[[upstream.server]]»\nweight = 2"),
-            "no `address`",
-            "unix:",
-        ),
-        (
-            UPSTREAM.replace("\"tcp://127.0.0.1:80\"", "«\"127.0.0.1:80\"»"),
-            "no server's address",
-            "tcp://host:port",
-        ),
-        (
-            UPSTREAM.replace("\"tcp://127.0.0.1:80\"", "«\"tcp://app\"»"),
-            "no server's address",
-            "tcp://app:8080",
-        ),
-        (
-            UPSTREAM.replace(
-                "\"tcp://127.0.0.1:80\"",
-                &format!("«\"unix:{}\"»", "x".repeat(93)),
-            ),
-            "at most 107 bytes",
-            "shorter",
-        ),
-        (
-            format!("{UPSTREAM}[[upstream.server]]\naddress = «\"tcp://127.0.0.1:80\"»"),
-            "already",
-            "remove",
-        ),
-        (
-            format!("{UPSTREAM}balance = «\"hsah\"»")
-                .replace("[[upstream.server]]", "")
-                .replace("address = \"tcp://127.0.0.1:80\"\n", ""),
-            "does not know",
-            "did you mean \"hash\"",
-        ),
-        (
-            format!("{UPSTREAM}[upstream.health]\npath = «\"/\"»"),
-            "does not speak HTTP",
-            "kind = \"http\"",
-        ),
-        (
-            format!("{UPSTREAM}[upstream.health]\nkind = \"http\"\npath = «\"x\"»"),
-            "cannot be",
-            "'/'",
-        ),
-        (
-            format!("{UPSTREAM}[upstream.health]\nkind = \"http\"\nhost = «\"a b\"»"),
-            "cannot be",
-            "ASCII",
-        ),
-    ] {
-        if what == "does not know" {
-            // The group has no server either: two problems, of which the first is looked at.
-            let error = parse_text(&with_site(&marked.replace(['«', '»'], ""))).unwrap_err();
-            assert!(error.problems()[0].message.contains(what), "{error}");
-            assert!(error.problems()[0].remedy.contains(remedy), "{error}");
-            continue;
-        }
-        refused(&with_site(&marked), what, remedy);
-    }
-}
-
-#[test]
-fn upstreams_are_read_whole() {
-    let text = with_site(
-        "[[upstream]]\nname = \"app\"\nbalance = \"two-choices\"\nconnect_ms = 750\n\
-         slow_start_ms = 1000\neject_failures = 0\neject_ms = 500\nresolve_s = 9\n\
-         [[upstream.server]]\naddress = \"tcp://App.test:80\"\nweight = 3\nconnections_max = 5\n\
-         [[upstream.server]]\naddress = \"unix:run/app.sock\"\n\
-         [upstream.health]\nkind = \"http\"\npath = \"/x\"\nrise = 4\n\
-         [[upstream]]\nname = \"b\"\n[[upstream.server]]\naddress = \"tcp://[::1]:1\"",
-    );
-    let loaded = parse_text(&text).unwrap();
-    let [app, other] = &loaded.config.upstreams[..] else {
-        panic!("{:?}", loaded.config.upstreams);
-    };
-    assert_eq!((app.name.as_str(), other.name.as_str()), ("app", "b"));
-    assert_eq!(app.balance, Balance::TwoChoices);
-    assert_eq!(app.connect, Duration::from_millis(750));
-    assert_eq!(app.ejection.failures, None);
-    assert_eq!(
-        app.servers[0].address,
-        UpstreamAddress::Name("app.test".to_owned(), 80)
-    );
-    assert_eq!(
-        (app.servers[0].weight, app.servers[0].connections_max),
-        (3, Some(5))
-    );
-    let UpstreamAddress::Unix(path) = &app.servers[1].address else {
-        panic!("{:?}", app.servers[1]);
-    };
-    assert!(path.is_absolute() && path.ends_with("run/app.sock"));
-    let health = app.health.as_ref().unwrap();
-    let kind = HealthCheckKind::Http {
-        path: "/x".to_owned(),
-        host: "localhost".to_owned(),
-    };
-    assert_eq!((&health.kind, health.rise, health.fall), (&kind, 4, 3));
-    assert_eq!(other.health, None);
-    assert_eq!(other.servers[0].connections_max, None);
 }

@@ -189,8 +189,14 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
             return;
         }
     };
+    // Each connection of a tunnel has one on the other side.
+    let has_tunnels = !config.upstreams.is_empty();
     let limits = &mut config.limits;
     let (connections, files) = shares_of(limit, workers, limits.open_files_per_worker_max);
+    let connections = match has_tunnels {
+        true => (connections / 2).max(1),
+        false => connections,
+    };
     if connections < limits.connections_per_worker_max {
         tracing::warn!(
             open_files = limit,

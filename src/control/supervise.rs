@@ -247,6 +247,7 @@ pub(super) fn describe(listeners: &Listeners) -> String {
     for (listener, address) in listeners.bound() {
         text += &match listener.service {
             Service::Https => format!("listening on https://{address}\n"),
+            Service::Tunnel { .. } => format!("listening on tls://{address}\n"),
             Service::RedirectToHttps { port } => {
                 format!("listening on http://{address} (redirects to port {port})\n")
             }

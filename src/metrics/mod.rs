@@ -151,6 +151,22 @@ counters! {
     UpstreamQueueTimeouts = "upstream_queue_timeouts",
     /// Connections that changed their protocol.
     UpgradedConnections = "upgraded_connections",
+    /// Connections for which no server was to be had.
+    UpstreamUnavailable = "upstream_unavailable",
+    /// Tunnels opened for terminated TLS.
+    Tunnels = "tunnels",
+    /// Tunnels opened without terminating TLS.
+    TunnelsPassedThrough = "tunnels_passed_through",
+    /// Tunnels that ended otherwise than by both sides' own ends.
+    TunnelsAborted = "tunnels_aborted",
+    /// Bytes of tunnels that never were in user space.
+    TunnelBytesSpliced = "tunnel_bytes_spliced",
+    /// Times that bytes of a tunnel were copied because no pipe was to be had.
+    TunnelPipesRefused = "tunnel_pipes_refused",
+    /// Tunnels closed because nothing moved in them.
+    TimeoutsTunnelIdle = "timeouts_tunnel_idle",
+    /// Tunnels closed because of their age.
+    TimeoutsTunnelLifetime = "timeouts_tunnel_lifetime",
     /// Connections ended by a failure of the client.
     ErrorsClient = "errors_client",
     /// Connections ended by a failure of a server behind this one.

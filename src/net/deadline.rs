@@ -26,8 +26,8 @@ pub enum Phase {
     BodyProgress,
     /// The next request.
     Idle,
-    /// Bytes of a connection that has changed its protocol.
-    Upgraded,
+    /// A byte in either direction of a tunnel, or of a connection that has changed its protocol.
+    Tunnel,
     /// The end: everything is sent.
     Linger,
 }

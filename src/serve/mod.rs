@@ -18,6 +18,7 @@ pub mod path;
 pub mod proxy;
 pub mod redirect;
 pub mod rules;
+pub mod tunnel;
 
 use std::ffi::CString;
 use std::future::Future;
@@ -180,16 +181,13 @@ impl<T: FileThreads> Serve<T> {
         self
     }
 
-    /// As [`Proxy::sweep`].
-    pub fn sweep(&self) {
-        if let Some(proxy) = &self.proxy {
-            proxy.sweep();
-        }
-    }
-
-    /// Gives up files that nobody asks for: see [`Cache::sweep`].
+    /// Gives up files that nobody asks for and connections that are not to be used again: see
+    /// [`Cache::sweep`] and [`Proxy::sweep`].
     pub fn sweep(&self, now: Instant) {
         self.cache.sweep(now);
+        if let Some(proxy) = &self.proxy {
+            proxy.sweep(now);
+        }
     }
 
     /// The response to `request`. Files take no request body: `body` goes back to the driver, which
@@ -197,8 +195,9 @@ impl<T: FileThreads> Serve<T> {
     ///
     /// A host that no site has, without a default site, is misdirected (421, RFC 9110 7.4) on a TLS
     /// connection, whose certificate was for another name; over plain HTTP it is not found (404). So
-    /// is, on TLS, a host whose site demands another TLS policy than the one the handshake was done
-    /// under (421, RFC 9110 15.5.20): its versions, suites or groups might not allow this connection.
+    /// is a host whose connections go through a tunnel, and, on TLS, one whose site demands another
+    /// TLS policy than the one the handshake was done under (421, RFC 9110 15.5.20): its versions,
+    /// suites or groups might not allow this connection.
     pub async fn respond(
         &self,
         client: &Client,
@@ -214,10 +213,8 @@ impl<T: FileThreads> Serve<T> {
             };
             return error_page::page(Status(status));
         };
-        if client
-            .tls_policy
-            .is_some_and(|policy| policy != route.tls_policy)
-        {
+        let is_other_policy = |policy| policy != route.tls_policy;
+        if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return error_page::page(Status(421));
         }
         let mut response = self

@@ -27,6 +27,7 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
             ..Files::new(root.as_ref().to_owned())
         },
         routes: Vec::new(),
+        tunnel: None,
     }
 }
 
@@ -37,6 +38,8 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         listeners: Vec::new(),
         sites: sites.into_iter().map(Arc::new).collect(),
         default_site,
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
         proxies: Default::default(),
         offload: Default::default(),

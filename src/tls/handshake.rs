@@ -46,6 +46,13 @@ pub enum NoSession {
     Failed(Error),
 }
 
+/// A connection whose ClientHello has been read, and nothing answered.
+pub struct Begun {
+    hello: ClientHello,
+    /// All bytes of the connection so far.
+    received: Vec<u8>,
+}
+
 /// Reads the ClientHello, lets `choose` pick a configuration by it, and drives the handshake to its
 /// end. The caller has armed the deadline.
 ///
@@ -56,12 +63,63 @@ pub async fn accept(
     deadline: &Deadline,
     choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
 ) -> Result<Handshaken, NoSession> {
+    let begun = begin(socket, deadline).await?;
+    begun.accept(socket, deadline, choose).await
+}
+
+/// Reads the ClientHello, within the deadline that the caller has armed.
+///
+/// # Errors
+/// See [`NoSession`].
+pub async fn begin(socket: &Socket, deadline: &Deadline) -> Result<Begun, NoSession> {
     let mut wire = Wire {
         socket,
         deadline,
         received: Vec::new(),
     };
     let hello = read_client_hello(&mut wire).await?;
+    Ok(Begun {
+        hello,
+        received: wire.received,
+    })
+}
+
+impl Begun {
+    /// What the client wants.
+    pub fn hello(&self) -> &ClientHello {
+        &self.hello
+    }
+
+    /// The bytes of the connection so far, for a server that is to do the handshake in our place.
+    pub fn into_received(self) -> Vec<u8> {
+        self.received
+    }
+
+    /// Goes on as [`accept`] does.
+    ///
+    /// # Errors
+    /// See [`NoSession`].
+    pub async fn accept(
+        self,
+        socket: &Socket,
+        deadline: &Deadline,
+        choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
+    ) -> Result<Handshaken, NoSession> {
+        let Self { hello, received } = self;
+        let wire = Wire {
+            socket,
+            deadline,
+            received,
+        };
+        shake_hands(wire, hello, choose).await
+    }
+}
+
+async fn shake_hands(
+    mut wire: Wire<'_>,
+    hello: ClientHello,
+    choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
+) -> Result<Handshaken, NoSession> {
     let Some(config) = choose(&hello) else {
         // RFC 6066 3 for a name nobody has; RFC 8446 9.2 for a server that needs one.
         let description = match hello.server_name {

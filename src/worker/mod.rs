@@ -26,6 +26,7 @@ use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
 use crate::serve::proxy::Proxy;
 use crate::serve::redirect::Redirect;
+use crate::serve::tunnel::Tunnels;
 use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
@@ -138,6 +139,7 @@ struct Local {
     stream: Rc<StreamContext>,
     http: http::Context,
     serve: Serve,
+    tunnels: Tunnels,
     /// By the port they lead to.
     redirects: HashMap<u16, Redirect>,
 }
@@ -283,33 +285,25 @@ impl Local {
         generation: Arc<Generation>,
     ) -> Rc<Self> {
         let config = &generation.config;
-        let stream = StreamContext {
+        let stream = Rc::new(StreamContext {
             offload: config.offload,
             kernel: shared.kernel.clone(),
             send_progress: config.timeouts.send_progress,
             records_per_key_max: config.limits.records_per_key_max,
             file_threads: file_threads.clone(),
-        };
-        let stream = Rc::new(stream);
+        });
         let connector = Rc::new(Connector::new(deadlines.clone(), config.tcp));
-        let proxy = Proxy::new(
-            &Groups::new(&generation.upstreams),
-            connector,
-            stream.clone(),
-        );
-        let has_upstreams = !proxy.is_empty();
+        let groups = Groups::new(&generation.upstreams);
+        let proxy = Proxy::new(&groups, connector, stream.clone());
         let serve = Serve::new(generation.routes.clone(), file_threads.clone());
-        let local = Rc::new(Self {
-            stream,
+        Rc::new(Self {
             http: http::Context::new(config.timeouts, config.limits),
             serve: serve.with_proxy(proxy),
+            tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
+            stream,
             generation,
-        });
-        if has_upstreams {
-            rt::spawn(sweep_connections(Rc::downgrade(&local)));
-        }
-        local
+        })
     }
 }
 
@@ -319,22 +313,11 @@ fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
         .values()
         .filter_map(|service| match service {
             Service::RedirectToHttps { port } => Some(*port),
-            Service::Https => None,
+            Service::Https | Service::Tunnel { .. } => None,
         });
     ports
         .map(|port| (port, Redirect::new(&generation.config, port)))
         .collect()
-}
-
-/// Closes idle connections to servers in their time, for as long as somebody uses them.
-async fn sweep_connections(local: Weak<Local>) {
-    loop {
-        rt::sleep(SWEEP).await;
-        match local.upgrade() {
-            Some(local) => local.serve.sweep(),
-            None => return,
-        }
-    }
 }
 
 /// Turns the deadline wheel for as long as the worker lives.
@@ -362,6 +345,3 @@ async fn wake_when_empty(worker: Rc<Worker>, wake: UnixStream) {
 
 /// How often a draining worker looks whether it is empty.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
-/// How often idle connections to servers are looked through.
-const SWEEP: Duration = Duration::from_secs(1);

@@ -32,3 +32,4 @@ mod reload;
 mod resumption;
 mod stalls;
 mod suites;
+mod tunnels;

@@ -6,6 +6,7 @@
 mod files;
 mod host_name;
 mod listener;
+mod passthrough;
 mod route;
 mod site;
 mod tls;
@@ -39,11 +40,12 @@ pub(super) fn check(
         warnings: Vec::new(),
     };
     let workers = checker.workers(raw.workers);
-    let listeners = checker.listeners(raw.listener);
-    let policy = checker.tls_policy(&raw.tls, &Default::default());
     let upstreams = checker.upstreams(raw.upstream);
-    let names: Vec<String> = upstreams.iter().map(|group| group.name.clone()).collect();
-    let sites = checker.sites(raw.site, &policy, &names);
+    let listeners = checker.listeners(raw.listener, &upstreams);
+    let policy = checker.tls_policy(&raw.tls, &Default::default());
+    let has_passthrough = !raw.passthrough.is_empty();
+    let mut sites = checker.sites(raw.site, &policy, &upstreams, has_passthrough);
+    let passthroughs = checker.passthroughs(raw.passthrough, &upstreams, &mut sites);
     let proxies = checker.proxies(raw.proxies);
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
@@ -58,6 +60,8 @@ pub(super) fn check(
                 listeners,
                 sites: sites.sites,
                 default_site: sites.default,
+                passthroughs: passthroughs.all,
+                default_passthrough: passthroughs.default,
                 upstreams,
                 proxies,
                 offload,
@@ -103,11 +107,22 @@ impl Checker<'_> {
                 bytes,
                 default.sent_bytes_min,
             ),
+            tunnel_bytes_min: self.number_or(
+                "tunnel_bytes_min",
+                raw.tunnel_bytes_min,
+                bytes,
+                default.tunnel_bytes_min,
+            ),
         }
     }
 
     fn timeouts(&mut self, raw: RawTimeouts) -> Timeouts {
         let default = Timeouts::default();
+        let lifetime = &range::TUNNEL_LIFETIME_MS;
+        let tunnel_lifetime = self
+            .optional_number("tunnel_lifetime_ms", raw.tunnel_lifetime_ms, lifetime)
+            .map(Duration::from_millis)
+            .filter(|time| !time.is_zero());
         let mut ms = |key, value, range: &Range, default| {
             self.optional_number(key, value, range)
                 .map_or(default, Duration::from_millis)
@@ -130,6 +145,13 @@ impl Checker<'_> {
                 default.send_progress,
             ),
             idle: ms("idle_ms", raw.idle_ms, &range::IDLE_MS, default.idle),
+            tunnel_idle: ms(
+                "tunnel_idle_ms",
+                raw.tunnel_idle_ms,
+                &range::IDLE_MS,
+                default.tunnel_idle,
+            ),
+            tunnel_lifetime,
             linger: ms("linger_ms", raw.linger_ms, range, default.linger),
             drain: ms("drain_ms", raw.drain_ms, &range::DRAIN_MS, default.drain),
         }

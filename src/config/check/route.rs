@@ -2,6 +2,7 @@
 
 use std::ops::Range as Span;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -10,20 +11,19 @@ use super::Checker;
 use crate::config::raw::{RawProxies, RawRoute, RawUpstreamHttp, Value};
 use crate::config::{
     FieldEdits, Files, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
-    UpstreamHttp, range, suggest,
+    Upstream, UpstreamHttp, range, suggest,
 };
 use crate::limits::ROUTES_PER_SITE_MAX;
 use crate::proto::forwarded::Style;
 use crate::proto::syntax::{is_field_value_byte, is_token, trim_ows};
 
 impl Checker<'_> {
-    /// The routes of one site. `upstreams` has the names of all groups, in their order; `files` the
-    /// site's own settings.
+    /// The routes of one site. `upstreams` has all groups; `files` the site's own settings.
     pub(super) fn routes(
         &mut self,
         raw: Vec<Spanned<RawRoute>>,
         files: &Files,
-        upstreams: &[String],
+        upstreams: &[Arc<Upstream>],
     ) -> Vec<Route> {
         if let Some(first) = raw.get(ROUTES_PER_SITE_MAX) {
             self.problem(
@@ -57,7 +57,7 @@ impl Checker<'_> {
         raw: RawRoute,
         header: &Span<usize>,
         files: &Files,
-        upstreams: &[String],
+        upstreams: &[Arc<Upstream>],
     ) -> Option<Route> {
         let strip_written = raw.strip_prefix.as_ref().map(Spanned::span);
         let strip_prefix = raw
@@ -147,7 +147,7 @@ impl Checker<'_> {
         raw: &RawRoute,
         header: &Span<usize>,
         files: &Files,
-        upstreams: &[String],
+        upstreams: &[Arc<Upstream>],
         strip_prefix: bool,
     ) -> Option<RouteAction> {
         let has_redirect = raw.redirect.is_some();
@@ -229,7 +229,7 @@ impl Checker<'_> {
         &mut self,
         raw: &RawRoute,
         upstream: &Spanned<String>,
-        upstreams: &[String],
+        upstreams: &[Arc<Upstream>],
         strip_prefix: bool,
     ) -> Option<RouteAction> {
         if let Some(host) = &raw.host {
@@ -249,8 +249,8 @@ impl Checker<'_> {
             Style::default(),
         );
         let name = upstream.get_ref();
-        let Some(index) = upstreams.iter().position(|known| known == name) else {
-            let known: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+        let Some(index) = upstreams.iter().position(|known| known.name == *name) else {
+            let known: Vec<&str> = upstreams.iter().map(|known| known.name.as_str()).collect();
             let remedy = match &*known {
                 [] => format!("add a line [[upstream]] and below it name = {name:?}"),
                 known => format!("known are {}", suggest::list(known)),

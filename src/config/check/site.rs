@@ -10,13 +10,19 @@ use toml::Spanned;
 use super::Checker;
 use super::host_name::host_name;
 use crate::config::raw::{RawHsts, RawRoute, RawSite, Value};
-use crate::config::{Files, Hsts, Place, Places, Site, SitePlaces, Symlinks, TlsPolicy, range};
+use crate::config::{
+    Files, Hsts, Place, Places, Site, SitePlaces, Symlinks, TlsPolicy, Upstream, range,
+};
 
 /// The sites that could be made, and what the configuration says about them.
 pub(super) struct Sites {
     pub(super) sites: Vec<Arc<Site>>,
     pub(super) places: Places,
     pub(super) default: Option<usize>,
+    /// The line of `default = true`.
+    pub(super) default_line: Option<usize>,
+    /// The names, each with the line that has it.
+    pub(super) taken: HashMap<String, usize>,
 }
 
 impl Checker<'_> {
@@ -25,9 +31,10 @@ impl Checker<'_> {
         &mut self,
         raw: Vec<Spanned<RawSite>>,
         inherited: &TlsPolicy,
-        upstreams: &[String],
+        upstreams: &[Arc<Upstream>],
+        may_be_none: bool,
     ) -> Sites {
-        if raw.is_empty() {
+        if raw.is_empty() && !may_be_none {
             self.problem(
                 0..0,
                 "there is no [[site]]",
@@ -38,16 +45,16 @@ impl Checker<'_> {
             sites: Vec::with_capacity(raw.len()),
             places: Places::default(),
             default: None,
+            default_line: None,
+            taken: HashMap::new(),
         };
-        let mut taken: HashMap<String, usize> = HashMap::new();
-        let mut default_line = None;
         for raw in raw {
             let header = raw.span();
             let raw = raw.into_inner();
             if let Some(flag) = raw.default.as_ref().filter(|flag| *flag.get_ref()) {
                 let line = self.place(flag).line;
-                match default_line {
-                    None => default_line = Some(line),
+                match sites.default_line {
+                    None => sites.default_line = Some(line),
                     Some(first) => self.problem(
                         flag.span(),
                         format!("the site in line {first} is the default already"),
@@ -56,8 +63,12 @@ impl Checker<'_> {
                 }
                 sites.default = Some(sites.sites.len());
             }
-            let shared = (inherited, upstreams);
-            if let Some((site, places)) = self.site(raw, header, shared, &mut taken) {
+            let tls = match &raw.tls {
+                Some(tls) => self.tls_policy(tls.get_ref(), inherited),
+                None => inherited.clone(),
+            };
+            let site = self.site(raw, header, tls, upstreams, &mut sites.taken);
+            if let Some((site, places)) = site {
                 sites.sites.push(Arc::new(site));
                 sites.places.sites.push(places);
             }
@@ -69,13 +80,13 @@ impl Checker<'_> {
         &mut self,
         raw: RawSite,
         header: std::ops::Range<usize>,
-        (inherited, upstreams): (&TlsPolicy, &[String]),
+        mut tls: TlsPolicy,
+        upstreams: &[Arc<Upstream>],
         taken: &mut HashMap<String, usize>,
     ) -> Option<(Site, SitePlaces)> {
-        let tls = match &raw.tls {
-            Some(tls) => self.tls_policy(tls.get_ref(), inherited),
-            None => inherited.clone(),
-        };
+        self.refuse_files_of_tunnel(&raw);
+        let is_tunnel = raw.tunnel.is_some();
+        let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "site");
         let hsts = raw.hsts.map(|hsts| self.hsts(hsts.into_inner()));
         let names = self.names(raw.names, &header, taken);
         let mut path = |key, value, example| self.path(key, value, &header, example);
@@ -93,10 +104,14 @@ impl Checker<'_> {
                 .is_some_and(|prefix| prefix.get_ref() == "/")
         };
         let needs_root = raw.root.is_some() || !raw.route.iter().any(is_everything);
-        let root = needs_root
-            .then(|| path("root", raw.root, "root = \"site\""))
-            .flatten();
+        let root = match needs_root && !is_tunnel {
+            true => path("root", raw.root, "root = \"site\""),
+            false => None,
+        };
         let root = root.and_then(|(path, span)| self.directory(path, span));
+        if let Some(tunnel) = &tunnel {
+            tls.alpn = Some(tunnel.alpn.clone());
+        }
         let error_pages = self.error_pages(raw.error_pages, root.as_deref());
         let files = Files {
             root: root.unwrap_or_default(),
@@ -120,6 +135,7 @@ impl Checker<'_> {
             hsts,
             files,
             routes,
+            tunnel: tunnel.map(|tunnel| tunnel.upstream),
         };
         let places = SitePlaces {
             certificate: self.source.place(certificate),
@@ -129,7 +145,25 @@ impl Checker<'_> {
         Some((site, places))
     }
 
-    fn names(
+    /// A tunnel serves no files: settings for them would be a misunderstanding.
+    fn refuse_files_of_tunnel(&mut self, raw: &RawSite) {
+        if raw.tunnel.is_none() {
+            return;
+        }
+        let root = raw.root.as_ref().map(|value| ("root", value.span()));
+        let index = raw.index.as_ref().map(|value| ("index", value.span()));
+        let hsts = raw.hsts.as_ref().map(|value| ("hsts", value.span()));
+        let route = raw.route.first().map(|value| ("route", value.span()));
+        for (key, span) in [root, index, hsts, route].into_iter().flatten() {
+            self.problem(
+                span,
+                format!("`{key}` on a site whose connections go through a tunnel"),
+                format!("remove `{key}`, or `tunnel`"),
+            );
+        }
+    }
+
+    pub(super) fn names(
         &mut self,
         raw: Value<Vec<Spanned<String>>>,
         header: &std::ops::Range<usize>,
@@ -140,7 +174,7 @@ impl Checker<'_> {
         if raw.is_empty() {
             self.problem(
                 span,
-                "this [[site]] has no `names`",
+                "this table has no `names`",
                 "add names = [\"example.org\"]; a site for all other names has one too, and \
                  `default = true`",
             );

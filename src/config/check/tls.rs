@@ -24,6 +24,7 @@ impl Checker<'_> {
             suites: self.choices("suites", &raw.suites, &SUITES, &inherited.suites),
             suite_order: self.choice_or("suite_order", order, &ORDERS, inherited.suite_order),
             groups: self.choices("groups", &raw.groups, &GROUPS, &inherited.groups),
+            alpn: inherited.alpn.clone(),
         };
         if self.problems.len() == before {
             self.coherence(raw, &policy);

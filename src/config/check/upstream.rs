@@ -12,7 +12,7 @@ use super::host_name::host_name;
 use crate::config::raw::{RawHealth, RawUpstream, RawUpstreamServer, Value};
 use crate::config::{
     Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
-    range,
+    range, suggest,
 };
 use crate::limits::{UPSTREAM_SERVERS_MAX, UPSTREAMS_MAX};
 
@@ -46,6 +46,29 @@ impl Checker<'_> {
             upstreams.push(Arc::new(upstream));
         }
         upstreams
+    }
+
+    /// The index of the group that `name` names.
+    pub(super) fn upstream_named(
+        &mut self,
+        name: &Spanned<String>,
+        upstreams: &[Arc<Upstream>],
+    ) -> Option<usize> {
+        let written = name.get_ref();
+        let index = upstreams.iter().position(|known| known.name == *written);
+        if index.is_none() {
+            let names: Vec<&str> = upstreams.iter().map(|known| known.name.as_str()).collect();
+            let remedy = match suggest::nearest(written, &names) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("add [[upstream]] and below it name = {written:?}"),
+            };
+            self.problem(
+                name.span(),
+                format!("there is no [[upstream]] with the name {written:?}"),
+                remedy,
+            );
+        }
+        index
     }
 
     fn upstream(&mut self, raw: RawUpstream, header: Span<usize>) -> Option<Upstream> {

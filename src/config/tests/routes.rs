@@ -10,7 +10,7 @@ fn with_route(route: &str) -> String {
 }
 
 #[test]
-fn routes_that_cannot_be() {
+fn paths_that_no_route_can_have() {
     for (route, what, remedy) in [
         (
             "prefix = «\"api\"»\nstatus = 404",
@@ -32,6 +32,14 @@ fn routes_that_cannot_be() {
             "a `path` and a `prefix`",
             "keep",
         ),
+    ] {
+        refused(&with_route(route), what, remedy);
+    }
+}
+
+#[test]
+fn targets_that_no_route_can_have() {
+    for (route, what, remedy) in [
         (
             "prefix = \"/\"\nupstream = \"app\"\nstatus = «404»",
             "says twice",
@@ -77,6 +85,14 @@ fn routes_that_cannot_be() {
             "`status` is 199",
             "from 200 to 599",
         ),
+    ] {
+        refused(&with_route(route), what, remedy);
+    }
+}
+
+#[test]
+fn changes_of_fields_that_cannot_be() {
+    for (route, what, remedy) in [
         (
             "prefix = \"/\"\nupstream = \"app\"\nrequest_set = [«\"x\"»]",
             "is no field",
@@ -100,6 +116,10 @@ fn routes_that_cannot_be() {
     ] {
         refused(&with_route(route), what, remedy);
     }
+}
+
+#[test]
+fn routes_that_say_too_little_or_too_much() {
     for (route, what, remedy) in [
         ("status = 404", "has no `prefix`", "prefix ="),
         ("prefix = \"/\"", "says nothing", "add upstream"),

@@ -73,7 +73,7 @@ async fn to_the_other_end<R: Receive>(
             sink.send(input.split().freeze()).await?;
         }
         let before = carried.get();
-        read.arm(Phase::Upgraded, idle_max);
+        read.arm(Phase::Tunnel, idle_max);
         match read.receive(input).await {
             Ok(Received::Data(_)) => {}
             Ok(Received::Closed(_)) => {

@@ -4,8 +4,10 @@ mod exchange;
 mod request;
 mod upgraded;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -29,6 +31,8 @@ pub struct Proxy {
     pools: Vec<Pool>,
     connector: Rc<Connector>,
     context: Rc<StreamContext>,
+    /// When idle connections were looked through last.
+    swept: Cell<Instant>,
 }
 
 /// A request to be passed on.
@@ -48,17 +52,17 @@ impl Proxy {
             pools: groups.iter().cloned().map(Pool::new).collect(),
             connector,
             context,
+            swept: Cell::new(Instant::now()),
         }
     }
 
-    /// Whether there is nothing to pass on to.
-    pub fn is_empty(&self) -> bool {
-        self.pools.is_empty()
-    }
-
-    /// Closes the idle connections that are not to be used again. To be called about once a second.
-    pub fn sweep(&self) {
-        self.pools.iter().for_each(Pool::sweep);
+    /// Closes the idle connections that are not to be used again, about once a second: looking at one
+    /// takes a system call.
+    pub fn sweep(&self, now: Instant) {
+        if now.saturating_duration_since(self.swept.get()) >= SWEEP {
+            self.swept.set(now);
+            self.pools.iter().for_each(Pool::sweep);
+        }
     }
 
     /// Passes a request on as `route` says, whose own part is `proxy`, and gives the answer.
@@ -269,6 +273,9 @@ fn hash_key(address: IpAddr) -> Vec<u8> {
         IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Long enough for a queue to drain, short enough not to be felt.
 const RETRY_AFTER_S: Bytes = Bytes::from_static(b"1");

@@ -67,7 +67,7 @@ impl FromServer {
     async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
         if self.input.is_empty() {
             if self.half_closed.get() {
-                self.read.deadline().arm(Phase::Upgraded, self.idle_max);
+                self.read.deadline().arm(Phase::Tunnel, self.idle_max);
             }
             match self.read.receive(&mut self.input).await.map_err(blamed)? {
                 Received::Data(_) => {}
@@ -106,7 +106,7 @@ impl BodySink for ToServer {
         Box::pin(async move {
             self.half_closed.set(true);
             // The other half waits already.
-            self.write.deadline().arm(Phase::Upgraded, self.idle_max);
+            self.write.deadline().arm(Phase::Tunnel, self.idle_max);
             self.write.finish().await.map_err(blamed)
         })
     }

@@ -101,6 +101,7 @@ impl Pki {
             hsts: None,
             files: Files::new(self.directory.path().to_owned()),
             routes: Vec::new(),
+            tunnel: None,
         };
         load(&site, now)
     }

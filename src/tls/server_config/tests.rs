@@ -63,6 +63,8 @@ fn config(sites: &[(&[&str], TlsPolicy)]) -> Config {
     Config {
         sites: sites.iter().map(site).collect(),
         default_site: None,
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
         ..plan.config
     }
