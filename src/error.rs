@@ -31,6 +31,8 @@ pub enum Stage {
     RequestBody,
     /// Connecting to a server behind us.
     Connect,
+    /// Passing a request on and receiving the answer.
+    Exchange,
     /// Computing the response.
     Serve,
     /// Sending the response.
@@ -57,12 +59,13 @@ impl Side {
 
 impl Stage {
     /// All stages, in the order of their index.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Accept,
         Self::Handshake,
         Self::RequestHead,
         Self::RequestBody,
         Self::Connect,
+        Self::Exchange,
         Self::Serve,
         Self::Response,
         Self::Tunnel,
@@ -77,6 +80,7 @@ impl Stage {
             Self::RequestHead => "request_head",
             Self::RequestBody => "request_body",
             Self::Connect => "connect",
+            Self::Exchange => "exchange",
             Self::Serve => "serve",
             Self::Response => "response",
             Self::Tunnel => "tunnel",

@@ -85,6 +85,9 @@ pub const UPSTREAM_HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Interim responses (RFC 9110 15.2) before another server's final one.
 pub const INTERIM_RESPONSES_MAX: usize = 16;
 
+/// Routes of one site: finding one looks at each prefix.
+pub const ROUTES_PER_SITE_MAX: usize = 256;
+
 /// Connection options of one message that is passed on: each is compared with each of its fields.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 

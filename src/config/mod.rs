@@ -14,6 +14,7 @@ mod range;
 mod raw;
 #[cfg(test)]
 mod readme_tests;
+mod route;
 pub mod serve;
 mod suggest;
 #[cfg(test)]
@@ -30,6 +31,10 @@ use crate::proto::content_coding::Coding;
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::files::{ErrorPage, HeaderRule};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
+pub use self::route::{
+    FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
+    UpstreamHttp,
+};
 pub use self::upstream::{
     Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
 };
@@ -53,6 +58,8 @@ pub struct Config {
     pub default_passthrough: Option<usize>,
     /// Groups of servers behind this one.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The proxies in front of this server.
+    pub proxies: Proxies,
     /// When the record layer moves into the kernel.
     pub offload: Offload,
     /// Deadlines.
@@ -116,8 +123,11 @@ pub struct Site {
     pub tls: TlsPolicy,
     /// Strict-Transport-Security for every response over TLS (RFC 6797).
     pub hsts: Option<Hsts>,
-    /// What it serves. Nothing below a root of no name for a tunnel.
+    /// What it serves where no route says otherwise. The root is empty where the routes leave it no
+    /// path, and for a tunnel.
     pub files: Files,
+    /// Paths that are served otherwise.
+    pub routes: Vec<Route>,
     /// The index in [`Config::upstreams`] of the upstream to which everything goes instead.
     pub tunnel: Option<usize>,
 }

@@ -28,6 +28,9 @@ pub(super) const IDLE_MS: Range = 250..=86_400_000;
 pub(super) const TUNNEL_LIFETIME_MS: Range = 0..=2_592_000_000;
 pub(super) const DRAIN_MS: Range = 0..=86_400_000;
 
+pub(super) const IDLE_CONNECTIONS: Range = 0..=65_536;
+pub(super) const QUEUE: Range = 0..=(1 << 20);
+pub(super) const FIXED_STATUS: Range = 200..=599;
 pub(super) const SLOW_START_MS: Range = 0..=3_600_000;
 pub(super) const EJECT_FAILURES: Range = 0..=1000;
 pub(super) const RESOLVE_S: Range = 1..=86_400;

@@ -21,6 +21,7 @@ pub(super) struct RawConfig {
     pub(super) site: Vec<Spanned<RawSite>>,
     pub(super) passthrough: Vec<Spanned<RawPassthrough>>,
     pub(super) upstream: Vec<Spanned<RawUpstream>>,
+    pub(super) proxies: RawProxies,
     pub(super) tls: RawTls,
     pub(super) offload: RawOffload,
     pub(super) timeouts: RawTimeouts,
@@ -70,6 +71,7 @@ pub(super) struct RawSite {
     pub(super) listing: Value<bool>,
     pub(super) tls: Value<RawTls>,
     pub(super) hsts: Value<RawHsts>,
+    pub(super) route: Vec<Spanned<RawRoute>>,
     pub(super) headers: Vec<Spanned<RawHeaders>>,
     pub(super) error_pages: Vec<Spanned<RawErrorPage>>,
 }
@@ -135,7 +137,51 @@ pub(super) struct RawUpstream {
     pub(super) eject_ms: Value<i64>,
     pub(super) resolve_s: Value<i64>,
     pub(super) server: Vec<Spanned<RawUpstreamServer>>,
+    pub(super) http: Value<RawUpstreamHttp>,
     pub(super) health: Value<RawHealth>,
+}
+
+/// `[upstream.http]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawUpstreamHttp {
+    pub(super) first_byte_ms: Value<i64>,
+    pub(super) between_bytes_ms: Value<i64>,
+    pub(super) upgraded_idle_ms: Value<i64>,
+    pub(super) idle_connections_max: Value<i64>,
+    pub(super) idle_connection_ms: Value<i64>,
+    pub(super) connection_age_ms: Value<i64>,
+    pub(super) queue_max: Value<i64>,
+    pub(super) queue_ms: Value<i64>,
+}
+
+/// `[[site.route]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawRoute {
+    pub(super) path: Value<String>,
+    pub(super) prefix: Value<String>,
+    pub(super) strip_prefix: Value<bool>,
+    pub(super) upstream: Value<String>,
+    pub(super) host: Value<String>,
+    pub(super) forwarded: Value<String>,
+    pub(super) root: Value<String>,
+    pub(super) redirect: Value<String>,
+    pub(super) status: Value<i64>,
+    pub(super) body: Value<String>,
+    pub(super) request_remove: Value<Vec<Spanned<String>>>,
+    pub(super) request_set: Value<Vec<Spanned<String>>>,
+    pub(super) request_add: Value<Vec<Spanned<String>>>,
+    pub(super) response_remove: Value<Vec<Spanned<String>>>,
+    pub(super) response_set: Value<Vec<Spanned<String>>>,
+    pub(super) response_add: Value<Vec<Spanned<String>>>,
+}
+
+/// `[proxies]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawProxies {
+    pub(super) trusted: Value<Vec<Spanned<String>>>,
 }
 
 /// `[[upstream.server]]`
@@ -255,12 +301,15 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[[site]]", keys::<RawSite>()),
         ("[site.hsts]", keys::<RawHsts>()),
         ("[site.tls]", keys::<RawTls>()),
+        ("[[site.route]]", keys::<RawRoute>()),
         ("[[site.headers]]", keys::<RawHeaders>()),
         ("[[site.error_pages]]", keys::<RawErrorPage>()),
         ("[[passthrough]]", keys::<RawPassthrough>()),
         ("[[upstream]]", keys::<RawUpstream>()),
         ("[[upstream.server]]", keys::<RawUpstreamServer>()),
+        ("[upstream.http]", keys::<RawUpstreamHttp>()),
         ("[upstream.health]", keys::<RawHealth>()),
+        ("[proxies]", keys::<RawProxies>()),
         ("[tls]", keys::<RawTls>()),
         ("[offload]", keys::<RawOffload>()),
         ("[timeouts]", keys::<RawTimeouts>()),

@@ -14,6 +14,11 @@ const UPSTREAM: &[(&str, &str, &str)] = &[
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.health]", "", ""),
 ];
+const UPSTREAM_HTTP: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.http]", "", ""),
+];
 const PASSTHROUGH: &[(&str, &str, &str)] = &[
     ("[[upstream]]", "name", "\"app\""),
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
@@ -24,6 +29,22 @@ const UPSTREAM_CHECKED: &[(&str, &str, &str)] = &[
     ("[[upstream]]", "name", "\"app\""),
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.health]", "kind", "\"http\""),
+];
+
+/// The least that an `[[site.route]]` needs: of each kind.
+const ROUTE: &[(&str, &str, &str)] = &[
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "redirect", "\"/b$path\""),
+];
+const ROUTE_FIXED: &[(&str, &str, &str)] = &[
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "status", "200"),
+];
+const ROUTE_PROXIED: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "upstream", "\"app\""),
 ];
 
 #[derive(Debug)]
@@ -98,6 +119,15 @@ impl Row {
                 ("[[site.error_pages]]", "file", "\"/etc/passwd\""),
             ],
             ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
+            ("[[site.route]]", "status" | "body") => ROUTE_FIXED,
+            ("[[site.route]]", key)
+                if matches!(key, "upstream" | "host" | "forwarded")
+                    || key.starts_with("request_") =>
+            {
+                ROUTE_PROXIED
+            }
+            ("[[site.route]]", _) => ROUTE,
+            ("[upstream.http]", _) => UPSTREAM_HTTP,
             ("[[passthrough]]", _) => PASSTHROUGH,
             (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
             _ => &[],
@@ -201,6 +231,8 @@ fn a_default_that_is_written_down_changes_nothing() {
                 "{} does nothing",
                 row.name()
             ),
+            // A route needs one of several.
+            ("none", []) if row.table == "[[site.route]]" => {}
             ("none", []) => assert!(left_out.is_ok(), "{}", row.name()),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
             (_, [default]) => {

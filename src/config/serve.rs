@@ -42,6 +42,7 @@ pub fn config_for(options: Options) -> Plan {
         tls: Default::default(),
         hsts: None,
         files: Files::new(options.root),
+        routes: Vec::new(),
         tunnel: None,
     };
     let config = Config {
@@ -52,6 +53,7 @@ pub fn config_for(options: Options) -> Plan {
         passthroughs: Vec::new(),
         default_passthrough: None,
         upstreams: Vec::new(),
+        proxies: Default::default(),
         offload: Offload {
             policy: options.offload,
             ..Default::default()

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod files;
+mod routes;
 mod upstreams;
 
 /// A directory that a root can name as "site", and a file as "file".

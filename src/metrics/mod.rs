@@ -143,6 +143,26 @@ counters! {
     UpstreamChecksFailed = "upstream_checks_failed",
     /// Names of servers that could not be looked up.
     UpstreamLookupsFailed = "upstream_lookups_failed",
+    /// Requests sent to servers behind this one.
+    UpstreamRequests = "upstream_requests",
+    /// Requests sent over a connection that had carried one before.
+    UpstreamConnectionsReused = "upstream_connections_reused",
+    /// Requests sent again because an idle connection had died.
+    UpstreamRetries = "upstream_retries",
+    /// Requests answered with an error because a server failed, or none was to be had.
+    UpstreamFailures = "upstream_failures",
+    /// Times a server did not answer, or go on answering, in time.
+    UpstreamTimeouts = "upstream_timeouts",
+    /// Responses that a server left unfinished.
+    UpstreamResponsesCut = "upstream_responses_cut",
+    /// Requests that waited for a connection because the servers were full.
+    UpstreamQueued = "upstream_queued",
+    /// Requests refused because too many waited.
+    UpstreamQueueFull = "upstream_queue_full",
+    /// Requests refused because they had waited too long.
+    UpstreamQueueTimeouts = "upstream_queue_timeouts",
+    /// Connections that changed their protocol.
+    UpgradedConnections = "upgraded_connections",
     /// Connections for which no server was to be had.
     UpstreamUnavailable = "upstream_unavailable",
     /// Tunnels opened for terminated TLS.

@@ -30,7 +30,7 @@ pub enum Phase {
     Streams,
     /// The end of those streams, once it is.
     Draining,
-    /// A byte in either direction of a tunnel.
+    /// A byte in either direction of a tunnel, or of a connection that has changed its protocol.
     Tunnel,
     /// The end: everything is sent.
     Linger,

@@ -26,6 +26,7 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
             index: vec!["index.html".into(), "index.txt".into()],
             ..Files::new(root.as_ref().to_owned())
         },
+        routes: Vec::new(),
         tunnel: None,
     }
 }
@@ -40,6 +41,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         passthroughs: Vec::new(),
         default_passthrough: None,
         upstreams: Vec::new(),
+        proxies: Default::default(),
         offload: Default::default(),
         timeouts: Default::default(),
         limits: Default::default(),

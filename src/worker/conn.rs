@@ -163,6 +163,7 @@ impl Accepted {
         let Some(upstream) = upstream else {
             let client = Client {
                 tls_policy: Some(tls_policy),
+                address: peer.ip().to_canonical(),
             };
             // RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
             let protocol = match alpn.as_deref() == Some(Protocol::H2.alpn_id()) {

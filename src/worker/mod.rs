@@ -27,13 +27,14 @@ use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
+use crate::serve::proxy::Proxy;
 use crate::serve::redirect::Redirect;
 use crate::serve::tunnel::Tunnels;
 use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 use crate::tls::server_config::TlsSetup;
-use crate::upstream::Upstreams;
+use crate::upstream::{Connector, Groups, Upstreams};
 
 /// What all workers share.
 pub struct Shared {
@@ -164,12 +165,8 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     } = setup;
     let file_threads = shared.file_threads.attach()?;
     let deadlines = Deadlines::new();
-    let current = Rc::new(Local::new(
-        &shared,
-        &file_threads,
-        &deadlines,
-        shared.generation.load_full(),
-    ));
+    let generation = shared.generation.load_full();
+    let current = Local::new(&shared, &file_threads, &deadlines, generation);
     let worker = Rc::new(Worker {
         index,
         shared,
@@ -228,12 +225,12 @@ impl Worker {
         if Arc::ptr_eq(&generation, &current.generation) {
             return current;
         }
-        let local = Rc::new(Local::new(
+        let local = Local::new(
             &self.shared,
             &self.file_threads,
             &self.deadlines,
             generation.clone(),
-        ));
+        );
         let mut locals = self.locals.borrow_mut();
         locals.retain(|local| local.strong_count() > 0);
         locals.push(Rc::downgrade(&local));
@@ -305,7 +302,7 @@ impl Local {
         file_threads: &FileThreadsHandle,
         deadlines: &Deadlines,
         generation: Arc<Generation>,
-    ) -> Self {
+    ) -> Rc<Self> {
         let config = &generation.config;
         let stream = Rc::new(StreamContext {
             offload: config.offload,
@@ -314,15 +311,19 @@ impl Local {
             records_per_key_max: config.limits.records_per_key_max,
             file_threads: file_threads.clone(),
         });
-        Self {
+        let connector = Rc::new(Connector::new(deadlines.clone(), config.tcp));
+        let groups = Groups::new(&generation.upstreams);
+        let proxy = Proxy::new(&groups, connector, stream.clone());
+        let serve = Serve::new(generation.routes.clone(), file_threads.clone());
+        Rc::new(Self {
             http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
-            serve: Serve::new(generation.routes.clone(), file_threads.clone()),
+            serve: serve.with_proxy(proxy),
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
             stream,
             log: generation.access_log.clone().map(WorkerLog::new),
             generation,
-        }
+        })
     }
 }
 

@@ -31,6 +31,7 @@ mod limits;
 mod load;
 mod negotiation;
 mod plain_http;
+mod proxying;
 mod reload;
 mod resumption;
 mod stalls;

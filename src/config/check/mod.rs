@@ -10,6 +10,7 @@ mod host_name;
 mod http2;
 mod listener;
 mod passthrough;
+mod route;
 mod site;
 mod tls;
 mod upstream;
@@ -48,6 +49,7 @@ pub(super) fn check(
     let has_passthrough = !raw.passthrough.is_empty();
     let mut sites = checker.sites(raw.site, &policy, &upstreams, has_passthrough);
     let passthroughs = checker.passthroughs(raw.passthrough, &upstreams, &mut sites);
+    let proxies = checker.proxies(raw.proxies);
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
     let limits = checker.limits(raw.limits);
@@ -67,6 +69,7 @@ pub(super) fn check(
                 passthroughs: passthroughs.all,
                 default_passthrough: passthroughs.default,
                 upstreams,
+                proxies,
                 offload,
                 timeouts,
                 limits,

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::Checker;
 use super::host_name::host_name;
-use crate::config::raw::{RawHsts, RawSite, Value};
+use crate::config::raw::{RawHsts, RawRoute, RawSite, Value};
 use crate::config::{
     Files, Hsts, Place, Places, Site, SitePlaces, Symlinks, TlsPolicy, Upstream, range,
 };
@@ -96,9 +96,17 @@ impl Checker<'_> {
             "certificate = \"chain.pem\"",
         );
         let key = path("key", raw.key, "key = \"key.pem\"");
-        let root = match is_tunnel {
-            true => None,
-            false => path("root", raw.root, "root = \"site\""),
+        // A route for everything leaves nothing to a root.
+        let is_everything = |route: &Spanned<RawRoute>| {
+            let prefix = &route.get_ref().prefix;
+            prefix
+                .as_ref()
+                .is_some_and(|prefix| prefix.get_ref() == "/")
+        };
+        let needs_root = raw.root.is_some() || !raw.route.iter().any(is_everything);
+        let root = match needs_root && !is_tunnel {
+            true => path("root", raw.root, "root = \"site\""),
+            false => None,
         };
         let root = root.and_then(|(path, span)| self.directory(path, span));
         let error_pages = self.error_pages(raw.error_pages, root.as_deref());
@@ -115,6 +123,7 @@ impl Checker<'_> {
             listing: raw.listing.is_some_and(Spanned::into_inner),
             error_pages,
         };
+        let routes = self.routes(raw.route, &files, upstreams);
         let (names, name_places) = names?;
         let (certificate_file, certificate) = certificate?;
         let (key_file, key) = key?;
@@ -125,6 +134,7 @@ impl Checker<'_> {
             tls,
             hsts,
             files,
+            routes,
             tunnel: tunnel.map(|tunnel| tunnel.upstream),
         };
         let places = SitePlaces {
@@ -143,7 +153,8 @@ impl Checker<'_> {
         let root = raw.root.as_ref().map(|value| ("root", value.span()));
         let index = raw.index.as_ref().map(|value| ("index", value.span()));
         let hsts = raw.hsts.as_ref().map(|value| ("hsts", value.span()));
-        for (key, span) in [root, index, hsts].into_iter().flatten() {
+        let route = raw.route.first().map(|value| ("route", value.span()));
+        for (key, span) in [root, index, hsts, route].into_iter().flatten() {
             self.problem(
                 span,
                 format!("`{key}` on a site whose connections go through a tunnel"),
@@ -218,7 +229,11 @@ impl Checker<'_> {
 
     /// A root is looked at here, where a mistake can still be told: when it is missing, every
     /// request would be answered with 404.
-    fn directory(&mut self, path: PathBuf, span: std::ops::Range<usize>) -> Option<PathBuf> {
+    pub(super) fn directory(
+        &mut self,
+        path: PathBuf,
+        span: std::ops::Range<usize>,
+    ) -> Option<PathBuf> {
         // Quoted and escaped: a path may hold what would steer a terminal.
         let shown = format!("{path:?}");
         let (message, remedy) = match std::fs::metadata(&path) {

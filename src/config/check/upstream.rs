@@ -78,6 +78,7 @@ impl Checker<'_> {
             self.optional_number("slow_start_ms", raw.slow_start_ms, &range::SLOW_START_MS);
         let resolve = self.optional_number("resolve_s", raw.resolve_s, &range::RESOLVE_S);
         let ejection = self.ejection(raw.eject_failures, raw.eject_ms);
+        let http = self.upstream_http(raw.http.map(Spanned::into_inner).unwrap_or_default());
         let health = raw.health.map(|health| self.health(health.into_inner()));
         let name = self.upstream_name(raw.name, &header);
         let servers = self.upstream_servers(raw.server, &header)?;
@@ -89,6 +90,7 @@ impl Checker<'_> {
             slow_start: slow_start.map_or(Duration::ZERO, Duration::from_millis),
             ejection,
             resolve: resolve.map_or(Upstream::RESOLVE_DEFAULT, Duration::from_secs),
+            http,
             health,
         })
     }

@@ -207,6 +207,26 @@ impl ReadHalf {
         }
     }
 
+    /// As [`ReadHalf::receive`], without waiting: `None` when nothing is there.
+    ///
+    /// # Errors
+    /// As [`ReadHalf::receive`].
+    pub fn try_receive(&mut self, into: &mut BytesMut) -> Result<Option<Received>, Cause> {
+        let transport = &self.transport;
+        transport.receiving.borrow_mut().ready();
+        loop {
+            if let Some(received) = transport.receive_step(into)? {
+                return Ok(Some(received));
+            }
+            let mut receiving = transport.receiving.borrow_mut();
+            if receiving.must_wait() {
+                // It was no readiness that brought nothing.
+                receiving.fruitless = 0;
+                return Ok(None);
+            }
+        }
+    }
+
     /// From now on what comes is taken off the socket unopened: for the lingering close after the
     /// record layer has failed. Under kernel TLS nothing more can be had.
     pub fn give_up_records(&mut self) {

@@ -282,7 +282,8 @@ impl<T> Connection<T> {
         };
         let mut made = None;
         exchange.outgoing.body = match body {
-            Body::Empty => OutgoingBody::End,
+            // RFC 9113 8.6: there is no 101 here, and no request that would ask for it.
+            Body::Empty | Body::Upgrade(_) => OutgoingBody::End,
             Body::Bytes(bytes) if bytes.is_empty() => OutgoingBody::End,
             Body::Bytes(bytes) => OutgoingBody::Bytes(bytes),
             Body::File(range) if range.length == 0 => OutgoingBody::End,
