@@ -31,10 +31,14 @@ pub enum Stage {
     RequestBody,
     /// Connecting to a server behind us.
     Connect,
+    /// Passing a request on and receiving the answer.
+    Exchange,
     /// Computing the response.
     Serve,
     /// Sending the response.
     Response,
+    /// Carrying bytes between a client and a server behind us.
+    Tunnel,
     /// close_notify and the lingering close.
     Close,
 }
@@ -55,14 +59,16 @@ impl Side {
 
 impl Stage {
     /// All stages, in the order of their index.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Accept,
         Self::Handshake,
         Self::RequestHead,
         Self::RequestBody,
         Self::Connect,
+        Self::Exchange,
         Self::Serve,
         Self::Response,
+        Self::Tunnel,
         Self::Close,
     ];
 
@@ -74,8 +80,10 @@ impl Stage {
             Self::RequestHead => "request_head",
             Self::RequestBody => "request_body",
             Self::Connect => "connect",
+            Self::Exchange => "exchange",
             Self::Serve => "serve",
             Self::Response => "response",
+            Self::Tunnel => "tunnel",
             Self::Close => "close",
         }
     }

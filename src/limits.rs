@@ -85,6 +85,9 @@ pub const UPSTREAM_HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Interim responses (RFC 9110 15.2) before another server's final one.
 pub const INTERIM_RESPONSES_MAX: usize = 16;
 
+/// Routes of one site: finding one looks at each prefix.
+pub const ROUTES_PER_SITE_MAX: usize = 256;
+
 /// Connection options of one message that is passed on: each is compared with each of its fields.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 
@@ -152,6 +155,15 @@ pub const NEGATIVE_ENTRIES_PER_WORKER_MAX: usize = 1024;
 /// The longest such path, in bytes.
 pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
 
+/// Bytes of access log that a worker gathers before it hands them to the writer.
+pub const ACCESS_LOG_BATCH_BYTES: usize = 16 * 1024;
+
+/// Batches of access log that wait for the writer before others are dropped.
+pub const ACCESS_LOG_BATCHES_WAITING_MAX: usize = 256;
+
+/// Bytes of one value (a target, a user agent) that are logged.
+pub const ACCESS_LOG_VALUE_BYTES_MAX: usize = 4096;
+
 /// Bytes after the prefix of an HPACK integer (RFC 7541 5.1): those of 32 bits.
 pub const HPACK_INTEGER_BYTES_MAX: u32 = 5;
 
@@ -177,6 +189,19 @@ pub const H2_RECEIVE_WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
 /// Settings in one SETTINGS frame: several times those registered, where a frame has room for 2730.
 pub const H2_SETTINGS_PER_FRAME_MAX: usize = 64;
+
+/// Bytes that a pipe of a tunnel is made to hold, where the system lets it.
+pub const PIPE_BYTES: u32 = 256 * 1024;
+
+/// Pipes without bytes in them that one worker keeps: two descriptors each, and most tunnels need
+/// one only within a turn.
+pub const PIPES_KEPT_PER_WORKER_MAX: usize = 16;
+
+/// Buffers without bytes in them that one worker keeps for its tunnels.
+pub const TUNNEL_BUFFERS_KEPT_PER_WORKER_MAX: usize = 16;
+
+/// Servers of a group that one connection tries, one after the other.
+pub const UPSTREAM_TRIES_MAX: usize = 3;
 
 /// Groups of servers: each that looks up names or checks health has a thread of its own.
 pub const UPSTREAMS_MAX: usize = 256;
@@ -232,12 +257,37 @@ pub const H2_WINDOW_UPDATES: Rate = Rate::new(2048, 100);
 /// Frames that are ignored: of unknown types, or late for a stream that is closed.
 pub const H2_IGNORED_FRAMES: Rate = Rate::new(512, 50);
 
+/// Streams that a client may be allowed to have open at once.
+pub const H2_STREAMS_MAX: usize = 256;
+
 /// Streams reset by this side that are remembered, so that what the peer had in flight for them is
 /// no error: as many as may be open at once.
-pub const H2_RESETS_REMEMBERED: usize = 128;
+pub const H2_RESETS_REMEMBERED: usize = H2_STREAMS_MAX;
+
+/// Bytes of acknowledgements, resets and window updates that wait to be sent before no more is read:
+/// a peer that makes answers necessary and does not read them would fill memory with them.
+pub const H2_CONTROL_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a response made while it is sent that one stream keeps ahead of the socket.
+pub const H2_RESPONSE_AHEAD_BYTES: usize = 64 * 1024;
+
+/// Priorities that are kept for streams not yet opened (RFC 9218 7.1): as many as a browser sends
+/// ahead of its requests.
+pub const H2_PRIORITIES_AHEAD_MAX: usize = 16;
+
+/// How long SETTINGS may stay unacknowledged, in milliseconds (RFC 9113 6.5.3): far longer than the
+/// slowest path takes.
+pub const H2_SETTINGS_ACK_MS: u64 = 30_000;
+
+/// How long a drain waits for the answer to its PING before it names the last stream, in
+/// milliseconds: a round trip.
+pub const H2_DRAIN_PING_MS: u64 = 1_000;
 
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= HANDSHAKE_BYTES_MAX);
+const _: () = assert!(PIPE_BYTES as usize <= TURN_BYTES_MAX && PIPE_BYTES.is_power_of_two());
+const _: () =
+    assert!((PIPE_BYTES as usize / RECORD_PLAINTEXT_BYTES_MAX) as u64 + 1 < RECORDS_PER_STEP_MAX);
 const _: () = assert!(RECORDS_PER_KEY_MIN < AES_GCM_RECORDS_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX >= RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(TURN_BYTES_MAX >= SEND_CHUNK_BYTES);

@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -155,6 +156,25 @@ impl Fields {
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
         let Self { block, entries } = self;
         entries.retain(|(name, value)| keep(text_at(block, name), text_at(block, value)));
+    }
+
+    /// These fields and then `more`, in a block of their own.
+    #[must_use]
+    pub fn extended<'a>(&'a self, more: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut block = Vec::new();
+        let mut entries = Vec::with_capacity(self.entries.len() + 1);
+        for (name, value) in self.iter().chain(more) {
+            let mut append = |text: &[u8]| {
+                let start = u32::try_from(block.len()).ok()?;
+                block.extend_from_slice(text);
+                Some(start..u32::try_from(block.len()).ok()?)
+            };
+            // Header blocks and what is configured are bounded far below 4 GiB.
+            if let (Some(name), Some(value)) = (append(name), append(value)) {
+                entries.push((name, value));
+            }
+        }
+        Self::new(block.into(), entries)
     }
 
     fn text(&self, span: &Span) -> &[u8] {
@@ -375,13 +395,17 @@ pub enum Body {
     Parts(Vec<Part>),
     /// Bytes made while they are sent; its length when known.
     Stream(Box<dyn BodyStream>, Option<u64>),
+    /// Not a body: after the head, which says 101 and names the protocol, the connection carries that
+    /// protocol's bytes to and from this other end (RFC 9110 7.8). Only in response to a request that
+    /// asked for it.
+    Upgrade(Box<dyn Upgrade>),
 }
 
 impl Body {
     /// How many bytes it has, unless only its end will tell.
     pub fn length(&self) -> Option<u64> {
         match self {
-            Self::Empty => Some(0),
+            Self::Empty | Self::Upgrade(_) => Some(0),
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(range) => Some(range.length),
             Self::Parts(parts) => Some(parts.iter().map(Part::length).sum()),
@@ -398,6 +422,7 @@ impl fmt::Debug for Body {
             Self::File(range) => write!(f, "File({}+{})", range.offset, range.length),
             Self::Parts(parts) => f.debug_tuple("Parts").field(parts).finish(),
             Self::Stream(_, length) => write!(f, "Stream({length:?})"),
+            Self::Upgrade(_) => f.write_str("Upgrade"),
         }
     }
 }
@@ -445,6 +470,25 @@ pub trait BodyStream {
     fn take_trailers(&mut self) -> Fields {
         Fields::default()
     }
+}
+
+/// The other end of a connection that has changed its protocol.
+pub trait Upgrade {
+    /// Its two directions.
+    fn into_halves(self: Box<Self>) -> (Box<dyn BodyStream>, Box<dyn BodySink>);
+
+    /// How long the connection may be without a byte in either direction.
+    fn idle_max(&self) -> Duration;
+}
+
+/// Where bytes go.
+pub trait BodySink {
+    /// Sends `data` and waits until it is taken.
+    fn send(&mut self, data: Bytes) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// Says that nothing more comes. From then on the other direction must not be silent for longer than
+    /// [`Upgrade::idle_max`].
+    fn finish(&mut self) -> LocalFuture<'_, Result<(), Error>>;
 }
 
 /// A request's body. It is the handler's own, so that a response can begin while the request is

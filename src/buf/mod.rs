@@ -1,11 +1,21 @@
 //! A worker's scratch memory.
 //!
-//! Sockets are read and written by direct calls, so a buffer is in use only within one call of a
-//! function, never while a task waits: one of each per worker thread serves all its connections.
+//! Sockets are read and written by direct calls, so a scratch buffer is in use only within one call
+//! of a function, never while a task waits: one of each per worker thread serves all its
+//! connections. What a tunnel must keep while the other side has no room is in buffers and pipes of
+//! pools.
+
+mod pipes;
 
 use std::cell::{Cell, RefCell};
 
-use crate::limits::{QUEUED_BYTES_PER_WORKER_MAX, RECEIVE_CHUNK_BYTES, SEND_CHUNK_BYTES};
+use bytes::BytesMut;
+
+pub use self::pipes::Pipe;
+use crate::limits::{
+    QUEUED_BYTES_PER_WORKER_MAX, RECEIVE_CHUNK_BYTES, SEND_CHUNK_BYTES,
+    TUNNEL_BUFFERS_KEPT_PER_WORKER_MAX,
+};
 
 /// Calls `use_scratch` with the worker's receive scratch, [`RECEIVE_CHUNK_BYTES`] long. What an
 /// earlier use left in it is still there.
@@ -17,6 +27,22 @@ pub fn with_receive_scratch<R>(use_scratch: impl FnOnce(&mut [u8]) -> R) -> R {
 /// as records, with the protection of each.
 pub fn with_send_scratch<R>(use_scratch: impl FnOnce(&mut [u8]) -> R) -> R {
     SEND.with_borrow_mut(|scratch| use_scratch(sized(scratch, SEND_SCRATCH_BYTES)))
+}
+
+/// An empty buffer for what a tunnel carries. It goes back with [`give_back_tunnel_buffer`].
+pub fn take_tunnel_buffer() -> BytesMut {
+    TUNNEL.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Keeps a tunnel's buffer for the next one.
+pub fn give_back_tunnel_buffer(mut buffer: BytesMut) {
+    buffer.clear();
+    TUNNEL.with_borrow_mut(|free| {
+        let is_worth_keeping = (1..=2 * RECEIVE_CHUNK_BYTES).contains(&buffer.capacity());
+        if is_worth_keeping && free.len() < TUNNEL_BUFFERS_KEPT_PER_WORKER_MAX {
+            free.push(buffer);
+        }
+    });
 }
 
 /// Bytes that a connection keeps for a socket without room, counted against the worker's bound.
@@ -59,6 +85,7 @@ fn sized(scratch: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 thread_local! {
     static HELD: Cell<usize> = const { Cell::new(0) };
     static RECEIVE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static TUNNEL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
     static SEND: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 

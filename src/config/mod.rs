@@ -14,6 +14,7 @@ mod range;
 mod raw;
 #[cfg(test)]
 mod readme_tests;
+mod route;
 pub mod serve;
 mod suggest;
 #[cfg(test)]
@@ -30,6 +31,10 @@ use crate::proto::content_coding::Coding;
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::files::{ErrorPage, HeaderRule};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
+pub use self::route::{
+    FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
+    UpstreamHttp,
+};
 pub use self::upstream::{
     Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
 };
@@ -41,13 +46,20 @@ pub struct Config {
     pub workers: Option<usize>,
     /// The sockets to listen on; at least one.
     pub listeners: Vec<Listener>,
-    /// The sites; at least one.
+    /// The sites.
     pub sites: Vec<Arc<Site>>,
     /// The index in `sites` of the one that serves names no site has; `None` refuses them
     /// (unrecognized_name during the handshake, RFC 6066 3).
     pub default_site: Option<usize>,
+    /// Names whose connections are passed on without terminating TLS.
+    pub passthroughs: Vec<Passthrough>,
+    /// The index in `passthroughs` of the one that serves names that neither a site nor a
+    /// passthrough has. There is no default site then.
+    pub default_passthrough: Option<usize>,
     /// Groups of servers behind this one.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The proxies in front of this server.
+    pub proxies: Proxies,
     /// When the record layer moves into the kernel.
     pub offload: Offload,
     /// Deadlines.
@@ -58,6 +70,12 @@ pub struct Config {
     pub tcp: Tcp,
     /// TLS session settings shared by all sites.
     pub session: Session,
+    /// Where operators and their machines look at this process; `None`: nowhere.
+    pub admin: Option<Admin>,
+    /// Bounds of HTTP/2 connections.
+    pub http2: Http2,
+    /// Where responses are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 /// One address to listen on.
@@ -78,6 +96,13 @@ pub struct Listener {
 pub enum Service {
     /// TLS, then HTTP.
     Https,
+    /// TLS, then whatever the client and the servers of an upstream say to each other.
+    Tunnel {
+        /// The index of the upstream in [`Config::upstreams`].
+        upstream: usize,
+        /// The application protocols that are agreed to, in order of preference (RFC 7301).
+        alpn: Vec<String>,
+    },
     /// Plain HTTP that redirects every request to HTTPS with 308.
     RedirectToHttps {
         /// The port in the redirect's target; 443 is left out of the URL.
@@ -98,8 +123,25 @@ pub struct Site {
     pub tls: TlsPolicy,
     /// Strict-Transport-Security for every response over TLS (RFC 6797).
     pub hsts: Option<Hsts>,
-    /// What it serves.
+    /// What it serves where no route says otherwise. The root is empty where the routes leave it no
+    /// path, and for a tunnel.
     pub files: Files,
+    /// Paths that are served otherwise.
+    pub routes: Vec<Route>,
+    /// The index in [`Config::upstreams`] of the upstream to which everything goes instead.
+    pub tunnel: Option<usize>,
+}
+
+/// Names whose connections are passed on as they are: what their ClientHello says decides where to,
+/// and TLS is terminated there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passthrough {
+    /// The names, as those of a site; no site has one of them, unless `alpn` tells them apart.
+    pub names: Vec<String>,
+    /// Only for clients that offer one of these application protocols; empty: for all.
+    pub alpn: Vec<String>,
+    /// The index of the upstream in [`Config::upstreams`].
+    pub upstream: usize,
 }
 
 /// A directory and how it is served.
@@ -150,6 +192,30 @@ pub struct TlsPolicy {
     pub suite_order: SuiteOrder,
     /// The key-exchange groups, in order of preference.
     pub groups: Vec<Group>,
+    /// The versions of HTTP offered by ALPN (RFC 7301), in order of preference.
+    pub protocols: Vec<Protocol>,
+    /// The application protocols of a tunnel (RFC 7301), in order of preference; `None` for sites
+    /// that speak HTTP.
+    pub alpn: Option<Vec<String>>,
+}
+
+/// An application protocol, as ALPN names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/2 over TLS (RFC 9113 3.2)
+    H2,
+    /// HTTP/1.1 (RFC 7301 6)
+    Http11,
+}
+
+impl Protocol {
+    /// Its identification sequence (RFC 7301 6).
+    pub fn alpn_id(self) -> &'static [u8] {
+        match self {
+            Self::H2 => b"h2",
+            Self::Http11 => b"http/1.1",
+        }
+    }
 }
 
 /// A TLS version.
@@ -218,6 +284,9 @@ pub struct Offload {
     /// Under [`OffloadPolicy::Auto`]: so many bytes sent on one connection move its sending side
     /// into the kernel.
     pub sent_bytes_min: u64,
+    /// Under [`OffloadPolicy::Auto`]: so many bytes in one direction of a tunnel move that direction
+    /// into the kernel.
+    pub tunnel_bytes_min: u64,
 }
 
 /// Whether connections are handed to kernel TLS.
@@ -250,6 +319,10 @@ pub struct Timeouts {
     pub idle: Duration,
     /// For the peer to finish after our last byte: the lingering close.
     pub linger: Duration,
+    /// Without a byte in either direction of a tunnel.
+    pub tunnel_idle: Duration,
+    /// For a tunnel in all; `None` sets no bound.
+    pub tunnel_lifetime: Option<Duration>,
     /// From the first termination signal to the hard stop.
     pub drain: Duration,
 }
@@ -294,6 +367,23 @@ pub struct Tcp {
     pub keepalive_probes_max: u32,
 }
 
+/// Bounds of one HTTP/2 connection (RFC 9113), beyond those of [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Requests under way at once (SETTINGS_MAX_CONCURRENT_STREAMS), at most
+    /// [`crate::limits::H2_STREAMS_MAX`].
+    pub concurrent_streams_max: usize,
+    /// Bytes of one request body that may be on the way or wait to be consumed
+    /// (SETTINGS_INITIAL_WINDOW_SIZE).
+    pub stream_window_bytes: u32,
+    /// The same for all request bodies of a connection together.
+    pub connection_window_bytes: u32,
+    /// The fields of one request with 32 bytes for each (SETTINGS_MAX_HEADER_LIST_SIZE).
+    pub header_list_bytes_max: usize,
+    /// The table that a client compresses its fields with (SETTINGS_HEADER_TABLE_SIZE), in bytes.
+    pub header_table_bytes: u32,
+}
+
 /// TLS session settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -301,6 +391,51 @@ pub struct Session {
     pub tickets: bool,
     /// Tickets sent after a full TLS 1.3 handshake.
     pub tickets_per_handshake: usize,
+}
+
+/// The admin listener: metrics, health and the status page, over plain HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// Whether `address` may be one that other machines reach.
+    pub allow_remote: bool,
+}
+
+/// The log with a line for each response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where it is written.
+    pub destination: LogDestination,
+    /// What a line is.
+    pub format: LogFormat,
+}
+
+/// Where a log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogDestination {
+    /// To standard output.
+    Stdout,
+    /// To the end of a file, which is made where it is missing; its path is absolute.
+    File(PathBuf),
+}
+
+/// What a line of the access log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The "combined" format of other servers.
+    Combined,
+    /// A JSON object.
+    Json,
+}
+
+/// An address of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// A TCP address and port.
+    Tcp(SocketAddr),
+    /// A Unix socket's path; absolute.
+    Unix(PathBuf),
 }
 
 impl Listener {
@@ -353,6 +488,8 @@ impl Default for TlsPolicy {
                 Group::Secp256r1,
                 Group::Secp384r1,
             ],
+            protocols: vec![Protocol::H2, Protocol::Http11],
+            alpn: None,
         }
     }
 }
@@ -363,6 +500,7 @@ impl Default for Offload {
             policy: OffloadPolicy::Auto,
             file_bytes_min: 256 * 1024,
             sent_bytes_min: 1024 * 1024,
+            tunnel_bytes_min: 256 * 1024,
         }
     }
 }
@@ -377,6 +515,8 @@ impl Default for Timeouts {
             send_progress: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             linger: Duration::from_secs(5),
+            tunnel_idle: Duration::from_secs(3600),
+            tunnel_lifetime: None,
             drain: Duration::from_secs(30),
         }
     }
@@ -406,6 +546,18 @@ impl Default for Tcp {
             keepalive_idle: Some(Duration::from_secs(60)),
             keepalive_interval: Duration::from_secs(15),
             keepalive_probes_max: 4,
+        }
+    }
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            concurrent_streams_max: 128,
+            stream_window_bytes: 256 * 1024,
+            connection_window_bytes: 1024 * 1024,
+            header_list_bytes_max: 32 * 1024,
+            header_table_bytes: 4096,
         }
     }
 }

@@ -25,8 +25,12 @@ pub(super) const OFFLOAD_BYTES: Range = 0..=(1 << 50);
 /// Deadlines are checked about four times a second: a shorter one would not be kept.
 pub(super) const TIMEOUT_MS: Range = 250..=3_600_000;
 pub(super) const IDLE_MS: Range = 250..=86_400_000;
+pub(super) const TUNNEL_LIFETIME_MS: Range = 0..=2_592_000_000;
 pub(super) const DRAIN_MS: Range = 0..=86_400_000;
 
+pub(super) const IDLE_CONNECTIONS: Range = 0..=65_536;
+pub(super) const QUEUE: Range = 0..=(1 << 20);
+pub(super) const FIXED_STATUS: Range = 200..=599;
 pub(super) const SLOW_START_MS: Range = 0..=3_600_000;
 pub(super) const EJECT_FAILURES: Range = 0..=1000;
 pub(super) const RESOLVE_S: Range = 1..=86_400;
@@ -52,6 +56,13 @@ pub(super) const USER_TIMEOUT_MS: Range = 0..=3_600_000;
 pub(super) const KEEPALIVE_IDLE_S: Range = 0..=32_767;
 pub(super) const KEEPALIVE_INTERVAL_S: Range = 1..=32_767;
 pub(super) const KEEPALIVE_PROBES: Range = 1..=127;
+
+/// More would only be memory and work for an attacker.
+pub(super) const STREAMS: Range = 1..=(limits::H2_STREAMS_MAX as i64);
+/// Every connection begins with windows of 65535 bytes (RFC 9113 6.9.2).
+pub(super) const WINDOW_BYTES: Range = 65_535..=(limits::H2_RECEIVE_WINDOW_BYTES_MAX as i64);
+pub(super) const HEADER_LIST_BYTES: Range = 1024..=131_072;
+pub(super) const HEADER_TABLE_BYTES: Range = 0..=65_536;
 
 /// Each ticket is some 250 bytes in the handshake's last flight.
 pub(super) const TICKETS: Range = 0..=16;

@@ -19,13 +19,18 @@ pub(super) struct RawConfig {
     pub(super) workers: RawWorkers,
     pub(super) listener: Vec<Spanned<RawListener>>,
     pub(super) site: Vec<Spanned<RawSite>>,
+    pub(super) passthrough: Vec<Spanned<RawPassthrough>>,
     pub(super) upstream: Vec<Spanned<RawUpstream>>,
+    pub(super) proxies: RawProxies,
     pub(super) tls: RawTls,
     pub(super) offload: RawOffload,
     pub(super) timeouts: RawTimeouts,
     pub(super) limits: RawLimits,
     pub(super) tcp: RawTcp,
     pub(super) session: RawSession,
+    pub(super) admin: RawAdmin,
+    pub(super) http2: RawHttp2,
+    pub(super) access_log: RawAccessLog,
 }
 
 /// `[workers]`
@@ -44,6 +49,8 @@ pub(super) struct RawListener {
     pub(super) backlog: Value<i64>,
     pub(super) service: Value<String>,
     pub(super) redirect_port: Value<i64>,
+    pub(super) tunnel: Value<String>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
 }
 
 /// `[[site]]`
@@ -58,10 +65,13 @@ pub(super) struct RawSite {
     pub(super) index: Value<Vec<Spanned<String>>>,
     pub(super) dotfiles: Value<bool>,
     pub(super) symlinks: Value<String>,
+    pub(super) tunnel: Value<String>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
     pub(super) precompressed: Value<Vec<Spanned<String>>>,
     pub(super) listing: Value<bool>,
     pub(super) tls: Value<RawTls>,
     pub(super) hsts: Value<RawHsts>,
+    pub(super) route: Vec<Spanned<RawRoute>>,
     pub(super) headers: Vec<Spanned<RawHeaders>>,
     pub(super) error_pages: Vec<Spanned<RawErrorPage>>,
 }
@@ -93,6 +103,7 @@ pub(super) struct RawTls {
     pub(super) suites: Value<Vec<Spanned<String>>>,
     pub(super) suite_order: Value<String>,
     pub(super) groups: Value<Vec<Spanned<String>>>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
 }
 
 /// `[site.hsts]`
@@ -102,6 +113,16 @@ pub(super) struct RawHsts {
     pub(super) max_age_s: Value<i64>,
     pub(super) include_subdomains: Value<bool>,
     pub(super) preload: Value<bool>,
+}
+
+/// `[[passthrough]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawPassthrough {
+    pub(super) names: Value<Vec<Spanned<String>>>,
+    pub(super) default: Value<bool>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
+    pub(super) upstream: Value<String>,
 }
 
 /// `[[upstream]]`
@@ -116,7 +137,51 @@ pub(super) struct RawUpstream {
     pub(super) eject_ms: Value<i64>,
     pub(super) resolve_s: Value<i64>,
     pub(super) server: Vec<Spanned<RawUpstreamServer>>,
+    pub(super) http: Value<RawUpstreamHttp>,
     pub(super) health: Value<RawHealth>,
+}
+
+/// `[upstream.http]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawUpstreamHttp {
+    pub(super) first_byte_ms: Value<i64>,
+    pub(super) between_bytes_ms: Value<i64>,
+    pub(super) upgraded_idle_ms: Value<i64>,
+    pub(super) idle_connections_max: Value<i64>,
+    pub(super) idle_connection_ms: Value<i64>,
+    pub(super) connection_age_ms: Value<i64>,
+    pub(super) queue_max: Value<i64>,
+    pub(super) queue_ms: Value<i64>,
+}
+
+/// `[[site.route]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawRoute {
+    pub(super) path: Value<String>,
+    pub(super) prefix: Value<String>,
+    pub(super) strip_prefix: Value<bool>,
+    pub(super) upstream: Value<String>,
+    pub(super) host: Value<String>,
+    pub(super) forwarded: Value<String>,
+    pub(super) root: Value<String>,
+    pub(super) redirect: Value<String>,
+    pub(super) status: Value<i64>,
+    pub(super) body: Value<String>,
+    pub(super) request_remove: Value<Vec<Spanned<String>>>,
+    pub(super) request_set: Value<Vec<Spanned<String>>>,
+    pub(super) request_add: Value<Vec<Spanned<String>>>,
+    pub(super) response_remove: Value<Vec<Spanned<String>>>,
+    pub(super) response_set: Value<Vec<Spanned<String>>>,
+    pub(super) response_add: Value<Vec<Spanned<String>>>,
+}
+
+/// `[proxies]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawProxies {
+    pub(super) trusted: Value<Vec<Spanned<String>>>,
 }
 
 /// `[[upstream.server]]`
@@ -148,6 +213,7 @@ pub(super) struct RawOffload {
     pub(super) policy: Value<String>,
     pub(super) file_bytes_min: Value<i64>,
     pub(super) sent_bytes_min: Value<i64>,
+    pub(super) tunnel_bytes_min: Value<i64>,
 }
 
 /// `[timeouts]`
@@ -161,6 +227,8 @@ pub(super) struct RawTimeouts {
     pub(super) send_progress_ms: Value<i64>,
     pub(super) idle_ms: Value<i64>,
     pub(super) linger_ms: Value<i64>,
+    pub(super) tunnel_idle_ms: Value<i64>,
+    pub(super) tunnel_lifetime_ms: Value<i64>,
     pub(super) drain_ms: Value<i64>,
 }
 
@@ -198,6 +266,33 @@ pub(super) struct RawSession {
     pub(super) tickets_per_handshake: Value<i64>,
 }
 
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAdmin {
+    pub(super) address: Value<String>,
+    pub(super) allow_remote: Value<bool>,
+}
+
+/// `[http2]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHttp2 {
+    pub(super) concurrent_streams_max: Value<i64>,
+    pub(super) stream_window_bytes: Value<i64>,
+    pub(super) connection_window_bytes: Value<i64>,
+    pub(super) header_list_bytes_max: Value<i64>,
+    pub(super) header_table_bytes: Value<i64>,
+}
+
+/// `[access_log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAccessLog {
+    pub(super) path: Value<String>,
+    pub(super) format: Value<String>,
+}
+
 /// Every table as a file opens it, with its keys.
 pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
@@ -206,17 +301,24 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[[site]]", keys::<RawSite>()),
         ("[site.hsts]", keys::<RawHsts>()),
         ("[site.tls]", keys::<RawTls>()),
+        ("[[site.route]]", keys::<RawRoute>()),
         ("[[site.headers]]", keys::<RawHeaders>()),
         ("[[site.error_pages]]", keys::<RawErrorPage>()),
+        ("[[passthrough]]", keys::<RawPassthrough>()),
         ("[[upstream]]", keys::<RawUpstream>()),
         ("[[upstream.server]]", keys::<RawUpstreamServer>()),
+        ("[upstream.http]", keys::<RawUpstreamHttp>()),
         ("[upstream.health]", keys::<RawHealth>()),
+        ("[proxies]", keys::<RawProxies>()),
         ("[tls]", keys::<RawTls>()),
         ("[offload]", keys::<RawOffload>()),
         ("[timeouts]", keys::<RawTimeouts>()),
         ("[limits]", keys::<RawLimits>()),
         ("[tcp]", keys::<RawTcp>()),
         ("[session]", keys::<RawSession>()),
+        ("[admin]", keys::<RawAdmin>()),
+        ("[http2]", keys::<RawHttp2>()),
+        ("[access_log]", keys::<RawAccessLog>()),
     ]
 }
 

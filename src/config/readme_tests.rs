@@ -14,10 +14,37 @@ const UPSTREAM: &[(&str, &str, &str)] = &[
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.health]", "", ""),
 ];
+const UPSTREAM_HTTP: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.http]", "", ""),
+];
+const PASSTHROUGH: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[[passthrough]]", "names", "[\"b.test\"]"),
+    ("[[passthrough]]", "upstream", "\"app\""),
+];
 const UPSTREAM_CHECKED: &[(&str, &str, &str)] = &[
     ("[[upstream]]", "name", "\"app\""),
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.health]", "kind", "\"http\""),
+];
+
+/// The least that an `[[site.route]]` needs: of each kind.
+const ROUTE: &[(&str, &str, &str)] = &[
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "redirect", "\"/b$path\""),
+];
+const ROUTE_FIXED: &[(&str, &str, &str)] = &[
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "status", "200"),
+];
+const ROUTE_PROXIED: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[[site.route]]", "prefix", "\"/a/\""),
+    ("[[site.route]]", "upstream", "\"app\""),
 ];
 
 #[derive(Debug)]
@@ -83,6 +110,8 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[access_log]", "format") => &[("[access_log]", "path", "\"-\"")],
+            ("[admin]", "allow_remote") => &[("[admin]", "address", "\"127.0.0.1:1\"")],
             ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],
             ("[[site.headers]]", _) => &[("[[site.headers]]", "content_type", "\"a/b\"")],
             ("[[site.error_pages]]", _) => &[
@@ -90,6 +119,16 @@ impl Row {
                 ("[[site.error_pages]]", "file", "\"/etc/passwd\""),
             ],
             ("[upstream.health]", "path" | "host") => UPSTREAM_CHECKED,
+            ("[[site.route]]", "status" | "body") => ROUTE_FIXED,
+            ("[[site.route]]", key)
+                if matches!(key, "upstream" | "host" | "forwarded")
+                    || key.starts_with("request_") =>
+            {
+                ROUTE_PROXIED
+            }
+            ("[[site.route]]", _) => ROUTE,
+            ("[upstream.http]", _) => UPSTREAM_HTTP,
+            ("[[passthrough]]", _) => PASSTHROUGH,
             (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
             _ => &[],
         }
@@ -186,6 +225,15 @@ fn a_default_that_is_written_down_changes_nothing() {
             }
             ("by extension", []) => assert!(left_out.unwrap().contains("content_type: None")),
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
+            ("none", []) if row.table == "[admin]" => assert_ne!(
+                left_out.unwrap(),
+                row.outcome(Some("\"127.0.0.1:1\"")).unwrap(),
+                "{} does nothing",
+                row.name()
+            ),
+            // A route needs one of several.
+            ("none", []) if row.table == "[[site.route]]" => {}
+            ("none", []) => assert!(left_out.is_ok(), "{}", row.name()),
             ("as in `[tls]`", _) => assert!(row.table == "[site.tls]"),
             (_, [default]) => {
                 assert_eq!(

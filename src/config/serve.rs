@@ -42,13 +42,18 @@ pub fn config_for(options: Options) -> Plan {
         tls: Default::default(),
         hsts: None,
         files: Files::new(options.root),
+        routes: Vec::new(),
+        tunnel: None,
     };
     let config = Config {
         workers: options.workers,
         listeners: candidates.first().cloned().unwrap_or_default(),
         sites: vec![Arc::new(site)],
         default_site: Some(0),
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
+        proxies: Default::default(),
         offload: Offload {
             policy: options.offload,
             ..Default::default()
@@ -57,6 +62,9 @@ pub fn config_for(options: Options) -> Plan {
         limits: Default::default(),
         tcp: Default::default(),
         session: Default::default(),
+        admin: None,
+        http2: Default::default(),
+        access_log: None,
     };
     Plan { config, candidates }
 }

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::*;
 
 mod files;
+mod routes;
+mod upstreams;
 
 /// A directory that a root can name as "site", and a file as "file".
 fn base() -> tempfile::TempDir {
@@ -589,6 +591,8 @@ fn a_site_inherits_what_it_leaves_open() {
         suites: vec![Suite::Chacha20Poly1305, Suite::Aes256Gcm],
         suite_order: SuiteOrder::Server,
         groups: vec![Group::X25519],
+        protocols: vec![Protocol::H2, Protocol::Http11],
+        alpn: None,
     };
     assert_eq!(config.sites[0].tls, expected);
 }
@@ -732,130 +736,79 @@ proptest! {
     }
 }
 
-const UPSTREAM: &str =
-    "[[upstream]]\nname = \"app\"\n[[upstream.server]]\naddress = \"tcp://127.0.0.1:80\"\n";
-
 #[test]
-fn upstreams_that_cannot_be() {
+fn an_admin_listener_is_for_this_machine() {
+    let admin = |text: &str| {
+        let text = with_site(&format!("[admin]\n{text}"));
+        parse_text(&text).unwrap().config.admin
+    };
+    assert_eq!(admin(""), None);
+    for (text, address) in [
+        ("address = \"127.0.0.1:9\"", "127.0.0.1:9"),
+        ("address = \"[::1]:9\"", "[::1]:9"),
+        ("address = \"0.0.0.0:9\"\nallow_remote = true", "0.0.0.0:9"),
+    ] {
+        let expected = AdminAddress::Tcp(address.parse().unwrap());
+        assert_eq!(admin(text).unwrap().address, expected, "{text}");
+    }
+    let unix = admin("address = \"unix:/run/a.sock\"").unwrap().address;
+    assert_eq!(unix, AdminAddress::Unix("/run/a.sock".into()));
     for (marked, what, remedy) in [
         (
-            "«[[upstream]]»\n[[upstream.server]]\naddress = \"tcp://127.0.0.1:80\"".to_owned(),
-            "no `name`",
-            "name = ",
+            "[admin]\naddress = «\"0.0.0.0:9\"»",
+            "other machines reach",
+            "allow_remote = true",
         ),
         (
-            UPSTREAM.replace("\"app\"", "«\"a b\"»"),
-            "no name for an upstream",
-            "letters",
+            "[admin]\naddress = «\"192.0.2.1:9\"»",
+            "other machines reach",
+            "127.0.0.1:9443",
+        ),
+        ("[admin]\naddress = «\"9443\"»", "no address", "unix:"),
+        (
+            "[admin]\naddress = «\"unix:\"»",
+            "no path",
+            "unix:admin.sock",
         ),
         (
-            format!("{UPSTREAM}{}", UPSTREAM.replace("\"app\"", "«\"app\"»")),
-            "another [[upstream]]",
-            "of its own",
-        ),
-        (
-            "«[[upstream]]»\nname = \"app\"".to_owned(),
-            "has 0 servers",
-            "[[upstream.server]]",
-        ),
-        (
-            format!("{UPSTREAM}«[[upstream.server]]»\nweight = 2"),
-            "no `address`",
-            "unix:",
-        ),
-        (
-            UPSTREAM.replace("\"tcp://127.0.0.1:80\"", "«\"127.0.0.1:80\"»"),
-            "no server's address",
-            "tcp://host:port",
-        ),
-        (
-            UPSTREAM.replace("\"tcp://127.0.0.1:80\"", "«\"tcp://app\"»"),
-            "no server's address",
-            "tcp://app:8080",
-        ),
-        (
-            UPSTREAM.replace(
-                "\"tcp://127.0.0.1:80\"",
-                &format!("«\"unix:{}\"»", "x".repeat(93)),
-            ),
-            "at most 107 bytes",
-            "shorter",
-        ),
-        (
-            format!("{UPSTREAM}[[upstream.server]]\naddress = «\"tcp://127.0.0.1:80\"»"),
-            "already",
-            "remove",
-        ),
-        (
-            format!("{UPSTREAM}balance = «\"hsah\"»")
-                .replace("[[upstream.server]]", "")
-                .replace("address = \"tcp://127.0.0.1:80\"\n", ""),
-            "does not know",
-            "did you mean \"hash\"",
-        ),
-        (
-            format!("{UPSTREAM}[upstream.health]\npath = «\"/\"»"),
-            "does not speak HTTP",
-            "kind = \"http\"",
-        ),
-        (
-            format!("{UPSTREAM}[upstream.health]\nkind = \"http\"\npath = «\"x\"»"),
-            "cannot be",
-            "'/'",
-        ),
-        (
-            format!("{UPSTREAM}[upstream.health]\nkind = \"http\"\nhost = «\"a b\"»"),
-            "cannot be",
-            "ASCII",
+            "[admin]\nallow_remote = «true»",
+            "without an `address`",
+            "add address",
         ),
     ] {
-        if what == "does not know" {
-            // The group has no server either: two problems, of which the first is looked at.
-            let error = parse_text(&with_site(&marked.replace(['«', '»'], ""))).unwrap_err();
-            assert!(error.problems()[0].message.contains(what), "{error}");
-            assert!(error.problems()[0].remedy.contains(remedy), "{error}");
-            continue;
-        }
-        refused(&with_site(&marked), what, remedy);
+        refused(&with_site(marked), what, remedy);
     }
+    let long = format!("[admin]\naddress = \"unix:/{}\"", "a".repeat(107));
+    let error = parse_text(&with_site(&long)).unwrap_err().to_string();
+    assert!(error.contains("at most 107 bytes"), "{error}");
 }
 
 #[test]
-fn upstreams_are_read_whole() {
-    let text = with_site(
-        "[[upstream]]\nname = \"app\"\nbalance = \"two-choices\"\nconnect_ms = 750\n\
-         slow_start_ms = 1000\neject_failures = 0\neject_ms = 500\nresolve_s = 9\n\
-         [[upstream.server]]\naddress = \"tcp://App.test:80\"\nweight = 3\nconnections_max = 5\n\
-         [[upstream.server]]\naddress = \"unix:run/app.sock\"\n\
-         [upstream.health]\nkind = \"http\"\npath = \"/x\"\nrise = 4\n\
-         [[upstream]]\nname = \"b\"\n[[upstream.server]]\naddress = \"tcp://[::1]:1\"",
-    );
-    let loaded = parse_text(&text).unwrap();
-    let [app, other] = &loaded.config.upstreams[..] else {
-        panic!("{:?}", loaded.config.upstreams);
+fn an_access_log_goes_to_a_file_or_to_standard_output() {
+    let log = |text: &str| {
+        let text = with_site(&format!("[access_log]\n{text}"));
+        parse_text(&text).unwrap().config.access_log
     };
-    assert_eq!((app.name.as_str(), other.name.as_str()), ("app", "b"));
-    assert_eq!(app.balance, Balance::TwoChoices);
-    assert_eq!(app.connect, Duration::from_millis(750));
-    assert_eq!(app.ejection.failures, None);
-    assert_eq!(
-        app.servers[0].address,
-        UpstreamAddress::Name("app.test".to_owned(), 80)
-    );
-    assert_eq!(
-        (app.servers[0].weight, app.servers[0].connections_max),
-        (3, Some(5))
-    );
-    let UpstreamAddress::Unix(path) = &app.servers[1].address else {
-        panic!("{:?}", app.servers[1]);
-    };
-    assert!(path.is_absolute() && path.ends_with("run/app.sock"));
-    let health = app.health.as_ref().unwrap();
-    let kind = HealthCheckKind::Http {
-        path: "/x".to_owned(),
-        host: "localhost".to_owned(),
-    };
-    assert_eq!((&health.kind, health.rise, health.fall), (&kind, 4, 3));
-    assert_eq!(other.health, None);
-    assert_eq!(other.servers[0].connections_max, None);
+    assert_eq!(log(""), None);
+    let stdout = log("path = \"-\"").unwrap();
+    assert_eq!(stdout.destination, LogDestination::Stdout);
+    assert_eq!(stdout.format, LogFormat::Combined);
+    let file = log("path = \"/a.log\"\nformat = \"json\"").unwrap();
+    assert_eq!(file.destination, LogDestination::File("/a.log".into()));
+    assert_eq!(file.format, LogFormat::Json);
+    for (marked, what, remedy) in [
+        ("[access_log]\npath = «\"\"»", "no path", "access.log"),
+        (
+            "[access_log]\nformat = «\"json\"»",
+            "without a `path`",
+            "add path",
+        ),
+        (
+            "[access_log]\npath = \"-\"\nformat = «\"jsn\"»",
+            "does not know",
+            "did you mean \"json\"",
+        ),
+    ] {
+        refused(&with_site(marked), what, remedy);
+    }
 }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::UpstreamHttp;
+
 /// A group of servers that can stand in for each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
@@ -22,6 +24,8 @@ pub struct Upstream {
     pub ejection: Ejection,
     /// How often host names are looked up again.
     pub resolve: Duration,
+    /// How HTTP is spoken with them.
+    pub http: UpstreamHttp,
     /// Checks that are made whether anybody connects or not.
     pub health: Option<HealthCheck>,
 }

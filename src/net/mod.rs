@@ -17,3 +17,4 @@ mod send;
 mod send_tests;
 pub mod socket;
 pub mod stream;
+pub mod tunnel;

@@ -53,6 +53,13 @@ impl Socket {
             .unwrap_or_else(Some)
     }
 
+    /// Closing it will reset the connection, and drop what is not sent (SO_LINGER of zero).
+    pub fn reset_when_closed(&self) {
+        let descriptor = self.descriptor();
+        let socket = socket2::SockRef::from(&descriptor);
+        drop(socket.set_linger(Some(std::time::Duration::ZERO)));
+    }
+
     /// shutdown(2). A socket that is already gone is as shut as it can be, so errors are dropped.
     pub fn shutdown(&self, how: Shutdown) {
         drop(sys::socket::shutdown(self.descriptor(), how));

@@ -38,11 +38,16 @@ pub struct Origin<'a> {
     pub host: &'a [u8],
 }
 
-/// Whether `name` is a field of this module's, which is never copied as it came.
+/// Whether `name` is a field of this module's, which is never copied as it came. Under CGI and its kin
+/// an underscore in a name is as good as a hyphen.
 pub fn is_forwarding_field(name: &[u8]) -> bool {
+    let plain = |byte: &u8| match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    };
     FIELDS
         .iter()
-        .any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+        .any(|field| name.iter().map(plain).eq(field.bytes()))
 }
 
 /// Appends the fields of `style` for a request from `origin` that came with `received`.
@@ -238,7 +243,12 @@ mod tests {
 
     #[test]
     fn fields_that_claim_an_address_are_known() {
-        for name in ["X-Real-IP", "Forwarded", "x-forwarded-for"] {
+        for name in [
+            "X-Real-IP",
+            "Forwarded",
+            "x-forwarded-for",
+            "X_Forwarded_Proto",
+        ] {
             assert!(is_forwarding_field(name.as_bytes()), "{name}");
         }
         assert!(!is_forwarding_field(b"x-forwarded"));

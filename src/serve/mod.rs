@@ -15,11 +15,15 @@ mod flight;
 mod listing;
 mod open;
 pub mod path;
+pub mod proxy;
 pub mod redirect;
+pub mod rules;
+pub mod tunnel;
 
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -27,8 +31,10 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use self::cache::{Cache, Root};
-use crate::config::{Config, Hsts, Site};
-use crate::message::{Request, RequestBody, Response, Status};
+use self::proxy::Proxy;
+use self::rules::{Rule, Rules};
+use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
+use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::tls::names::Names;
 
@@ -57,6 +63,8 @@ pub struct Client {
     /// The index of the TLS policy under which its handshake was done
     /// ([`crate::tls::server_config::TlsSetup::policy_for`]); `None` for plain HTTP.
     pub tls_policy: Option<usize>,
+    /// Its address, or the one that a trusted proxy told.
+    pub address: IpAddr,
 }
 
 /// What all workers share: the sites of one configuration.
@@ -64,13 +72,15 @@ pub struct Client {
 pub struct Routes {
     config: Arc<Config>,
     names: Names,
-    sites: Vec<Route>,
+    sites: Vec<SiteRoute>,
+    /// The directories of all sites and, after them, those of their routes.
+    roots: Vec<Root>,
 }
 
 #[derive(Debug)]
-struct Route {
+struct SiteRoute {
     site: Arc<Site>,
-    root: Root,
+    rules: Rules,
     tls_policy: usize,
     /// The value of Strict-Transport-Security.
     hsts: Option<Bytes>,
@@ -80,6 +90,7 @@ struct Route {
 pub struct Serve<T = FileThreadsHandle> {
     routes: Arc<Routes>,
     cache: Cache<T>,
+    proxy: Option<Proxy>,
 }
 
 /// Threads for work that waits for disks.
@@ -118,35 +129,35 @@ impl Routes {
         if tls_policies.len() != config.sites.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let sites = config
-            .sites
-            .iter()
-            .zip(tls_policies)
-            .map(|(site, &tls_policy)| {
-                let root = CString::new(site.files.root.as_os_str().as_bytes())?;
-                Ok(Route {
-                    site: Arc::clone(site),
-                    root: Root {
-                        path: root.into(),
-                        symlinks: site.files.symlinks,
-                        dotfiles: site.files.dotfiles,
-                        headers: Arc::clone(&site.files.headers),
-                    },
-                    tls_policy,
-                    hsts: site.hsts.map(hsts_value),
-                })
-            })
+        let mut directories: Vec<&Files> = config.sites.iter().map(|site| &site.files).collect();
+        let mut sites = Vec::with_capacity(config.sites.len());
+        for (site, &tls_policy) in config.sites.iter().zip(tls_policies) {
+            let first = directories.len();
+            directories.extend(site.routes.iter().filter_map(Route::files));
+            let mut next = first..;
+            let rules = Rules::new(&site.routes, |_| next.next().unwrap_or(first));
+            sites.push(SiteRoute {
+                site: Arc::clone(site),
+                rules,
+                tls_policy,
+                hsts: site.hsts.map(hsts_value),
+            });
+        }
+        let roots = directories
+            .into_iter()
+            .map(root_of)
             .collect::<io::Result<_>>()?;
         let names = config.sites.iter().map(|site| site.names.as_slice());
         Ok(Self {
             names: Names::new(names, config.default_site),
             config,
             sites,
+            roots,
         })
     }
 
     /// The site for `host`: by name, by wildcard, or the default.
-    fn site(&self, host: &str) -> Option<(usize, &Route)> {
+    fn site(&self, host: &str) -> Option<(usize, &SiteRoute)> {
         let index = self.names.site(Some(host))?;
         Some((index, self.sites.get(index)?))
     }
@@ -155,17 +166,28 @@ impl Routes {
 impl<T: FileThreads> Serve<T> {
     /// Responds by `routes`, with nothing cached yet. Cold files are read on `threads`.
     pub fn new(routes: Arc<Routes>, threads: T) -> Self {
-        let roots = routes.sites.iter().map(|route| route.root.clone());
         let open_files_max = routes.config.limits.open_files_per_worker_max;
         Self {
-            cache: Cache::new(roots.collect(), open_files_max, threads),
+            cache: Cache::new(routes.roots.clone(), open_files_max, threads),
             routes,
+            proxy: None,
         }
     }
 
-    /// Gives up files that nobody asks for: see [`Cache::sweep`].
+    /// The same, with `proxy` to pass requests on.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// Gives up files that nobody asks for and connections that are not to be used again: see
+    /// [`Cache::sweep`] and [`Proxy::sweep`].
     pub fn sweep(&self, now: Instant) {
         self.cache.sweep(now);
+        if let Some(proxy) = &self.proxy {
+            proxy.sweep(now);
+        }
     }
 
     /// The response to `request`. Files take no request body: `body` goes back to the driver, which
@@ -173,13 +195,14 @@ impl<T: FileThreads> Serve<T> {
     ///
     /// A host that no site has, without a default site, is misdirected (421, RFC 9110 7.4) on a TLS
     /// connection, whose certificate was for another name; over plain HTTP it is not found (404). So
-    /// is, on TLS, a host whose site demands another TLS policy than the one the handshake was done
-    /// under (421, RFC 9110 15.5.20): its versions, suites or groups might not allow this connection.
+    /// is a host whose connections go through a tunnel, and, on TLS, one whose site demands another
+    /// TLS policy than the one the handshake was done under (421, RFC 9110 15.5.20): its versions,
+    /// suites or groups might not allow this connection.
     pub async fn respond(
         &self,
         client: &Client,
         request: &Request,
-        _body: RequestBody,
+        body: RequestBody,
         now: Now,
     ) -> Response {
         let Some((index, route)) = self.routes.site(&request.host) else {
@@ -190,27 +213,149 @@ impl<T: FileThreads> Serve<T> {
             };
             return error_page::page(Status(status));
         };
-        if client
-            .tls_policy
-            .is_some_and(|policy| policy != route.tls_policy)
-        {
+        let is_other_policy = |policy| policy != route.tls_policy;
+        if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return error_page::page(Status(421));
         }
-        let site = file::FileSite {
-            cache: &self.cache,
-            index,
-            files: &route.site.files,
-        };
-        let response = site.respond(request, now).await;
+        let mut response = self
+            .of_site(client, (index, route), request, body, now)
+            .await;
         match &route.hsts {
             // RFC 6797 7.2: only over a secure transport.
             Some(value) if client.tls_policy.is_some() => {
+                // The site's word goes before that of a server behind it.
+                let name = b"strict-transport-security";
+                response
+                    .relayed
+                    .retain(|field, _| !field.eq_ignore_ascii_case(name));
                 response.with("strict-transport-security", value.clone())
             }
             _ => response,
         }
     }
+
+    /// What the site's routes, or else its root, make of `request`.
+    async fn of_site(
+        &self,
+        client: &Client,
+        (index, site): (usize, &SiteRoute),
+        request: &Request,
+        body: RequestBody,
+        now: Now,
+    ) -> Response {
+        if site.rules.is_empty() {
+            drop(body);
+            return self
+                .file_site(index, &site.site.files)
+                .respond(request, now)
+                .await;
+        }
+        let Ok(normal) = rules::normalize(request.path()) else {
+            drop(body);
+            return match request.path() {
+                // RFC 9110 9.3.7: OPTIONS for the server itself.
+                "*" => {
+                    self.file_site(index, &site.site.files)
+                        .respond(request, now)
+                        .await
+                }
+                _ => error_page::page(Status(400)),
+            };
+        };
+        let Some(rule) = site.rules.find(&normal) else {
+            drop(body);
+            return self
+                .file_site(index, &site.site.files)
+                .respond(request, now)
+                .await;
+        };
+        let asking = proxy::Asking {
+            client,
+            is_trusted: self.routes.config.proxies.trusts(client.address),
+            request,
+            normal: &normal,
+        };
+        let mut response = self.by_rule(rule, &asking, body, now).await;
+        rules::edit_response(&mut response, &rule.route.response_fields);
+        response
+    }
+
+    fn file_site<'a>(&'a self, index: usize, files: &'a Files) -> file::FileSite<'a, T> {
+        file::FileSite {
+            cache: &self.cache,
+            index,
+            files,
+        }
+    }
+
+    async fn by_rule(
+        &self,
+        rule: &Rule,
+        asking: &proxy::Asking<'_>,
+        body: RequestBody,
+        now: Now,
+    ) -> Response {
+        let route = &rule.route;
+        let (request, normal) = (asking.request, asking.normal);
+        match &route.action {
+            RouteAction::Proxy(proxy) => match &self.proxy {
+                // Boxed: its state is many times that of serving a file.
+                Some(passing) => Box::pin(passing.respond((route, proxy), asking, body)).await,
+                None => error_page::page(Status(500)),
+            },
+            RouteAction::Files(RouteFiles {
+                files,
+                strip_prefix,
+            }) => {
+                drop(body);
+                let root = rule.root.unwrap_or(usize::MAX);
+                if !strip_prefix {
+                    return self.file_site(root, files).respond(request, now).await;
+                }
+                let mut behind = request.clone();
+                behind.target = rules::target_behind(request, normal, route).into();
+                let response = self.file_site(root, files).respond(&behind, now).await;
+                rules::put_prefix_back(response, route)
+            }
+            RouteAction::Redirect {
+                status,
+                location,
+                strip_prefix,
+            } => {
+                let target = match strip_prefix {
+                    true => rules::target_behind(request, normal, route),
+                    false => request.target.to_string(),
+                };
+                let location = match location.strip_suffix("$path") {
+                    Some(start) => format!("{start}{target}"),
+                    None => location.clone(),
+                };
+                let mut visible = Vec::with_capacity(location.len());
+                path::push_visible(&mut visible, location.as_bytes());
+                error_page::page(Status(*status)).with("location", Bytes::from(visible))
+            }
+            RouteAction::Fixed { status, body } => match body {
+                None => error_page::page(Status(*status)),
+                Some(text) => Response::new(Status(*status))
+                    .with("content-type", PLAIN_TEXT)
+                    .with("x-content-type-options", error_page::NOSNIFF)
+                    .with_body(Body::Bytes(Bytes::copy_from_slice(text.as_bytes()))),
+            },
+        }
+    }
 }
+
+fn root_of(files: &Files) -> io::Result<Root> {
+    let path = CString::new(files.root.as_os_str().as_bytes())?;
+    Ok(Root {
+        path: path.into(),
+        symlinks: files.symlinks,
+        dotfiles: files.dotfiles,
+        headers: Arc::clone(&files.headers),
+    })
+}
+
+const PLAIN_TEXT: Bytes = Bytes::from_static(b"text/plain; charset=utf-8");
 
 /// RFC 6797 6.1
 fn hsts_value(hsts: Hsts) -> Bytes {

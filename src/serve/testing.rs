@@ -26,6 +26,8 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
             index: vec!["index.html".into(), "index.txt".into()],
             ..Files::new(root.as_ref().to_owned())
         },
+        routes: Vec::new(),
+        tunnel: None,
     }
 }
 
@@ -36,12 +38,18 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         listeners: Vec::new(),
         sites: sites.into_iter().map(Arc::new).collect(),
         default_site,
+        passthroughs: Vec::new(),
+        default_passthrough: None,
         upstreams: Vec::new(),
+        proxies: Default::default(),
         offload: Default::default(),
         timeouts: Default::default(),
         limits: Default::default(),
         tcp: Default::default(),
         session: Default::default(),
+        admin: None,
+        http2: Default::default(),
+        access_log: None,
     }
 }
 

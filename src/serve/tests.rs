@@ -1,6 +1,7 @@
 //! Whole responses, from a request to the bytes of the body.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileExt, symlink};
 use std::time::Duration;
 
@@ -77,9 +78,13 @@ fn serve(config: Config, policies: &[usize], threads: &ManualThreads) -> Serve<M
 
 const SECURE: Client = Client {
     tls_policy: Some(0),
+    address: IpAddr::V4(Ipv4Addr::LOCALHOST),
 };
 
-const PLAIN: Client = Client { tls_policy: None };
+const PLAIN: Client = Client {
+    tls_policy: None,
+    ..SECURE
+};
 
 fn content(response: &Response) -> Vec<u8> {
     match &response.body {
@@ -100,7 +105,7 @@ fn content(response: &Response) -> Vec<u8> {
             };
             parts.iter().flat_map(part).collect()
         }
-        Body::Stream(..) => panic!("{response:?}"),
+        Body::Stream(..) | Body::Upgrade(_) => panic!("{response:?}"),
     }
 }
 
@@ -651,7 +656,10 @@ fn rfc9110_15_5_20_another_tls_policy_is_misdirected() {
         (None, "c.example", Ok("c.example")),
     ] {
         let outcome = outcome.map(str::to_owned);
-        let client = Client { tls_policy: policy };
+        let client = Client {
+            tls_policy: policy,
+            ..SECURE
+        };
         assert_eq!(ask(&serve, client, host), outcome, "{policy:?} {host}");
     }
 }

@@ -12,6 +12,7 @@ pub mod file;
 pub mod ktls;
 pub mod limits;
 pub mod lock;
+pub mod pipe;
 pub mod probe;
 pub mod socket;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite};
 
 use super::client_hello::{ClientHello, ClientHelloReader, Outcome};
 use crate::buf;
@@ -34,6 +34,10 @@ pub struct Handshaken {
     pub alpn: Option<Box<[u8]>>,
     /// TLS 1.2 or 1.3.
     pub version: ProtocolVersion,
+    /// The suite that was agreed on.
+    pub suite: CipherSuite,
+    /// Whether an earlier session was taken up.
+    pub is_resumed: bool,
 }
 
 /// Why there is no session.
@@ -46,6 +50,13 @@ pub enum NoSession {
     Failed(Error),
 }
 
+/// A connection whose ClientHello has been read, and nothing answered.
+pub struct Begun {
+    hello: ClientHello,
+    /// All bytes of the connection so far.
+    received: Vec<u8>,
+}
+
 /// Reads the ClientHello, lets `choose` pick a configuration by it, and drives the handshake to its
 /// end. The caller has armed the deadline.
 ///
@@ -56,12 +67,63 @@ pub async fn accept(
     deadline: &Deadline,
     choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
 ) -> Result<Handshaken, NoSession> {
+    let begun = begin(socket, deadline).await?;
+    begun.accept(socket, deadline, choose).await
+}
+
+/// Reads the ClientHello, within the deadline that the caller has armed.
+///
+/// # Errors
+/// See [`NoSession`].
+pub async fn begin(socket: &Socket, deadline: &Deadline) -> Result<Begun, NoSession> {
     let mut wire = Wire {
         socket,
         deadline,
         received: Vec::new(),
     };
     let hello = read_client_hello(&mut wire).await?;
+    Ok(Begun {
+        hello,
+        received: wire.received,
+    })
+}
+
+impl Begun {
+    /// What the client wants.
+    pub fn hello(&self) -> &ClientHello {
+        &self.hello
+    }
+
+    /// The bytes of the connection so far, for a server that is to do the handshake in our place.
+    pub fn into_received(self) -> Vec<u8> {
+        self.received
+    }
+
+    /// Goes on as [`accept`] does.
+    ///
+    /// # Errors
+    /// See [`NoSession`].
+    pub async fn accept(
+        self,
+        socket: &Socket,
+        deadline: &Deadline,
+        choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
+    ) -> Result<Handshaken, NoSession> {
+        let Self { hello, received } = self;
+        let wire = Wire {
+            socket,
+            deadline,
+            received,
+        };
+        shake_hands(wire, hello, choose).await
+    }
+}
+
+async fn shake_hands(
+    mut wire: Wire<'_>,
+    hello: ClientHello,
+    choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
+) -> Result<Handshaken, NoSession> {
     let Some(config) = choose(&hello) else {
         // RFC 6066 3 for a name nobody has; RFC 8446 9.2 for a server that needs one.
         let description = match hello.server_name {
@@ -79,12 +141,18 @@ pub async fn accept(
         unsent,
     } = established;
     let alpn = connection.alpn_protocol().map(Box::from);
+    let suite = connection
+        .negotiated_cipher_suite()
+        .map_or(CipherSuite::Unknown(0), |suite| suite.suite());
+    let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
     let parts = extract(connection, unsent, wire.received)?;
     Ok(Handshaken {
         parts,
         server_name: hello.server_name,
         alpn,
         version,
+        suite,
+        is_resumed,
     })
 }
 

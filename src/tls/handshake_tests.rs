@@ -170,6 +170,7 @@ impl Accepting {
                 policy: OffloadPolicy::Never,
                 file_bytes_min: u64::MAX,
                 sent_bytes_min: u64::MAX,
+                tunnel_bytes_min: 0,
             },
             kernel: KernelTls::refused(Refusal::NoModule),
             send_progress: Duration::from_secs(60),

@@ -10,10 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 
 use super::names::Names;
-use crate::config::{Config, Group, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
-
-/// The application protocols offered by ALPN, in order of preference (RFC 7301).
-pub const ALPN_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+use crate::config::{Config, Group, Service, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 
 /// The TLS side of a configuration: which site a name belongs to, and the rustls configuration of
 /// each site's policy.
@@ -22,6 +19,8 @@ pub struct TlsSetup {
     /// By site: the index of its policy.
     site_policies: Vec<usize>,
     configs: Vec<Arc<ServerConfig>>,
+    /// By the protocols of a listener's tunnel: as `configs`, with those protocols.
+    tunnels: HashMap<Vec<String>, Vec<Arc<ServerConfig>>>,
 }
 
 impl TlsSetup {
@@ -58,10 +57,19 @@ impl TlsSetup {
             };
             site_policies.push(policy);
         }
+        let mut tunnels = HashMap::new();
+        for listener in &config.listeners {
+            if let Service::Tunnel { alpn, .. } = &listener.service {
+                let with_alpn = |config| Arc::new(with_alpn(config, alpn));
+                let configs = || configs.iter().map(with_alpn).collect();
+                tunnels.entry(alpn.clone()).or_insert_with(configs);
+            }
+        }
         Ok(Self {
             names,
             site_policies,
             configs,
+            tunnels,
         })
     }
 
@@ -76,6 +84,12 @@ impl TlsSetup {
     /// The rustls configuration of a policy.
     pub fn server_config(&self, policy: usize) -> Option<&Arc<ServerConfig>> {
         self.configs.get(policy)
+    }
+
+    /// The rustls configuration of a policy on a listener whose tunnel agrees to the protocols
+    /// `alpn`.
+    pub fn tunnel_config(&self, policy: usize, alpn: &[String]) -> Option<&Arc<ServerConfig>> {
+        self.tunnels.get(alpn)?.get(policy)
     }
 
     /// The names of all sites.
@@ -125,10 +139,15 @@ fn server_config(
         .with_protocol_versions(&versions)?
         .with_no_client_auth()
         .with_cert_resolver(resolver.clone());
-    config.alpn_protocols = ALPN_PROTOCOLS
-        .iter()
-        .map(|protocol| protocol.to_vec())
-        .collect();
+    config.alpn_protocols = match &policy.alpn {
+        None => {
+            let offered = policy.protocols.iter();
+            offered
+                .map(|protocol| protocol.alpn_id().to_vec())
+                .collect()
+        }
+        Some(alpn) => protocols(alpn),
+    };
     // With the client's order rustls ignores that of `suites`, which then only says what is allowed.
     config.ignore_client_order = policy.suite_order == SuiteOrder::Server;
     // The record layer is ours or the kernel's after the handshake.
@@ -142,6 +161,16 @@ fn server_config(
         config.send_tls13_tickets = 0;
     }
     Ok(config)
+}
+
+fn with_alpn(config: &Arc<ServerConfig>, alpn: &[String]) -> ServerConfig {
+    let mut config = ServerConfig::clone(config);
+    config.alpn_protocols = protocols(alpn);
+    config
+}
+
+fn protocols(alpn: &[String]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|name| name.clone().into_bytes()).collect()
 }
 
 fn provider(policy: &TlsPolicy) -> CryptoProvider {

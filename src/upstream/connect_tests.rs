@@ -32,6 +32,7 @@ fn group(addresses: &[UpstreamAddress], connect: Duration) -> (Arc<Shared>, Grou
             ..Default::default()
         },
         resolve: Upstream::RESOLVE_DEFAULT,
+        http: Default::default(),
         health: None,
     };
     let shared = Arc::new(Shared::new(Arc::new(config)));

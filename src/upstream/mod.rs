@@ -10,6 +10,7 @@ pub mod balance;
 mod connect;
 mod group;
 pub mod health;
+mod pool;
 mod watch;
 
 use std::io;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub use self::connect::Connector;
 pub use self::group::{Group, Lease, NoServer, Shared};
+pub use self::pool::{Connection, NoConnection, Place, Pool};
 use crate::config::{Config, Upstream};
 
 /// The groups of one configuration, for all workers.
@@ -82,6 +84,11 @@ impl Groups {
         Self {
             groups: upstreams.groups.iter().map(group).collect(),
         }
+    }
+
+    /// All of them, in the order of [`Config::upstreams`].
+    pub fn iter(&self) -> impl Iterator<Item = &Rc<Group>> {
+        self.groups.iter()
     }
 
     /// The group with that index in [`Config::upstreams`].

@@ -25,6 +25,7 @@ fn watched(address: UpstreamAddress, kind: Option<HealthCheckKind>) -> Arc<Share
         slow_start: Duration::ZERO,
         ejection: Ejection::default(),
         resolve: Duration::from_secs(1),
+        http: Default::default(),
         health,
     };
     Arc::new(Shared::new(Arc::new(config)))

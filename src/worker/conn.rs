@@ -1,15 +1,16 @@
-//! One connection's whole story: accepted, handshaken, served, closed.
+//! One connection's whole story: accepted, handshaken, served or carried, closed.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use super::access_log::{Peer, Session, WorkerLog};
 use super::{Local, Worker};
-use crate::config::Service;
+use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
-use crate::http::{self, Handler, Outcome, h1};
+use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
@@ -17,6 +18,7 @@ use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::serve::redirect::Redirect;
 use crate::serve::{Client, Now, Serve};
+use crate::tls::client_hello::ClientHello;
 use crate::tls::handshake::{self, Handshaken, NoSession};
 
 /// Serves `descriptor` to its end. Each stage is boxed by itself and gone when the next begins, so
@@ -31,17 +33,35 @@ pub(super) async fn serve(
     let accepted = Accepted::new(&worker, local, descriptor, peer)?;
     // From here on the connection is kept by its parts alone.
     drop(worker);
-    match service {
-        Service::Https => {
-            // A statement of its own, so that the box does not live as long as the connection.
-            let established = Box::pin(accepted.handshake()).await?;
-            match established {
-                Some(established) => established.serve().await,
-                None => Ok(()),
-            }
-        }
-        Service::RedirectToHttps { port } => accepted.redirect(port).await,
+    let tunnel = match service {
+        Service::Https => None,
+        Service::Tunnel { upstream, alpn } => Some((upstream, alpn)),
+        Service::RedirectToHttps { port } => return accepted.redirect(port).await,
+    };
+    // A statement of its own, so that the box does not live as long as the connection.
+    let next = Box::pin(accepted.handshake(tunnel)).await?;
+    match next {
+        Next::Nothing => Ok(()),
+        Next::Http(established) => established.serve().await,
+        Next::Tunnel(tunnel) => tunnel.carry().await,
     }
+}
+
+/// What follows a handshake.
+enum Next {
+    Nothing,
+    Http(Established),
+    Tunnel(Tunnel),
+}
+
+/// A connection that is carried to a server, with or without a TLS session.
+struct Tunnel {
+    local: Rc<Local>,
+    stream: Stream,
+    /// Bytes received and not looked into.
+    first: Vec<u8>,
+    upstream: usize,
+    peer: SocketAddr,
 }
 
 /// A connection of which nothing is known but its peer.
@@ -57,6 +77,8 @@ struct Established {
     local: Rc<Local>,
     stream: Stream,
     client: Client,
+    protocol: Protocol,
+    peer: Peer,
 }
 
 impl Accepted {
@@ -77,62 +99,148 @@ impl Accepted {
         })
     }
 
-    /// The TLS handshake; `None` when there is nothing left to do.
-    async fn handshake(self) -> Result<Option<Established>, Error> {
+    /// The TLS handshake. `tunnel` is the listener's own upstream, with the protocols agreed to.
+    async fn handshake(self, tunnel: Option<(usize, Vec<String>)>) -> Result<Next, Error> {
+        let timeout = self.local.generation.config.timeouts.handshake;
+        self.deadline.arm(Phase::Handshake, timeout);
+        let begun = match handshake::begin(&self.socket, &self.deadline).await {
+            Ok(begun) => begun,
+            Err(failure) => return self.no_session(failure).await,
+        };
+        if let Some(upstream) = self.local.tunnels.passthrough(begun.hello()) {
+            metrics::count(Counter::TunnelsPassedThrough);
+            return Ok(self.pass_through(upstream, begun.into_received()));
+        }
+        let tls = &self.local.generation.tls;
+        let choose = |hello: &ClientHello| {
+            let policy = tls.policy_for(hello.server_name.as_deref())?;
+            match &tunnel {
+                None => tls.server_config(policy).cloned(),
+                Some((_, alpn)) => tls.tunnel_config(policy, alpn).cloned(),
+            }
+        };
+        let accepted = begun.accept(&self.socket, &self.deadline, choose).await;
+        match accepted {
+            Ok(handshaken) => self.established(handshaken, tunnel.map(|(upstream, _)| upstream)),
+            Err(failure) => self.no_session(failure).await,
+        }
+    }
+
+    /// What a session is for: HTTP, or the tunnel of its listener or site.
+    fn established(self, handshaken: Handshaken, tunnel: Option<usize>) -> Result<Next, Error> {
         let Self {
             local,
             socket,
             deadline,
             peer,
         } = self;
-        deadline.arm(Phase::Handshake, local.generation.config.timeouts.handshake);
-        let tls = &local.generation.tls;
-        let accepted = handshake::accept(&socket, &deadline, |hello| {
-            let policy = tls.policy_for(hello.server_name.as_deref())?;
-            tls.server_config(policy).cloned()
-        });
-        let handshaken = match accepted.await {
-            Ok(handshaken) => handshaken,
-            Err(NoSession::NeverBegan) => return Ok(None),
-            Err(NoSession::PlainHttp) => {
-                metrics::count(Counter::PlainHttpOnTlsPort);
-                let stream = Stream::plain(socket, deadline, local.stream.clone());
-                return tell_plain_http(stream, &local.http).await.map(|()| None);
-            }
-            Err(NoSession::Failed(error)) => {
-                metrics::count(Counter::HandshakesFailed);
-                if error.cause.was_told() {
-                    let stream = Stream::plain(socket, deadline, local.stream.clone());
-                    let (mut read, mut write) = stream.into_halves();
-                    http::close(&mut read, &mut write, &local.http).await;
-                }
-                return Err(error);
-            }
-        };
         deadline.disarm();
         let Handshaken {
             parts,
             server_name,
             version,
-            ..
+            suite,
+            is_resumed,
+            alpn,
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
+        let tls = &local.generation.tls;
         let Some(tls_policy) = tls.policy_for(server_name.as_deref()) else {
             return Err(Error::us(
                 Stage::Handshake,
                 Cause::Internal("a session under no policy"),
             ));
         };
-        let client = Client {
-            tls_policy: Some(tls_policy),
+        let site = tls.names().site(server_name.as_deref());
+        let site = site.and_then(|index| local.generation.config.sites.get(index));
+        let upstream = tunnel.or(site.and_then(|site| site.tunnel));
+        let context = match upstream {
+            Some(_) => local.tunnels.context().clone(),
+            None => local.stream.clone(),
         };
-        let stream = Stream::tls(socket, deadline, local.stream.clone(), parts)
+        let stream = Stream::tls(socket, deadline, context, parts)
             .map_err(|cause| Error::on_connection(Stage::Handshake, cause))?;
-        Ok(Some(Established {
+        let Some(upstream) = upstream else {
+            let client = Client {
+                tls_policy: Some(tls_policy),
+                address: peer.ip().to_canonical(),
+            };
+            // RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
+            let protocol = match alpn.as_deref() == Some(Protocol::H2.alpn_id()) {
+                true => Protocol::H2,
+                false => Protocol::Http11,
+            };
+            let session = Session {
+                version,
+                suite,
+                is_resumed,
+            };
+            return Ok(Next::Http(Established {
+                local,
+                stream,
+                client,
+                protocol,
+                peer: Peer {
+                    address: peer.ip().to_canonical(),
+                    session: Some(session),
+                },
+            }));
+        };
+        metrics::count(Counter::Tunnels);
+        Ok(Next::Tunnel(Tunnel {
             local,
             stream,
-            client,
+            first: Vec::new(),
+            upstream,
+            peer,
         }))
+    }
+
+    /// A connection that another server terminates.
+    fn pass_through(self, upstream: usize, first: Vec<u8>) -> Next {
+        let Self {
+            local,
+            socket,
+            deadline,
+            peer,
+        } = self;
+        deadline.disarm();
+        let stream = Stream::plain(socket, deadline, local.tunnels.context().clone());
+        Next::Tunnel(Tunnel {
+            local,
+            stream,
+            first,
+            upstream,
+            peer,
+        })
+    }
+
+    /// Ends a connection that came to no session.
+    async fn no_session(self, failure: NoSession) -> Result<Next, Error> {
+        let Self {
+            local,
+            socket,
+            deadline,
+            ..
+        } = self;
+        match failure {
+            NoSession::NeverBegan => Ok(Next::Nothing),
+            NoSession::PlainHttp => {
+                metrics::count(Counter::PlainHttpOnTlsPort);
+                let stream = Stream::plain(socket, deadline, local.stream.clone());
+                tell_plain_http(stream, &local.http).await?;
+                Ok(Next::Nothing)
+            }
+            NoSession::Failed(error) => {
+                metrics::count(Counter::HandshakesFailed);
+                if error.cause.was_told() {
+                    let stream = Stream::plain(socket, deadline, local.stream.clone());
+                    let (mut read, mut write) = stream.into_halves();
+                    http::close(&mut read, &mut write, &local.http).await;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Plain HTTP that leads to HTTPS.
@@ -141,7 +249,7 @@ impl Accepted {
             local,
             socket,
             deadline,
-            ..
+            peer,
         } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
         let Some(redirect) = local.redirects.get(&port) else {
@@ -150,11 +258,34 @@ impl Accepted {
                 Cause::Protocol("a listener without its redirect"),
             ));
         };
-        let handler = RedirectHandler { redirect };
+        let handler = RedirectHandler {
+            redirect,
+            log: local.log.as_ref(),
+            peer: Peer {
+                address: peer.ip().to_canonical(),
+                session: None,
+            },
+        };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http)
+        http::serve_plain(read, write, &handler, &local.http)
             .await
             .map(ended)
+    }
+}
+
+impl Tunnel {
+    async fn carry(self) -> Result<(), Error> {
+        let Self {
+            local,
+            stream,
+            first,
+            upstream,
+            peer,
+        } = self;
+        local
+            .tunnels
+            .carry(stream, first, upstream, peer.ip())
+            .await
     }
 }
 
@@ -164,15 +295,24 @@ impl Established {
             local,
             stream,
             client,
+            protocol,
+            peer,
         } = self;
         let handler = SiteHandler {
             serve: &local.serve,
             client,
+            log: local.log.as_ref(),
+            peer,
         };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http)
-            .await
-            .map(ended)
+        match protocol {
+            Protocol::H2 => {
+                let input = BytesMut::new();
+                h2::serve(read, write, &handler, &local.http, input).await
+            }
+            Protocol::Http11 => h1::serve(read, write, &handler, &local.http).await,
+        }
+        .map(ended)
     }
 }
 
@@ -207,6 +347,8 @@ async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), 
 struct SiteHandler<'a> {
     serve: &'a Serve,
     client: Client,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for SiteHandler<'_> {
@@ -214,15 +356,29 @@ impl Handler for SiteHandler<'_> {
         panic_if_asked(request);
         self.serve.respond(&self.client, request, body, now).await
     }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
+    }
 }
 
 struct RedirectHandler<'a> {
     redirect: &'a Redirect,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for RedirectHandler<'_> {
     async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
         self.redirect.respond(request)
+    }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One pinned thread: it accepts, serves and drains its connections on a runtime of its own.
 
 mod accept;
+pub mod access_log;
 pub mod admission;
 mod conn;
 
@@ -12,24 +13,28 @@ use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use self::access_log::{AccessLog, WorkerLog};
 use self::admission::Admission;
 use crate::config::{Config, Service};
 use crate::http;
+use crate::metrics;
 use crate::net::deadline::{Deadlines, TICK};
 use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
+use crate::serve::proxy::Proxy;
 use crate::serve::redirect::Redirect;
+use crate::serve::tunnel::Tunnels;
 use crate::serve::{Routes, Serve};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 use crate::tls::server_config::TlsSetup;
-use crate::upstream::Upstreams;
+use crate::upstream::{Connector, Groups, Upstreams};
 
 /// What all workers share.
 pub struct Shared {
@@ -56,6 +61,10 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
+    /// Where responses are logged.
+    pub access_log: Option<AccessLog>,
+    /// By site: when its certificate expires. Empty where nobody watches.
+    pub certificate_expiries: Vec<SystemTime>,
 }
 
 /// One listener of the process: it stays the same over reloads that keep its address.
@@ -102,6 +111,7 @@ pub enum Command {
 /// # Errors
 /// When the thread cannot be pinned or its runtime cannot be built.
 pub fn run(setup: WorkerSetup) -> io::Result<()> {
+    metrics::join();
     if let Some(cpu) = setup.cpu {
         sys::cpu::pin_current_thread(cpu)?;
     }
@@ -136,7 +146,9 @@ struct Local {
     generation: Arc<Generation>,
     stream: Rc<StreamContext>,
     http: http::Context,
+    log: Option<WorkerLog>,
     serve: Serve,
+    tunnels: Tunnels,
     /// By the port they lead to.
     redirects: HashMap<u16, Redirect>,
 }
@@ -152,15 +164,13 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
         ..
     } = setup;
     let file_threads = shared.file_threads.attach()?;
-    let current = Rc::new(Local::new(
-        &shared,
-        &file_threads,
-        shared.generation.load_full(),
-    ));
+    let deadlines = Deadlines::new();
+    let generation = shared.generation.load_full();
+    let current = Local::new(&shared, &file_threads, &deadlines, generation);
     let worker = Rc::new(Worker {
         index,
         shared,
-        deadlines: Deadlines::new(),
+        deadlines,
         file_threads,
         locals: RefCell::new(vec![Rc::downgrade(&current)]),
         current: RefCell::new(current),
@@ -175,7 +185,11 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     rt::spawn(turn_wheel(worker.clone()));
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
-    obey(&worker, &commands, (control, wake)).await
+    let outcome = obey(&worker, &commands, (control, wake)).await;
+    for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
+        local.flush_log();
+    }
+    outcome
 }
 
 /// Carries out commands until the worker has drained.
@@ -211,11 +225,12 @@ impl Worker {
         if Arc::ptr_eq(&generation, &current.generation) {
             return current;
         }
-        let local = Rc::new(Local::new(
+        let local = Local::new(
             &self.shared,
             &self.file_threads,
+            &self.deadlines,
             generation.clone(),
-        ));
+        );
         let mut locals = self.locals.borrow_mut();
         locals.retain(|local| local.strong_count() > 0);
         locals.push(Rc::downgrade(&local));
@@ -276,22 +291,39 @@ impl Worker {
 }
 
 impl Local {
-    fn new(shared: &Shared, file_threads: &FileThreadsHandle, generation: Arc<Generation>) -> Self {
+    fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            log.flush();
+        }
+    }
+
+    fn new(
+        shared: &Shared,
+        file_threads: &FileThreadsHandle,
+        deadlines: &Deadlines,
+        generation: Arc<Generation>,
+    ) -> Rc<Self> {
         let config = &generation.config;
-        let stream = StreamContext {
+        let stream = Rc::new(StreamContext {
             offload: config.offload,
             kernel: shared.kernel.clone(),
             send_progress: config.timeouts.send_progress,
             records_per_key_max: config.limits.records_per_key_max,
             file_threads: file_threads.clone(),
-        };
-        Self {
-            stream: Rc::new(stream),
-            http: http::Context::new(config.timeouts, config.limits),
-            serve: Serve::new(generation.routes.clone(), file_threads.clone()),
+        });
+        let connector = Rc::new(Connector::new(deadlines.clone(), config.tcp));
+        let groups = Groups::new(&generation.upstreams);
+        let proxy = Proxy::new(&groups, connector, stream.clone());
+        let serve = Serve::new(generation.routes.clone(), file_threads.clone());
+        Rc::new(Self {
+            http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
+            serve: serve.with_proxy(proxy),
+            tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
+            stream,
+            log: generation.access_log.clone().map(WorkerLog::new),
             generation,
-        }
+        })
     }
 }
 
@@ -301,7 +333,7 @@ fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
         .values()
         .filter_map(|service| match service {
             Service::RedirectToHttps { port } => Some(*port),
-            Service::Https => None,
+            Service::Https | Service::Tunnel { .. } => None,
         });
     ports
         .map(|port| (port, Redirect::new(&generation.config, port)))
@@ -316,6 +348,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
         worker.deadlines.turn(now);
         for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.serve.sweep(now);
+            local.flush_log();
         }
     }
 }

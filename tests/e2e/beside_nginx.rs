@@ -448,7 +448,7 @@ fn write_files(root: &Path) {
     }
     for (name, bytes) in [
         ("index.html", &b"<p>start"[..]),
-        ("small.txt", &content(1_000)[..]),
+        ("small.txt", content(1_000)),
         ("big.bin", content(300_000)),
         ("empty", b""),
         ("docs/index.html", b"<p>docs"),

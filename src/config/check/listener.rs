@@ -1,13 +1,14 @@
 //! `[[listener]]`: addresses that can be opened side by side.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use toml::Spanned;
 
 use super::Checker;
 use crate::config::range;
 use crate::config::raw::RawListener;
-use crate::config::{Listener, Service};
+use crate::config::{Listener, Service, Upstream};
 
 /// A listener and the bytes that say its address.
 struct Written {
@@ -16,7 +17,11 @@ struct Written {
 }
 
 impl Checker<'_> {
-    pub(super) fn listeners(&mut self, raw: Vec<Spanned<RawListener>>) -> Vec<Listener> {
+    pub(super) fn listeners(
+        &mut self,
+        raw: Vec<Spanned<RawListener>>,
+        upstreams: &[Arc<Upstream>],
+    ) -> Vec<Listener> {
         if raw.is_empty() {
             self.problem(
                 0..0,
@@ -26,7 +31,7 @@ impl Checker<'_> {
         }
         let mut written: Vec<Written> = Vec::with_capacity(raw.len());
         for raw in raw {
-            let Some(new) = self.listener(raw) else {
+            let Some(new) = self.listener(raw, upstreams) else {
                 continue;
             };
             if let Some(old) = written
@@ -44,7 +49,10 @@ impl Checker<'_> {
             }
             written.push(new);
         }
-        let speaks_tls = |written: &Written| written.listener.service == Service::Https;
+        let speaks_tls = |written: &Written| match written.listener.service {
+            Service::Https | Service::Tunnel { .. } => true,
+            Service::RedirectToHttps { .. } => false,
+        };
         if let Some(first) = written.first()
             && !written.iter().any(speaks_tls)
         {
@@ -60,7 +68,11 @@ impl Checker<'_> {
             .collect()
     }
 
-    fn listener(&mut self, raw: Spanned<RawListener>) -> Option<Written> {
+    fn listener(
+        &mut self,
+        raw: Spanned<RawListener>,
+        upstreams: &[Arc<Upstream>],
+    ) -> Option<Written> {
         let header = raw.span();
         let raw = raw.into_inner();
         let before = self.problems.len();
@@ -73,10 +85,22 @@ impl Checker<'_> {
         let port_written = raw.redirect_port.as_ref().map(Spanned::span);
         let port = self.number_or("redirect_port", raw.redirect_port, &range::PORT, 443);
         let is_redirect = self.choice_or("service", raw.service, &SERVICES, false);
-        let service = if is_redirect {
-            Service::RedirectToHttps { port }
-        } else {
-            Service::Https
+        let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "listener");
+        let service = match (is_redirect, tunnel) {
+            (true, None) => Service::RedirectToHttps { port },
+            (false, None) => Service::Https,
+            (false, Some(tunnel)) => Service::Tunnel {
+                upstream: tunnel.upstream,
+                alpn: tunnel.alpn,
+            },
+            (true, Some(tunnel)) => {
+                self.problem(
+                    tunnel.span,
+                    "`tunnel` on a listener that redirects",
+                    "remove `tunnel`, or service = \"redirect\"",
+                );
+                return None;
+            }
         };
         if let (Some(span), false, true) =
             (port_written, is_redirect, self.problems.len() == before)

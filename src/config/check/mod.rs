@@ -3,9 +3,14 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod access_log;
+mod admin;
 mod files;
 mod host_name;
+mod http2;
 mod listener;
+mod passthrough;
+mod route;
 mod site;
 mod tls;
 mod upstream;
@@ -38,15 +43,21 @@ pub(super) fn check(
         warnings: Vec::new(),
     };
     let workers = checker.workers(raw.workers);
-    let listeners = checker.listeners(raw.listener);
-    let policy = checker.tls_policy(&raw.tls, &Default::default());
-    let sites = checker.sites(raw.site, &policy);
     let upstreams = checker.upstreams(raw.upstream);
+    let listeners = checker.listeners(raw.listener, &upstreams);
+    let policy = checker.tls_policy(&raw.tls, &Default::default());
+    let has_passthrough = !raw.passthrough.is_empty();
+    let mut sites = checker.sites(raw.site, &policy, &upstreams, has_passthrough);
+    let passthroughs = checker.passthroughs(raw.passthrough, &upstreams, &mut sites);
+    let proxies = checker.proxies(raw.proxies);
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
     let limits = checker.limits(raw.limits);
     let tcp = checker.tcp(raw.tcp);
     let session = checker.session(raw.session);
+    let admin = checker.admin(raw.admin);
+    let http2 = checker.http2(&raw.http2);
+    let access_log = checker.access_log(raw.access_log);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -55,12 +66,18 @@ pub(super) fn check(
                 listeners,
                 sites: sites.sites,
                 default_site: sites.default,
+                passthroughs: passthroughs.all,
+                default_passthrough: passthroughs.default,
                 upstreams,
+                proxies,
                 offload,
                 timeouts,
                 limits,
                 tcp,
                 session,
+                admin,
+                http2,
+                access_log,
             },
             places: sites.places,
             warnings: checker.warnings,
@@ -99,11 +116,22 @@ impl Checker<'_> {
                 bytes,
                 default.sent_bytes_min,
             ),
+            tunnel_bytes_min: self.number_or(
+                "tunnel_bytes_min",
+                raw.tunnel_bytes_min,
+                bytes,
+                default.tunnel_bytes_min,
+            ),
         }
     }
 
     fn timeouts(&mut self, raw: RawTimeouts) -> Timeouts {
         let default = Timeouts::default();
+        let lifetime = &range::TUNNEL_LIFETIME_MS;
+        let tunnel_lifetime = self
+            .optional_number("tunnel_lifetime_ms", raw.tunnel_lifetime_ms, lifetime)
+            .map(Duration::from_millis)
+            .filter(|time| !time.is_zero());
         let mut ms = |key, value, range: &Range, default| {
             self.optional_number(key, value, range)
                 .map_or(default, Duration::from_millis)
@@ -126,6 +154,13 @@ impl Checker<'_> {
                 default.send_progress,
             ),
             idle: ms("idle_ms", raw.idle_ms, &range::IDLE_MS, default.idle),
+            tunnel_idle: ms(
+                "tunnel_idle_ms",
+                raw.tunnel_idle_ms,
+                &range::IDLE_MS,
+                default.tunnel_idle,
+            ),
+            tunnel_lifetime,
             linger: ms("linger_ms", raw.linger_ms, range, default.linger),
             drain: ms("drain_ms", raw.drain_ms, &range::DRAIN_MS, default.drain),
         }

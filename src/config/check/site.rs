@@ -9,20 +9,32 @@ use toml::Spanned;
 
 use super::Checker;
 use super::host_name::host_name;
-use crate::config::raw::{RawHsts, RawSite, Value};
-use crate::config::{Files, Hsts, Place, Places, Site, SitePlaces, Symlinks, TlsPolicy, range};
+use crate::config::raw::{RawHsts, RawRoute, RawSite, Value};
+use crate::config::{
+    Files, Hsts, Place, Places, Site, SitePlaces, Symlinks, TlsPolicy, Upstream, range,
+};
 
 /// The sites that could be made, and what the configuration says about them.
 pub(super) struct Sites {
     pub(super) sites: Vec<Arc<Site>>,
     pub(super) places: Places,
     pub(super) default: Option<usize>,
+    /// The line of `default = true`.
+    pub(super) default_line: Option<usize>,
+    /// The names, each with the line that has it.
+    pub(super) taken: HashMap<String, usize>,
 }
 
 impl Checker<'_> {
     /// The sites. When there is a problem with one, it is missing: the caller gives up anyway.
-    pub(super) fn sites(&mut self, raw: Vec<Spanned<RawSite>>, inherited: &TlsPolicy) -> Sites {
-        if raw.is_empty() {
+    pub(super) fn sites(
+        &mut self,
+        raw: Vec<Spanned<RawSite>>,
+        inherited: &TlsPolicy,
+        upstreams: &[Arc<Upstream>],
+        may_be_none: bool,
+    ) -> Sites {
+        if raw.is_empty() && !may_be_none {
             self.problem(
                 0..0,
                 "there is no [[site]]",
@@ -33,16 +45,16 @@ impl Checker<'_> {
             sites: Vec::with_capacity(raw.len()),
             places: Places::default(),
             default: None,
+            default_line: None,
+            taken: HashMap::new(),
         };
-        let mut taken: HashMap<String, usize> = HashMap::new();
-        let mut default_line = None;
         for raw in raw {
             let header = raw.span();
             let raw = raw.into_inner();
             if let Some(flag) = raw.default.as_ref().filter(|flag| *flag.get_ref()) {
                 let line = self.place(flag).line;
-                match default_line {
-                    None => default_line = Some(line),
+                match sites.default_line {
+                    None => sites.default_line = Some(line),
                     Some(first) => self.problem(
                         flag.span(),
                         format!("the site in line {first} is the default already"),
@@ -51,7 +63,12 @@ impl Checker<'_> {
                 }
                 sites.default = Some(sites.sites.len());
             }
-            if let Some((site, places)) = self.site(raw, header, inherited, &mut taken) {
+            let tls = match &raw.tls {
+                Some(tls) => self.tls_policy(tls.get_ref(), inherited),
+                None => inherited.clone(),
+            };
+            let site = self.site(raw, header, tls, upstreams, &mut sites.taken);
+            if let Some((site, places)) = site {
                 sites.sites.push(Arc::new(site));
                 sites.places.sites.push(places);
             }
@@ -63,13 +80,13 @@ impl Checker<'_> {
         &mut self,
         raw: RawSite,
         header: std::ops::Range<usize>,
-        inherited: &TlsPolicy,
+        mut tls: TlsPolicy,
+        upstreams: &[Arc<Upstream>],
         taken: &mut HashMap<String, usize>,
     ) -> Option<(Site, SitePlaces)> {
-        let tls = match &raw.tls {
-            Some(tls) => self.tls_policy(tls.get_ref(), inherited),
-            None => inherited.clone(),
-        };
+        self.refuse_files_of_tunnel(&raw);
+        let is_tunnel = raw.tunnel.is_some();
+        let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "site");
         let hsts = raw.hsts.map(|hsts| self.hsts(hsts.into_inner()));
         let names = self.names(raw.names, &header, taken);
         let mut path = |key, value, example| self.path(key, value, &header, example);
@@ -79,9 +96,23 @@ impl Checker<'_> {
             "certificate = \"chain.pem\"",
         );
         let key = path("key", raw.key, "key = \"key.pem\"");
-        let root = path("root", raw.root, "root = \"site\"");
+        // A route for everything leaves nothing to a root.
+        let is_everything = |route: &Spanned<RawRoute>| {
+            let prefix = &route.get_ref().prefix;
+            prefix
+                .as_ref()
+                .is_some_and(|prefix| prefix.get_ref() == "/")
+        };
+        let needs_root = raw.root.is_some() || !raw.route.iter().any(is_everything);
+        let root = match needs_root && !is_tunnel {
+            true => path("root", raw.root, "root = \"site\""),
+            false => None,
+        };
         let root = root.and_then(|(path, span)| self.directory(path, span));
         let error_pages = self.error_pages(raw.error_pages, root.as_deref());
+        if let Some(tunnel) = &tunnel {
+            tls.alpn = Some(tunnel.alpn.clone());
+        }
         let files = Files {
             root: root.unwrap_or_default(),
             index: self.index(raw.index),
@@ -92,6 +123,7 @@ impl Checker<'_> {
             listing: raw.listing.is_some_and(Spanned::into_inner),
             error_pages,
         };
+        let routes = self.routes(raw.route, &files, upstreams);
         let (names, name_places) = names?;
         let (certificate_file, certificate) = certificate?;
         let (key_file, key) = key?;
@@ -102,6 +134,8 @@ impl Checker<'_> {
             tls,
             hsts,
             files,
+            routes,
+            tunnel: tunnel.map(|tunnel| tunnel.upstream),
         };
         let places = SitePlaces {
             certificate: self.source.place(certificate),
@@ -111,7 +145,25 @@ impl Checker<'_> {
         Some((site, places))
     }
 
-    fn names(
+    /// A tunnel serves no files: settings for them would be a misunderstanding.
+    fn refuse_files_of_tunnel(&mut self, raw: &RawSite) {
+        if raw.tunnel.is_none() {
+            return;
+        }
+        let root = raw.root.as_ref().map(|value| ("root", value.span()));
+        let index = raw.index.as_ref().map(|value| ("index", value.span()));
+        let hsts = raw.hsts.as_ref().map(|value| ("hsts", value.span()));
+        let route = raw.route.first().map(|value| ("route", value.span()));
+        for (key, span) in [root, index, hsts, route].into_iter().flatten() {
+            self.problem(
+                span,
+                format!("`{key}` on a site whose connections go through a tunnel"),
+                format!("remove `{key}`, or `tunnel`"),
+            );
+        }
+    }
+
+    pub(super) fn names(
         &mut self,
         raw: Value<Vec<Spanned<String>>>,
         header: &std::ops::Range<usize>,
@@ -122,7 +174,7 @@ impl Checker<'_> {
         if raw.is_empty() {
             self.problem(
                 span,
-                "this [[site]] has no `names`",
+                "this table has no `names`",
                 "add names = [\"example.org\"]; a site for all other names has one too, and \
                  `default = true`",
             );
@@ -177,7 +229,11 @@ impl Checker<'_> {
 
     /// A root is looked at here, where a mistake can still be told: when it is missing, every
     /// request would be answered with 404.
-    fn directory(&mut self, path: PathBuf, span: std::ops::Range<usize>) -> Option<PathBuf> {
+    pub(super) fn directory(
+        &mut self,
+        path: PathBuf,
+        span: std::ops::Range<usize>,
+    ) -> Option<PathBuf> {
         // Quoted and escaped: a path may hold what would steer a terminal.
         let shown = format!("{path:?}");
         let (message, remedy) = match std::fs::metadata(&path) {

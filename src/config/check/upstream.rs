@@ -12,7 +12,7 @@ use super::host_name::host_name;
 use crate::config::raw::{RawHealth, RawUpstream, RawUpstreamServer, Value};
 use crate::config::{
     Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
-    range,
+    range, suggest,
 };
 use crate::limits::{UPSTREAM_SERVERS_MAX, UPSTREAMS_MAX};
 
@@ -48,6 +48,29 @@ impl Checker<'_> {
         upstreams
     }
 
+    /// The index of the group that `name` names.
+    pub(super) fn upstream_named(
+        &mut self,
+        name: &Spanned<String>,
+        upstreams: &[Arc<Upstream>],
+    ) -> Option<usize> {
+        let written = name.get_ref();
+        let index = upstreams.iter().position(|known| known.name == *written);
+        if index.is_none() {
+            let names: Vec<&str> = upstreams.iter().map(|known| known.name.as_str()).collect();
+            let remedy = match suggest::nearest(written, &names) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("add [[upstream]] and below it name = {written:?}"),
+            };
+            self.problem(
+                name.span(),
+                format!("there is no [[upstream]] with the name {written:?}"),
+                remedy,
+            );
+        }
+        index
+    }
+
     fn upstream(&mut self, raw: RawUpstream, header: Span<usize>) -> Option<Upstream> {
         let balance = self.choice_or("balance", raw.balance, &BALANCES, Balance::RoundRobin);
         let connect = self.optional_number("connect_ms", raw.connect_ms, &range::TIMEOUT_MS);
@@ -55,6 +78,7 @@ impl Checker<'_> {
             self.optional_number("slow_start_ms", raw.slow_start_ms, &range::SLOW_START_MS);
         let resolve = self.optional_number("resolve_s", raw.resolve_s, &range::RESOLVE_S);
         let ejection = self.ejection(raw.eject_failures, raw.eject_ms);
+        let http = self.upstream_http(raw.http.map(Spanned::into_inner).unwrap_or_default());
         let health = raw.health.map(|health| self.health(health.into_inner()));
         let name = self.upstream_name(raw.name, &header);
         let servers = self.upstream_servers(raw.server, &header)?;
@@ -66,6 +90,7 @@ impl Checker<'_> {
             slow_start: slow_start.map_or(Duration::ZERO, Duration::from_millis),
             ejection,
             resolve: resolve.map_or(Upstream::RESOLVE_DEFAULT, Duration::from_secs),
+            http,
             health,
         })
     }

@@ -2,6 +2,7 @@
 
 mod request_body;
 mod response;
+mod upgraded;
 
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -13,7 +14,7 @@ use std::time::{Instant, SystemTime};
 use bytes::BytesMut;
 
 use self::request_body::{Body, Failure, Loan, Receiving};
-use self::response::{Delivered, Delivery};
+use self::response::{Delivered, Delivery, Follows};
 use super::transport::{Receive, Transmit};
 use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::error::{Cause, Error, Side, Stage};
@@ -38,11 +39,22 @@ pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
     handler: &H,
     context: &Context,
 ) -> Result<Outcome, Error> {
+    serve_received(read, write, handler, context, BytesMut::new()).await
+}
+
+/// As [`serve`], where `input` was received already.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_received<R: Receive + 'static, W: Transmit, H: Handler>(
+    read: R,
+    write: W,
+    handler: &H,
+    context: &Context,
+    input: BytesMut,
+) -> Result<Outcome, Error> {
     let begun = write.now().monotonic;
-    let receiving = Receiving {
-        read,
-        input: BytesMut::new(),
-    };
+    let receiving = Receiving { read, input };
     let mut connection = Connection {
         receiving: Some(receiving),
         write,
@@ -85,7 +97,7 @@ pub async fn answer<W: Transmit>(
     if delivered.body_bytes.is_some() {
         count_response(delivered.status);
     }
-    delivered.kept.map(drop)
+    delivered.follows.map(drop)
 }
 
 struct Connection<'a, R, W, H> {
@@ -117,7 +129,7 @@ enum After {
 /// What became of a request with a body.
 enum Exchanged {
     Refused(Refusal),
-    Answered { kept: bool },
+    Answered(Follows),
 }
 
 impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
@@ -214,19 +226,26 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
             return self.refuse(BODY_TOO_LARGE, Some(&request)).await;
         }
-        let kept = if request.body_length.is_none() {
+        let follows = if request.body_length.is_none() {
             let answer = self.handler.respond(&request, RequestBody::Empty, now);
             let response = answer.await;
             self.deliver(&request, keep_alive, now, response).await?
         } else {
             match self.exchange_with_body(&request, keep_alive, now).await? {
                 Exchanged::Refused(refusal) => return self.refuse(refusal, Some(&request)).await,
-                Exchanged::Answered { kept } => kept,
+                Exchanged::Answered(follows) => follows,
             }
         };
-        Ok(match kept {
-            true => After::NextRequest,
-            false => After::Close(Outcome::Closed),
+        Ok(match follows {
+            Follows::NextRequest => After::NextRequest,
+            Follows::Nothing => After::Close(Outcome::Closed),
+            Follows::Upgraded(upgrade) => {
+                let Some(receiving) = &mut self.receiving else {
+                    return Err(lost_receiving());
+                };
+                upgraded::run(receiving, &mut self.write, upgrade).await?;
+                After::Close(Outcome::Closed)
+            }
         })
     }
 
@@ -263,10 +282,10 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         }
         // A body may have taken minutes.
         let now = self.write.now();
-        let kept = self
+        let delivered = self
             .deliver(request, keep_alive && at_end, now, response)
             .await?;
-        Ok(Exchanged::Answered { kept })
+        Ok(Exchanged::Answered(delivered))
     }
 
     /// The handler's response to a request with a body, with 100 (Continue) sent when it asks for
@@ -315,8 +334,8 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             ));
         };
         let at_end = match delivered {
-            Ok(true) => body.discard_rest().await,
-            Ok(false) | Err(_) => false,
+            Ok(Follows::NextRequest) => body.discard_rest().await,
+            Ok(Follows::Nothing | Follows::Upgraded(_)) | Err(_) => false,
         };
         // The response has its status already; a body that failed can only end the connection.
         match self.take_back(body) {
@@ -324,8 +343,10 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             Some(Failure::Refused(refusal)) => tracing::debug!(%refusal, "body refused too late"),
             None => {}
         }
-        let kept = delivered? && at_end;
-        Ok(Exchanged::Answered { kept })
+        Ok(Exchanged::Answered(match delivered? {
+            Follows::NextRequest if !at_end => Follows::Nothing,
+            follows @ (Follows::NextRequest | Follows::Nothing | Follows::Upgraded(_)) => follows,
+        }))
     }
 
     fn take_back(&mut self, body: Body<R>) -> Option<Failure> {
@@ -335,14 +356,14 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         failure
     }
 
-    /// Sends `response`. Whether the connection is kept.
+    /// Sends `response`.
     async fn deliver(
         &mut self,
         request: &Request,
         may_go_on: bool,
         now: Now,
         response: Response,
-    ) -> Result<bool, Error> {
+    ) -> Result<Follows, Error> {
         let may_go_on = may_go_on
             && !self.context.is_draining()
             && self.served < self.context.limits.requests_per_connection_max;
@@ -356,11 +377,11 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         };
         let delivered = delivery.send(&mut self.write, self.context, response).await;
         self.finish(Some(request), &delivered);
-        let kept = delivered.kept?;
+        let follows = delivered.follows?;
         if key_exhausted {
             metrics::count(Counter::KeyExhausted);
         }
-        Ok(kept)
+        Ok(follows)
     }
 
     /// Answers a request that is not served, and ends the connection: what follows in the input
@@ -389,7 +410,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let page = error_page::page(refusal.status);
         let delivered = delivery.send(&mut self.write, self.context, page).await;
         self.finish(request, &delivered);
-        delivered.kept?;
+        delivered.follows?;
         Ok(After::Close(Outcome::Refused(refusal.status)))
     }
 
@@ -407,7 +428,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 .now()
                 .monotonic
                 .saturating_duration_since(self.begun),
-            is_complete: delivered.kept.is_ok(),
+            is_complete: delivered.follows.is_ok(),
             is_sent_by_kernel: self.write.is_in_kernel(),
         };
         finish(self.handler, &exchange);

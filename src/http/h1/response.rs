@@ -13,7 +13,7 @@ use crate::http::Context;
 use crate::http::transport::Transmit;
 use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
 use crate::message::{
-    Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Status, Version,
+    Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Status, Upgrade, Version,
 };
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
@@ -33,12 +33,21 @@ pub(super) struct Delivery<'a> {
     pub(super) date: SystemTime,
 }
 
+/// What follows a response.
+pub(super) enum Follows {
+    /// The next request may.
+    NextRequest,
+    /// It was the last response.
+    Nothing,
+    /// The connection goes on with another protocol.
+    Upgraded(Box<dyn Upgrade>),
+}
+
 /// What became of a response.
 pub(super) struct Delivered {
-    /// Whether the connection is kept; an error when the response could not be sent completely. The
-    /// connection must then be closed without close_notify, so that the client sees that its end is
-    /// missing.
-    pub(super) kept: Result<bool, Error>,
+    /// What follows it; an error when the response could not be sent completely. The connection must
+    /// then be closed without close_notify, so that the client sees that its end is missing.
+    pub(super) follows: Result<Follows, Error>,
     /// Its status.
     pub(super) status: Status,
     /// Bytes handed over after the head; `None` when not even the head was: then the client has seen
@@ -72,18 +81,28 @@ impl Delivery<'_> {
         head_fields.write(&mut head);
         let status = response.status;
         let head_end = write.sent_bytes() + head.len() as u64;
-        let body = match plan.sends_body {
-            true => response.body,
-            false => Body::Empty,
+        let mut follows = match keep_alive {
+            true => Follows::NextRequest,
+            false => Follows::Nothing,
+        };
+        let body = match (plan.sends_body, response.body) {
+            (_, Body::Upgrade(upgrade)) => {
+                follows = Follows::Upgraded(upgrade);
+                Body::Empty
+            }
+            (true, body) => body,
+            (false, _) => Body::Empty,
         };
         let sent = match body {
             Body::Stream(stream, _) => {
                 let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
                 sender.send(&mut head, stream).await
             }
-            body @ (Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Parts(_)) => {
-                send_parts(write, &mut head, body).await.map_err(failed)
-            }
+            body @ (Body::Empty
+            | Body::Bytes(_)
+            | Body::File(_)
+            | Body::Parts(_)
+            | Body::Upgrade(_)) => send_parts(write, &mut head, body).await.map_err(failed),
         };
         // Also where the body failed: the client has seen the status.
         let body_bytes = write.sent_bytes().checked_sub(head_end);
@@ -91,7 +110,7 @@ impl Delivery<'_> {
             context.return_head_buffer(head);
         }
         Delivered {
-            kept: sent.map(|()| keep_alive),
+            follows: sent.map(|()| follows),
             status,
             body_bytes,
         }
@@ -112,7 +131,9 @@ async fn send_parts<W: Transmit>(
         }
         Body::File(range) => write.send_file(head, &range).await,
         Body::Parts(parts) => send_sequence(write, head, parts).await,
-        Body::Empty | Body::Stream(..) => write.send(&[IoSlice::new(head)]).await,
+        Body::Empty | Body::Stream(..) | Body::Upgrade(_) => {
+            write.send(&[IoSlice::new(head)]).await
+        }
     }
 }
 

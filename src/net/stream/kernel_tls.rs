@@ -169,6 +169,21 @@ impl KernelSend {
         Ok(step)
     }
 
+    /// Sends up to `length` bytes that are in a pipe.
+    pub(crate) fn splice(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        pipe: BorrowedFd<'_>,
+        length: usize,
+    ) -> Result<Step, Cause> {
+        let length = length.min(KERNEL_STEP_BYTES_MAX);
+        let step = self.count_sent(sys::pipe::splice(pipe, socket, length))?;
+        if matches!(step, Step::Moved(1..)) {
+            self.has_open_record = false;
+        }
+        Ok(step)
+    }
+
     /// Gives the kernel the key that a KeyUpdate just announced.
     pub(super) fn change_key(
         &mut self,
@@ -232,7 +247,7 @@ impl KernelReceive {
                 Ok(None) => return Ok(Took::End),
                 Ok(Some(received)) => received,
                 Err(error) if would_block(&error) => return Ok(Took::Nothing),
-                Err(error) => return Err(receive_failure(transport, error)),
+                Err(error) => return Err(kernel_receive_failure(transport, error)),
             };
             let payload = scratch.get(..count).unwrap_or_default();
             let now_ms = transport.deadline.now_ms();
@@ -301,7 +316,7 @@ fn change_key(transport: &Transport, reply: bool) -> Result<(), Cause> {
 
 /// The errors by which the kernel's record layer reports a broken record, with the alert that
 /// RFC 8446 5.2 and 5.4 name for each.
-fn receive_failure(transport: &Transport, error: io::Error) -> Cause {
+pub(crate) fn kernel_receive_failure(transport: &Transport, error: io::Error) -> Cause {
     let (alert, reason) = match error.raw_os_error() {
         Some(libc::EBADMSG) => (
             AlertDescription::BadRecordMac,

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-pub(super) use self::kernel_tls::{KernelReceive, KernelSend};
+pub(super) use self::kernel_tls::{KernelReceive, KernelSend, kernel_receive_failure};
 pub(super) use self::parts::Parts;
 pub(super) use self::receiving::ReceivePath;
 pub(super) use self::sending::{SendPath, Sending, Step};
@@ -203,6 +203,26 @@ impl ReadHalf {
             let must_wait = transport.receiving.borrow().must_wait();
             if must_wait && let Some(expiry) = transport.wait_readable().await? {
                 return Ok(Received::Expired(expiry));
+            }
+        }
+    }
+
+    /// As [`ReadHalf::receive`], without waiting: `None` when nothing is there.
+    ///
+    /// # Errors
+    /// As [`ReadHalf::receive`].
+    pub fn try_receive(&mut self, into: &mut BytesMut) -> Result<Option<Received>, Cause> {
+        let transport = &self.transport;
+        transport.receiving.borrow_mut().ready();
+        loop {
+            if let Some(received) = transport.receive_step(into)? {
+                return Ok(Some(received));
+            }
+            let mut receiving = transport.receiving.borrow_mut();
+            if receiving.must_wait() {
+                // It was no readiness that brought nothing.
+                receiving.fruitless = 0;
+                return Ok(None);
             }
         }
     }
@@ -459,7 +479,7 @@ impl Transport {
     /// Under kernel TLS poll(2) may report a record of which a part has come (Linux 6.1 always, any
     /// kernel once the connection is half-closed), and a receive then finds nothing: such waits in a
     /// row are paid for with growing pauses, or the loop would spin.
-    async fn wait_readable(&self) -> Result<Option<Expiry>, Cause> {
+    pub(super) async fn wait_readable(&self) -> Result<Option<Expiry>, Cause> {
         let pause = match self.receiving.borrow().fruitless {
             0 => None,
             many => Some(fruitless_pause(many)),

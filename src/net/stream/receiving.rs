@@ -71,6 +71,23 @@ impl Receiving {
         !self.likely_more && !self.has_buffered()
     }
 
+    /// As [`Receiving::must_wait`], and nothing is left to be told either.
+    pub(in crate::net) fn must_wait_in_tunnel(&self) -> bool {
+        self.must_wait() && self.closed.is_none() && !self.has_failed
+    }
+
+    /// A splice took bytes off the socket, and may have left more.
+    pub(in crate::net) fn found_something(&mut self) {
+        self.fruitless = 0;
+        self.likely_more = true;
+    }
+
+    /// A splice found nothing. `was_ready`: although the socket had just become readable.
+    pub(in crate::net) fn found_nothing(&mut self, was_ready: bool) {
+        self.fruitless = self.fruitless.saturating_add(u32::from(was_ready));
+        self.likely_more = false;
+    }
+
     /// The socket has become readable.
     pub(super) fn ready(&mut self) {
         self.likely_more = true;
@@ -92,7 +109,10 @@ impl Receiving {
 
 impl Transport {
     /// Receives once; `None` when nothing for the reader came.
-    pub(super) fn receive_step(&self, into: &mut BytesMut) -> Result<Option<Received>, Cause> {
+    pub(in crate::net) fn receive_step(
+        &self,
+        into: &mut BytesMut,
+    ) -> Result<Option<Received>, Cause> {
         let mut receiving = self.receiving.borrow_mut();
         if let Some(closure) = receiving.closed {
             return Ok(Some(Received::Closed(closure)));
@@ -181,7 +201,7 @@ impl Transport {
     }
 
     /// Sends an alert as far as the socket has room; the rest goes before the next data.
-    pub(super) fn send_alert(&self, description: AlertDescription) {
+    pub(in crate::net) fn send_alert(&self, description: AlertDescription) {
         self.sending.borrow_mut().queue_alert(description);
         self.send_owed();
     }

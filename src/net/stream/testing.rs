@@ -408,6 +408,7 @@ pub(in crate::net) fn context(setup: &Setup, file_threads: &FileThreads) -> Stre
             policy: setup.policy,
             file_bytes_min: AUTO_FILE_BYTES_MIN,
             sent_bytes_min: u64::MAX,
+            tunnel_bytes_min: 0,
         },
         kernel: setup.kernel.clone(),
         send_progress: SEND_PROGRESS,

@@ -126,6 +126,8 @@ impl ResponseHead<'_> {
             Framing::None | Framing::Close => {}
         }
         match (self.keep_alive, self.version) {
+            // RFC 9110 7.8: the Upgrade field that names the protocol is for this connection.
+            _ if self.status == Status(101) => out.extend_from_slice(b"\r\nconnection: upgrade"),
             (false, _) => out.extend_from_slice(b"\r\nconnection: close"),
             (true, Version::Http10) => out.extend_from_slice(b"\r\nconnection: keep-alive"),
             (true, Version::Http11 | Version::Http2) => {}

@@ -100,6 +100,8 @@ impl Pki {
             tls: TlsPolicy::default(),
             hsts: None,
             files: Files::new(self.directory.path().to_owned()),
+            routes: Vec::new(),
+            tunnel: None,
         };
         load(&site, now)
     }

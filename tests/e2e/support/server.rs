@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     workers: usize,
     sites: Vec<SiteSetup>,
     tables: BTreeMap<&'static str, Vec<String>>,
+    /// More of the configuration.
+    text: String,
     has_redirect: bool,
     descriptors_max: Option<u64>,
     forbids_io_uring: bool,
@@ -36,7 +38,7 @@ struct SiteSetup {
     names: Vec<&'static str>,
     key: KeyKind,
     is_default: bool,
-    /// Its document root's name; below it each site has its own files.
+    /// Its document root's name; below it each site has its own files. Empty for none.
     root: &'static str,
     extra: &'static str,
 }
@@ -87,6 +89,7 @@ impl Setup {
             workers: 2,
             sites: Vec::new(),
             tables: BTreeMap::new(),
+            text: String::new(),
             has_redirect: false,
             descriptors_max: None,
             forbids_io_uring: std::env::var_os(FORBID_IO_URING).is_some(),
@@ -142,6 +145,12 @@ impl Setup {
     /// Listens for plain HTTP too, and redirects it.
     pub(crate) fn with_redirect(mut self) -> Self {
         self.has_redirect = true;
+        self
+    }
+
+    /// Adds tables to the configuration.
+    pub(crate) fn text(mut self, text: &str) -> Self {
+        self.text.push_str(text);
         self
     }
 
@@ -211,15 +220,22 @@ impl Setup {
             let key = folder.join(format!("{index}.key"));
             fs::write(&key, leaf.key).unwrap();
             restrict(&key);
-            fs::create_dir_all(folder.join(site.root)).unwrap();
+            let root = match site.root {
+                "" => String::new(),
+                root => {
+                    fs::create_dir_all(folder.join(root)).unwrap();
+                    format!("root = \"{root}\"\n")
+                }
+            };
             write!(
                 text,
                 "[[site]]\nnames = {:?}\ndefault = {}\ncertificate = \"{index}.pem\"\n\
-                 key = \"{index}.key\"\nroot = \"{}\"\n{}\n",
-                site.names, site.is_default, site.root, site.extra
+                 key = \"{index}.key\"\n{root}{}\n",
+                site.names, site.is_default, site.extra
             )
             .unwrap();
         }
+        text.push_str(&self.text);
         for (table, lines) in &self.tables {
             write!(text, "[{table}]\n{}\n", lines.join("\n")).unwrap();
         }
@@ -416,6 +432,11 @@ impl Index<&str> for Counters {
 }
 
 impl Counters {
+    /// Whether there is a counter of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// How much `name` has grown since `before`.
     pub(crate) fn since(&self, before: &Self, name: &str) -> u64 {
         self[name] - before[name]

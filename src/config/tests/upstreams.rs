@@ -1,0 +1,274 @@
+//! Upstreams, tunnels and passthroughs.
+
+use super::*;
+
+const UPSTREAM: &str =
+    "[[upstream]]\nname = \"app\"\n[[upstream.server]]\naddress = \"tcp://127.0.0.1:80\"\n";
+
+#[test]
+fn upstreams_that_cannot_be() {
+    for (marked, what, remedy) in [
+        (
+            "«[[upstream]]»\n[[upstream.server]]\naddress = \"tcp://127.0.0.1:80\"".to_owned(),
+            "no `name`",
+            "name = ",
+        ),
+        (
+            UPSTREAM.replace("\"app\"", "«\"a b\"»"),
+            "no name for an upstream",
+            "letters",
+        ),
+        (
+            format!("{UPSTREAM}{}", UPSTREAM.replace("\"app\"", "«\"app\"»")),
+            "another [[upstream]]",
+            "of its own",
+        ),
+        (
+            "«[[upstream]]»\nname = \"app\"".to_owned(),
+            "has 0 servers",
+            "[[upstream.server]]",
+        ),
+        (
+            format!("{UPSTREAM}«[[upstream.server]]»\nweight = 2"),
+            "no `address`",
+            "unix:",
+        ),
+        (
+            UPSTREAM.replace("\"tcp://127.0.0.1:80\"", "«\"127.0.0.1:80\"»"),
+            "no server's address",
+            "tcp://host:port",
+        ),
+    ] {
+        if what == "does not know" {
+            // The group has no server either: two problems, of which the first is looked at.
+            let error = parse_text(&with_site(&marked.replace(['«', '»'], ""))).unwrap_err();
+            assert!(error.problems()[0].message.contains(what), "{error}");
+            assert!(error.problems()[0].remedy.contains(remedy), "{error}");
+            continue;
+        }
+        refused(&with_site(&marked), what, remedy);
+    }
+}
+
+#[test]
+fn servers_and_checks_that_cannot_be() {
+    for (marked, what, remedy) in [
+        (
+            UPSTREAM.replace("\"tcp://127.0.0.1:80\"", "«\"tcp://app\"»"),
+            "no server's address",
+            "tcp://app:8080",
+        ),
+        (
+            UPSTREAM.replace(
+                "\"tcp://127.0.0.1:80\"",
+                &format!("«\"unix:{}\"»", "x".repeat(93)),
+            ),
+            "at most 107 bytes",
+            "shorter",
+        ),
+        (
+            format!("{UPSTREAM}[[upstream.server]]\naddress = «\"tcp://127.0.0.1:80\"»"),
+            "already",
+            "remove",
+        ),
+        (
+            format!("{UPSTREAM}balance = «\"hsah\"»")
+                .replace("[[upstream.server]]", "")
+                .replace("address = \"tcp://127.0.0.1:80\"\n", ""),
+            "does not know",
+            "did you mean \"hash\"",
+        ),
+        (
+            format!("{UPSTREAM}[upstream.health]\npath = «\"/\"»"),
+            "does not speak HTTP",
+            "kind = \"http\"",
+        ),
+        (
+            format!("{UPSTREAM}[upstream.health]\nkind = \"http\"\npath = «\"x\"»"),
+            "cannot be",
+            "'/'",
+        ),
+        (
+            format!("{UPSTREAM}[upstream.health]\nkind = \"http\"\nhost = «\"a b\"»"),
+            "cannot be",
+            "ASCII",
+        ),
+    ] {
+        if what == "does not know" {
+            // The group has no server either: two problems, of which the first is looked at.
+            let error = parse_text(&with_site(&marked.replace(['«', '»'], ""))).unwrap_err();
+            assert!(error.problems()[0].message.contains(what), "{error}");
+            assert!(error.problems()[0].remedy.contains(remedy), "{error}");
+            continue;
+        }
+        refused(&with_site(&marked), what, remedy);
+    }
+}
+
+#[test]
+fn upstreams_are_read_whole() {
+    let text = with_site(
+        "[[upstream]]\nname = \"app\"\nbalance = \"two-choices\"\nconnect_ms = 750\n\
+         slow_start_ms = 1000\neject_failures = 0\neject_ms = 500\nresolve_s = 9\n\
+         [[upstream.server]]\naddress = \"tcp://App.test:80\"\nweight = 3\nconnections_max = 5\n\
+         [[upstream.server]]\naddress = \"unix:run/app.sock\"\n\
+         [upstream.health]\nkind = \"http\"\npath = \"/x\"\nrise = 4\n\
+         [[upstream]]\nname = \"b\"\n[[upstream.server]]\naddress = \"tcp://[::1]:1\"",
+    );
+    let loaded = parse_text(&text).unwrap();
+    let [app, other] = &loaded.config.upstreams[..] else {
+        panic!("{:?}", loaded.config.upstreams);
+    };
+    assert_eq!((app.name.as_str(), other.name.as_str()), ("app", "b"));
+    assert_eq!(app.balance, Balance::TwoChoices);
+    assert_eq!(app.connect, Duration::from_millis(750));
+    assert_eq!(app.ejection.failures, None);
+    assert_eq!(
+        app.servers[0].address,
+        UpstreamAddress::Name("app.test".to_owned(), 80)
+    );
+    assert_eq!(
+        (app.servers[0].weight, app.servers[0].connections_max),
+        (3, Some(5))
+    );
+    let UpstreamAddress::Unix(path) = &app.servers[1].address else {
+        panic!("{:?}", app.servers[1]);
+    };
+    assert!(path.is_absolute() && path.ends_with("run/app.sock"));
+    let health = app.health.as_ref().unwrap();
+    let kind = HealthCheckKind::Http {
+        path: "/x".to_owned(),
+        host: "localhost".to_owned(),
+    };
+    assert_eq!((&health.kind, health.rise, health.fall), (&kind, 4, 3));
+    assert_eq!(other.health, None);
+    assert_eq!(other.servers[0].connections_max, None);
+}
+
+#[test]
+fn tunnels_and_passthroughs_that_cannot_be() {
+    let tunnel_site = |text: &str| site_without("root", &format!("{text}\n{UPSTREAM}"));
+    for (marked, what, remedy) in [
+        (
+            tunnel_site("tunnel = «\"ap\"»"),
+            "no [[upstream]]",
+            "did you mean \"app\"?",
+        ),
+        (
+            tunnel_site("tunnel = «\"zzz\"»"),
+            "no [[upstream]]",
+            "name = \"zzz\"",
+        ),
+        (
+            tunnel_site("tunnel = \"app\"\nroot = «\"site\"»"),
+            "through a tunnel",
+            "remove `root`",
+        ),
+        (
+            tunnel_site("tunnel = \"app\"\nindex = «[]»"),
+            "through a tunnel",
+            "remove `index`",
+        ),
+        (
+            tunnel_site("tunnel = \"app\"\nalpn = [\"a\", «\"a\"»]"),
+            "no further protocol",
+            "once",
+        ),
+        (
+            tunnel_site("tunnel = \"app\"\nalpn = [«\"\"»]"),
+            "no further protocol",
+            "255 bytes",
+        ),
+        (
+            with_site("alpn = «[\"mqtt\"]»"),
+            "speaks HTTP",
+            "add `tunnel`",
+        ),
+        (
+            format!(
+                "{SITE}{UPSTREAM}[[listener]]\naddress = \"0.0.0.0:80\"\n\
+                     service = \"redirect\"\ntunnel = «\"app\"»"
+            ),
+            "redirects",
+            "remove `tunnel`",
+        ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}
+
+#[test]
+fn passthroughs_that_cannot_be() {
+    let with_passthrough = |text: &str| with_site(&format!("{UPSTREAM}[[passthrough]]\n{text}"));
+    for (marked, what, remedy) in [
+        (
+            with_passthrough("names = [«\"a.test\"»]\nupstream = \"app\""),
+            "a name in line 4 already",
+            "remove",
+        ),
+        (
+            with_passthrough("names = [\"b.test\"]\nupstream = «\"b\"»"),
+            "no [[upstream]]",
+            "add [[upstream]]",
+        ),
+        (
+            with_passthrough("names = [\"b.test\"]")
+                .replace("[[passthrough]]", "«[[passthrough]]»"),
+            "no `upstream`",
+            "upstream = \"app\"",
+        ),
+        (
+            with_passthrough("names = «[]»\nupstream = \"app\""),
+            "no `names`",
+            "names = ",
+        ),
+        (
+            with_passthrough(
+                "names = [\"b.test\"]\nupstream = \"app\"\nalpn = [\"x\"]\ndefault = «true»",
+            ),
+            "only takes certain protocols",
+            "remove `alpn`",
+        ),
+        (
+            with_site(&format!(
+                "default = true\n{UPSTREAM}[[passthrough]]\nnames = [\"b.test\"]\n\
+                               upstream = \"app\"\ndefault = «true»"
+            )),
+            "is the default already",
+            "one site or passthrough",
+        ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}
+
+#[test]
+fn tunnels_and_passthroughs_are_read_whole() {
+    let text = format!(
+        "[[listener]]\naddress = \"0.0.0.0:1\"\ntunnel = \"b\"\nalpn = [\"x\"]\n{}{}\
+         [[upstream]]\nname = \"b\"\n[[upstream.server]]\naddress = \"unix:/b\"\n\
+         [[passthrough]]\nnames = [\"a.test\"]\nalpn = [\"acme-tls/1\"]\nupstream = \"app\"\n\
+         [[passthrough]]\nnames = [\"c.test\"]\nupstream = \"b\"\ndefault = true\n\
+         [timeouts]\ntunnel_lifetime_ms = 0\n",
+        SITE.replace("root = \"site\"", "tunnel = \"app\"\nalpn = [\"mqtt\"]"),
+        UPSTREAM,
+    );
+    let config = parse_text(&text).unwrap().config;
+    let tunnel = Service::Tunnel {
+        upstream: 1,
+        alpn: vec!["x".to_owned()],
+    };
+    assert_eq!(config.listeners[0].service, tunnel);
+    assert_eq!(config.sites[0].tunnel, Some(0));
+    assert_eq!(config.sites[0].tls.alpn, Some(vec!["mqtt".to_owned()]));
+    assert_eq!(config.passthroughs.len(), 2);
+    assert_eq!(config.passthroughs[0].alpn, ["acme-tls/1"]);
+    assert_eq!(
+        (config.default_site, config.default_passthrough),
+        (None, Some(1))
+    );
+    assert_eq!(config.timeouts.tunnel_lifetime, None);
+    let only =
+        format!("{LISTENER}{UPSTREAM}[[passthrough]]\nnames = [\"c.test\"]\nupstream = \"app\"");
+    assert!(parse_text(&only).unwrap().config.sites.is_empty());
+}

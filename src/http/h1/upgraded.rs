@@ -1,0 +1,106 @@
+//! A connection after 101 (Switching Protocols): bytes both ways, whatever they mean.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::request_body::Receiving;
+use crate::error::{Cause, Error, Stage};
+use crate::http::transport::{Receive, Transmit};
+use crate::message::{BodySink, BodyStream, Upgrade};
+use crate::metrics::{self, Counter};
+use crate::net::deadline::Phase;
+use crate::net::stream::Received;
+
+/// Carries bytes until both ends have ended their directions, or neither has sent any for as long as
+/// the upgrade allows. What was received already goes first.
+///
+/// # Errors
+/// When either end breaks off: the connection must then be closed without close_notify.
+pub(super) async fn run<R: Receive, W: Transmit>(
+    receiving: &mut Receiving<R>,
+    write: &mut W,
+    upgrade: Box<dyn Upgrade>,
+) -> Result<(), Error> {
+    metrics::count(Counter::UpgradedConnections);
+    let idle_max = upgrade.idle_max();
+    let (stream, sink) = upgrade.into_halves();
+    // Bytes carried in either direction, wrapping: that it changes is all that counts.
+    let carried = Cell::new(0_u64);
+    let mut up = pin!(to_the_other_end(receiving, sink, &carried, idle_max));
+    let mut down = pin!(to_the_client(stream, write, &carried));
+    let (mut up_done, mut down_done) = (false, false);
+    let ended = poll_fn(|context| {
+        if !up_done && let Poll::Ready(ended) = up.as_mut().poll(context) {
+            match ended {
+                Ok(Ended::InOrder) => up_done = true,
+                Ok(Ended::Idle) => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if !down_done && let Poll::Ready(ended) = down.as_mut().poll(context) {
+            match ended {
+                Ok(()) => down_done = true,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        match up_done && down_done {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    });
+    ended.await
+}
+
+enum Ended {
+    InOrder,
+    Idle,
+}
+
+async fn to_the_other_end<R: Receive>(
+    receiving: &mut Receiving<R>,
+    mut sink: Box<dyn BodySink>,
+    carried: &Cell<u64>,
+    idle_max: Duration,
+) -> Result<Ended, Error> {
+    let Receiving { read, input } = receiving;
+    loop {
+        if !input.is_empty() {
+            carried.set(carried.get().wrapping_add(input.len() as u64));
+            sink.send(input.split().freeze()).await?;
+        }
+        let before = carried.get();
+        read.arm(Phase::Tunnel, idle_max);
+        match read.receive(input).await {
+            Ok(Received::Data(_)) => {}
+            Ok(Received::Closed(_)) => {
+                read.disarm();
+                sink.finish().await?;
+                return Ok(Ended::InOrder);
+            }
+            // The other direction may have been busy.
+            Ok(Received::Expired(_)) if carried.get() != before => {}
+            Ok(Received::Expired(_)) => {
+                metrics::count(Counter::TimeoutsIdle);
+                return Ok(Ended::Idle);
+            }
+            Err(cause) => return Err(Error::on_connection(Stage::RequestBody, cause)),
+        }
+    }
+}
+
+async fn to_the_client<W: Transmit>(
+    mut stream: Box<dyn BodyStream>,
+    write: &mut W,
+    carried: &Cell<u64>,
+) -> Result<(), Error> {
+    let failed = |cause: Cause| Error::on_connection(Stage::Response, cause);
+    while let Some(data) = stream.next().await? {
+        carried.set(carried.get().wrapping_add(data.len() as u64));
+        write.send(&[IoSlice::new(&data)]).await.map_err(failed)?;
+    }
+    write.finish().await.map_err(failed)
+}

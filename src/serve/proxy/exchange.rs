@@ -1,0 +1,391 @@
+//! One request over one connection to a server, and its answer, both ways at once.
+
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::{Cause, Error, Stage};
+use crate::message::{BodyStream, Fields, LocalFuture, Method, RequestBody};
+use crate::metrics::{self, Counter};
+use crate::net::deadline::Phase;
+use crate::net::stream::{Closure, ReadHalf, Received, WriteHalf};
+use crate::proto::h1::body::{BodyDecoder, Decoded};
+use crate::proto::h1::encode::{CHUNK_END, push_chunk_line, push_last_chunk};
+use crate::proto::h1::request_head::Framing;
+use crate::proto::h1::response_head::{self, ResponseHead, ResponseParser};
+use crate::proto::hop_by_hop::may_be_trailer;
+use crate::upstream::{Connection, Place, Pool};
+
+/// A request under way.
+pub(super) struct Exchange {
+    read: ReadHalf,
+    /// Away while the request's body is sent, and after that failed.
+    write: Option<WriteHalf>,
+    input: BytesMut,
+    place: Place,
+    upload: Option<Pin<Box<dyn Future<Output = UploadEnd>>>>,
+    /// Something of the answer has come.
+    has_answer: bool,
+}
+
+/// How an exchange came to nothing.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// The connection had been idle and died before a byte of an answer: the server may have closed
+    /// it before it saw the request.
+    pub(super) was_stale: bool,
+}
+
+/// What became of sending a request's body.
+enum UploadEnd {
+    /// All of it is sent.
+    Sent(WriteHalf),
+    /// The server takes no more of it. It may have answered all the same.
+    NotTaken,
+    /// The client's part failed.
+    Client(Error),
+}
+
+impl Exchange {
+    /// Sends `head`, and begins to send `body`.
+    pub(super) async fn begin(
+        connection: Connection,
+        head: &[u8],
+        body: RequestBody,
+        framing: Framing,
+    ) -> Result<Self, Failed> {
+        metrics::count(Counter::UpstreamRequests);
+        let Connection {
+            read,
+            mut write,
+            input,
+            place,
+        } = connection;
+        let mut this = Self {
+            read,
+            write: None,
+            input,
+            place,
+            upload: None,
+            has_answer: false,
+        };
+        match body {
+            RequestBody::Empty => match write.send(&[IoSlice::new(head)]).await {
+                Ok(()) => this.write = Some(write),
+                // It may have answered before it closed: a refusal for its own reasons.
+                Err(cause) if is_gone(&cause) => {}
+                Err(cause) => return Err(this.failed(cause)),
+            },
+            RequestBody::Stream(body) => {
+                this.upload = Some(Box::pin(upload(write, head.to_vec(), body, framing)));
+            }
+        }
+        Ok(this)
+    }
+
+    /// Waits for the answer's head, for `first_byte` from the end of the request on.
+    pub(super) async fn head(
+        &mut self,
+        method: &Method,
+        first_byte: Duration,
+    ) -> Result<ResponseHead, Failed> {
+        let mut parser = ResponseParser::default();
+        loop {
+            match parser.parse(&mut self.input, method) {
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => {}
+                Err(malformed) => return Err(self.failed(Cause::Protocol(malformed.0))),
+            }
+            match self.receive(first_byte, FIRST_BYTE_KEY).await {
+                Ok(Received::Data(_)) => self.has_answer = true,
+                Ok(Received::Closed(_)) => return Err(self.failed(Cause::Truncated)),
+                Ok(Received::Expired(_)) => return Err(self.failed(Cause::Timeout(FIRST_BYTE_KEY))),
+                Err(error) => return Err(self.failed_with(error)),
+            }
+        }
+    }
+
+    /// The answer's body if all of it is there.
+    pub(super) fn take_all(&mut self, length: u64) -> Option<Bytes> {
+        let length = usize::try_from(length).ok()?;
+        (self.input.len() >= length).then(|| self.input.split_to(length).freeze())
+    }
+
+    /// The answer is complete: keeps the connection in `pool` if it may be used again.
+    pub(super) fn end(self, pool: &Pool, keep_alive: bool) {
+        // A request that is not all sent would be continued by the next.
+        if let (Some(write), None, true) = (self.write, self.upload, keep_alive) {
+            pool.keep(Connection {
+                read: self.read,
+                write,
+                input: self.input,
+                place: self.place,
+            });
+        }
+    }
+
+    /// The connection's parts, after 101. `None` when its sending side has failed.
+    pub(super) fn into_parts(self) -> Option<(ReadHalf, WriteHalf, BytesMut, Place)> {
+        Some((self.read, self.write?, self.input, self.place))
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Receives, and sends of the request's body what can be sent meanwhile. The time of `limit` passes
+    /// when the request has been sent.
+    async fn receive(&mut self, limit: Duration, key: &'static str) -> Result<Received, Error> {
+        let Self {
+            read,
+            write,
+            input,
+            upload,
+            ..
+        } = self;
+        if upload.is_none() {
+            read.deadline().arm(Phase::Header, limit);
+        }
+        let mut client = None;
+        let mut sent = None;
+        let received = {
+            let mut receiving = pin!(read.receive(input));
+            poll_fn(|context| {
+                if let Some(running) = upload
+                    && let Poll::Ready(end) = running.as_mut().poll(context)
+                {
+                    *upload = None;
+                    match end {
+                        UploadEnd::Sent(half) => {
+                            // The receiving side's deadline is the connection's.
+                            half.deadline().arm(Phase::Header, limit);
+                            sent = Some(half);
+                        }
+                        UploadEnd::NotTaken => {}
+                        UploadEnd::Client(error) => {
+                            client = Some(error);
+                            return Poll::Ready(None);
+                        }
+                    }
+                }
+                receiving.as_mut().poll(context).map(Some)
+            })
+            .await
+        };
+        read.deadline().disarm();
+        if let Some(half) = sent {
+            *write = Some(half);
+        }
+        match (received, client) {
+            (_, Some(error)) => Err(error),
+            (Some(Ok(received)), None) => Ok(received),
+            (Some(Err(cause)), None) => Err(blamed(cause)),
+            (None, None) => Err(blamed(Cause::Timeout(key))),
+        }
+    }
+
+    fn failed(&self, cause: Cause) -> Failed {
+        self.failed_with(blamed(cause))
+    }
+
+    fn failed_with(&self, error: Error) -> Failed {
+        let died = matches!(error.cause, Cause::Truncated) || is_gone(&error.cause);
+        Failed {
+            was_stale: self.place.is_reused() && !self.has_answer && died,
+            error,
+        }
+    }
+}
+
+/// An answer's body, as the server sends it.
+pub(super) struct Download {
+    /// Until the end.
+    exchange: Option<Exchange>,
+    pool: Pool,
+    decoder: Decoder,
+    between_bytes: Duration,
+    keep_alive: bool,
+    trailers: Fields,
+}
+
+enum Decoder {
+    Framed(BodyDecoder),
+    /// Up to the connection's end.
+    Close,
+}
+
+impl Download {
+    /// The body after `head`.
+    pub(super) fn new(exchange: Exchange, pool: Pool, head: &ResponseHead) -> Self {
+        let decoder = match head.framing {
+            response_head::Framing::None => Decoder::Framed(BodyDecoder::known(0)),
+            response_head::Framing::Length(length) => Decoder::Framed(BodyDecoder::known(length)),
+            response_head::Framing::Chunked => {
+                Decoder::Framed(BodyDecoder::chunked(u64::MAX).keeping_trailers())
+            }
+            response_head::Framing::Close => Decoder::Close,
+        };
+        Self {
+            between_bytes: pool.http().between_bytes,
+            exchange: Some(exchange),
+            pool,
+            decoder,
+            keep_alive: head.keep_alive,
+            trailers: Fields::default(),
+        }
+    }
+
+    async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
+        let next = self.try_next().await;
+        if let Err(error) = &next {
+            metrics::count(Counter::UpstreamResponsesCut);
+            let upstream = self.pool.name();
+            tracing::debug!(upstream, %error, "answer cut short");
+            self.exchange = None;
+        }
+        next
+    }
+
+    async fn try_next(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some(exchange) = &mut self.exchange else {
+            return Ok(None);
+        };
+        loop {
+            match &mut self.decoder {
+                Decoder::Framed(decoder) => match decoder.decode(&mut exchange.input) {
+                    Ok(Decoded::Data(data)) => return Ok(Some(data)),
+                    Ok(Decoded::End) => {
+                        self.trailers = decoder.take_trailers();
+                        self.trailers.retain(|name, _| may_be_trailer(name));
+                        if let Some(exchange) = self.exchange.take() {
+                            exchange.end(&self.pool, self.keep_alive);
+                        }
+                        return Ok(None);
+                    }
+                    Ok(Decoded::NeedMore) => {}
+                    Err(refusal) => return Err(blamed(Cause::Protocol(refusal.reason))),
+                },
+                Decoder::Close => {
+                    if !exchange.input.is_empty() {
+                        return Ok(Some(exchange.input.split().freeze()));
+                    }
+                }
+            }
+            let received = exchange
+                .receive(self.between_bytes, BETWEEN_BYTES_KEY)
+                .await?;
+            match (received, &self.decoder) {
+                (Received::Data(_), _) => {}
+                // RFC 9112 6.3: under TLS only close_notify makes it complete (RFC 9112 9.8).
+                (Received::Closed(Closure::Orderly), Decoder::Close) => {
+                    self.exchange = None;
+                    return Ok(None);
+                }
+                (Received::Closed(_), _) => return Err(blamed(Cause::Truncated)),
+                (Received::Expired(_), _) => {
+                    metrics::count(Counter::UpstreamTimeouts);
+                    return Err(blamed(Cause::Timeout(BETWEEN_BYTES_KEY)));
+                }
+            }
+        }
+    }
+}
+
+impl BodyStream for Download {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
+        Box::pin(self.next_data())
+    }
+
+    fn take_trailers(&mut self) -> Fields {
+        std::mem::take(&mut self.trailers)
+    }
+}
+
+/// Sends a request with its body, as the client brings it and the server takes it.
+async fn upload(
+    mut write: WriteHalf,
+    mut out: Vec<u8>,
+    mut body: Box<dyn BodyStream>,
+    framing: Framing,
+) -> UploadEnd {
+    // The server need not wait for the client's body to see the head.
+    loop {
+        if !out.is_empty() {
+            if write.send(&[IoSlice::new(&out)]).await.is_err() {
+                return UploadEnd::NotTaken;
+            }
+            out.clear();
+        }
+        let data = match body.next().await {
+            Err(error) => return UploadEnd::Client(error),
+            Ok(None) => break,
+            Ok(Some(data)) => data,
+        };
+        let sent = match framing {
+            Framing::Chunked => {
+                push_chunk_line(&mut out, data.len());
+                let parts = [
+                    IoSlice::new(&out),
+                    IoSlice::new(&data),
+                    IoSlice::new(CHUNK_END),
+                ];
+                write.send(&parts).await
+            }
+            // The driver has held the client to the length.
+            Framing::Length(_) | Framing::None => write.send(&[IoSlice::new(&data)]).await,
+        };
+        out.clear();
+        if sent.is_err() {
+            return UploadEnd::NotTaken;
+        }
+    }
+    if framing == Framing::Chunked {
+        push_last_chunk(&mut out, &Fields::default());
+        if write.send(&[IoSlice::new(&out)]).await.is_err() {
+            return UploadEnd::NotTaken;
+        }
+    }
+    // Given back now, and not only with the answer.
+    drop(body);
+    UploadEnd::Sent(write)
+}
+
+/// A failure on a server's connection.
+pub(super) fn blamed(cause: Cause) -> Error {
+    match cause {
+        Cause::Limit(_)
+        | Cause::FileTruncated
+        | Cause::File(_)
+        | Cause::NoRekey
+        | Cause::KeyExhausted
+        | Cause::Internal(_) => Error::us(Stage::Exchange, cause),
+        Cause::Io(_)
+        | Cause::Tls(_)
+        | Cause::AlertReceived(_)
+        | Cause::Record(_)
+        | Cause::Protocol(_)
+        | Cause::Truncated
+        | Cause::Timeout(_) => Error::upstream(Stage::Exchange, cause),
+    }
+}
+
+/// Whether the peer has ended the connection.
+fn is_gone(cause: &Cause) -> bool {
+    let Cause::Io(error) = cause else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+    )
+}
+
+const FIRST_BYTE_KEY: &str = "upstream.http.first_byte_ms";
+const BETWEEN_BYTES_KEY: &str = "upstream.http.between_bytes_ms";

@@ -1,0 +1,281 @@
+//! The reverse proxy: a request in, what a server behind this one makes of it out.
+
+mod exchange;
+mod request;
+mod upgraded;
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use self::exchange::{Download, Exchange, Failed};
+use self::request::{Outgoing, Visitor};
+use self::upgraded::Upgraded;
+use super::rules::Normal;
+use super::{Client, error_page};
+use crate::config::{Route, RouteProxy};
+use crate::error::{Cause, Error, Side};
+use crate::message::{Body, BodyStream, LocalFuture, Request, RequestBody, Response, Status};
+use crate::metrics::{self, Counter};
+use crate::net::stream::StreamContext;
+use crate::proto::h1::response_head::{Framing, ResponseHead};
+use crate::proto::hop_by_hop::ConnectionOptions;
+use crate::upstream::{Connector, Groups, NoConnection, Pool};
+
+/// What one worker passes requests on with.
+pub struct Proxy {
+    /// In the order of [`crate::config::Config::upstreams`].
+    pools: Vec<Pool>,
+    connector: Rc<Connector>,
+    context: Rc<StreamContext>,
+    /// When idle connections were looked through last.
+    swept: Cell<Instant>,
+}
+
+/// A request to be passed on.
+pub(super) struct Asking<'a> {
+    pub(super) client: &'a Client,
+    /// Whether the client is a proxy whose word is taken.
+    pub(super) is_trusted: bool,
+    pub(super) request: &'a Request,
+    /// The request's path as routes compare it.
+    pub(super) normal: &'a Normal<'a>,
+}
+
+impl Proxy {
+    /// Passes on to `groups`, over connections of `connector`.
+    pub fn new(groups: &Groups, connector: Rc<Connector>, context: Rc<StreamContext>) -> Self {
+        Self {
+            pools: groups.iter().cloned().map(Pool::new).collect(),
+            connector,
+            context,
+            swept: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Closes the idle connections that are not to be used again, about once a second: looking at one
+    /// takes a system call.
+    pub fn sweep(&self, now: Instant) {
+        if now.saturating_duration_since(self.swept.get()) >= SWEEP {
+            self.swept.set(now);
+            self.pools.iter().for_each(Pool::sweep);
+        }
+    }
+
+    /// Passes a request on as `route` says, whose own part is `proxy`, and gives the answer.
+    pub(super) async fn respond(
+        &self,
+        (route, proxy): (&Route, &RouteProxy),
+        asking: &Asking<'_>,
+        body: RequestBody,
+    ) -> Response {
+        let &Asking {
+            client,
+            is_trusted,
+            request,
+            normal,
+        } = asking;
+        let visitor = Visitor {
+            address: client.address,
+            is_trusted,
+            is_secure: client.tls_policy.is_some(),
+        };
+        let outgoing = match request::outgoing(request, normal, route, proxy, &visitor) {
+            Ok(outgoing) => outgoing,
+            Err(status) => return error_page::page(Status(status)),
+        };
+        let Some(pool) = self.pools.get(proxy.upstream) else {
+            return error_page::page(Status(500));
+        };
+        let key = hash_key(client.address);
+        match self.exchange(pool, &key, request, &outgoing, body).await {
+            Ok(response) => response,
+            Err(refused) => refused.page(pool),
+        }
+    }
+
+    /// Sends the request, a second time where the first went to a connection that had died, and takes
+    /// the answer's head.
+    async fn exchange(
+        &self,
+        pool: &Pool,
+        key: &[u8],
+        request: &Request,
+        outgoing: &Outgoing,
+        mut body: RequestBody,
+    ) -> Result<Response, NoAnswer> {
+        let may_repeat = request.method.is_idempotent() && matches!(body, RequestBody::Empty);
+        let mut may_be_idle = true;
+        loop {
+            let connection = pool
+                .connection(Some(key), may_be_idle, &self.connector, &self.context)
+                .await
+                .map_err(NoAnswer::NoConnection)?;
+            let sending = std::mem::take(&mut body);
+            let first_byte = pool.http().first_byte;
+            let begun =
+                Exchange::begin(connection, &outgoing.head, sending, outgoing.framing).await;
+            let answered = match begun {
+                Ok(mut exchange) => match exchange.head(&request.method, first_byte).await {
+                    Ok(head) => Ok((exchange, head)),
+                    Err(failed) => {
+                        if failed.error.side == Side::Upstream && !failed.was_stale {
+                            exchange.place().report_failure();
+                        }
+                        Err(failed)
+                    }
+                },
+                Err(failed) => Err(failed),
+            };
+            match answered {
+                Ok((exchange, head)) => return answer(pool, exchange, head, outgoing.is_upgrade),
+                // RFC 9112 9.3.1: an idempotent request whose connection closed before an answer may
+                // be repeated, once.
+                Err(Failed { was_stale, error }) if was_stale && may_repeat && may_be_idle => {
+                    metrics::count(Counter::UpstreamRetries);
+                    tracing::debug!(upstream = pool.name(), %error, "sent again");
+                    may_be_idle = false;
+                }
+                Err(Failed { error, .. }) => return Err(NoAnswer::Failed(error)),
+            }
+        }
+    }
+}
+
+/// Why there is no answer.
+enum NoAnswer {
+    NoConnection(NoConnection),
+    Failed(Error),
+}
+
+impl NoAnswer {
+    /// The response that says so, and the log's and the counters' share.
+    fn page(self, pool: &Pool) -> Response {
+        let upstream = pool.name();
+        let status = match self {
+            Self::NoConnection(NoConnection::Down) => {
+                tracing::warn!(upstream, "no server is up");
+                503
+            }
+            Self::NoConnection(NoConnection::QueueFull | NoConnection::QueueTimeout) => {
+                tracing::warn!(upstream, "all servers are full");
+                503
+            }
+            Self::NoConnection(NoConnection::Failed(error)) | Self::Failed(error) => {
+                match error.side {
+                    Side::Upstream => tracing::warn!(upstream, %error, "no answer"),
+                    Side::Us => tracing::error!(upstream, %error, "no answer"),
+                    Side::Client => tracing::debug!(upstream, %error, "request broken off"),
+                }
+                match (error.side, error.cause) {
+                    // The driver answers or ends the connection as the body's failure demands.
+                    (Side::Client, _) => return error_page::page(Status(400)),
+                    (Side::Us, _) => 500,
+                    (Side::Upstream, Cause::Timeout(_)) => 504,
+                    (Side::Upstream, _) => 502,
+                }
+            }
+        };
+        metrics::count(match status {
+            504 => Counter::UpstreamTimeouts,
+            _ => Counter::UpstreamFailures,
+        });
+        let page = error_page::page(Status(status));
+        match status {
+            // RFC 9110 10.2.3
+            503 => page.with("retry-after", RETRY_AFTER_S),
+            _ => page,
+        }
+    }
+}
+
+/// The response that passes `head` and its body on.
+fn answer(
+    pool: &Pool,
+    mut exchange: Exchange,
+    mut head: ResponseHead,
+    may_upgrade: bool,
+) -> Result<Response, NoAnswer> {
+    let malformed = |what| NoAnswer::Failed(exchange::blamed(Cause::Protocol(what)));
+    let is_upgrade = head.status == Status(101);
+    if is_upgrade && !may_upgrade {
+        return Err(malformed("a change of protocol that nobody asked for"));
+    }
+    let fields = head.fields.clone();
+    let Ok(options) = ConnectionOptions::of(&fields) else {
+        return Err(malformed("too many connection options"));
+    };
+    if is_upgrade && options.upgrade(&fields).is_none() {
+        return Err(malformed("a change of protocol without its name"));
+    }
+    head.fields.retain(|name, _| {
+        let is_protocol = is_upgrade && name.eq_ignore_ascii_case(b"upgrade");
+        is_protocol || !options.is_hop_by_hop(name)
+    });
+    let mut response = Response::new(head.status);
+    response.relayed = std::mem::take(&mut head.fields);
+    response.body = match head.framing {
+        _ if is_upgrade => {
+            let Some((read, write, input, place)) = exchange.into_parts() else {
+                return Err(malformed("closed after a change of protocol"));
+            };
+            Body::Upgrade(Box::new(Upgraded {
+                read,
+                write,
+                input,
+                place,
+                idle_max: pool.http().upgraded_idle,
+            }))
+        }
+        Framing::None => {
+            exchange.end(pool, head.keep_alive);
+            match head.status {
+                // RFC 9110 8.6: the length that the body would have.
+                Status(204 | 205) => Body::Empty,
+                _ => Body::Stream(Box::new(Nothing), head.content_length),
+            }
+        }
+        Framing::Length(length) => match exchange.take_all(length) {
+            Some(bytes) => {
+                exchange.end(pool, head.keep_alive);
+                Body::Bytes(bytes)
+            }
+            None => stream(exchange, pool, &head, Some(length)),
+        },
+        Framing::Chunked | Framing::Close => stream(exchange, pool, &head, None),
+    };
+    Ok(response)
+}
+
+fn stream(exchange: Exchange, pool: &Pool, head: &ResponseHead, length: Option<u64>) -> Body {
+    Body::Stream(
+        Box::new(Download::new(exchange, pool.clone(), head)),
+        length,
+    )
+}
+
+/// The body of an answer to HEAD, or of 304.
+struct Nothing;
+
+impl BodyStream for Nothing {
+    fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+/// What `balance = "hash"` keeps together: a client.
+fn hash_key(address: IpAddr) -> Vec<u8> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Long enough for a queue to drain, short enough not to be felt.
+const RETRY_AFTER_S: Bytes = Bytes::from_static(b"1");

@@ -1,0 +1,154 @@
+//! What a server behind this one is asked: the request as it came, without what belonged to its
+//! connection, and with what we know of its sender.
+
+use std::net::IpAddr;
+
+use super::super::rules;
+use crate::config::{FieldEdits, Route, RouteProxy};
+use crate::message::{BodyLength, Method, Request, Version};
+use crate::proto::authority::host_of;
+use crate::proto::forwarded::{self, Origin};
+use crate::proto::h1::encode::push_field_line;
+use crate::proto::h1::request_head::{self, Connection, Framing};
+use crate::proto::hop_by_hop::ConnectionOptions;
+use crate::proto::syntax::list_members;
+
+/// A request head, ready to be sent.
+pub(super) struct Outgoing {
+    pub(super) head: Vec<u8>,
+    pub(super) framing: Framing,
+    /// It asks for another protocol.
+    pub(super) is_upgrade: bool,
+}
+
+/// Why a request is not passed on, as a status.
+pub(super) type Refused = u16;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visitor {
+    pub(super) address: IpAddr,
+    pub(super) is_trusted: bool,
+    pub(super) is_secure: bool,
+}
+
+/// The head for `request`, which `route` passes on as `proxy` says.
+pub(super) fn outgoing(
+    request: &Request,
+    normal: &rules::Normal<'_>,
+    route: &Route,
+    proxy: &RouteProxy,
+    visitor: &Visitor,
+) -> Result<Outgoing, Refused> {
+    // RFC 9110 9.3.8: it would send back what a proxy adds.
+    if request.method == Method::Trace {
+        return Err(405);
+    }
+    let options = ConnectionOptions::of(&request.fields).map_err(|_| 400_u16)?;
+    let length = match request.body_length {
+        BodyLength::Known(length) => Some(length),
+        BodyLength::Delimited => None,
+    };
+    let framing = Framing::new(&request.method, length);
+    // RFC 9110 7.8: not in 1.0, and what comes before the answer to it would be a body.
+    let may_upgrade = request.version == Version::Http11 && request.body_length.is_none();
+    let upgrade = options.upgrade(&request.fields).filter(|_| may_upgrade);
+    let target = match proxy.strip_prefix {
+        true => rules::target_behind(request, normal, route),
+        false => request.target.to_string(),
+    };
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    if !request_head::push_request_line(&mut head, &request.method, &target) {
+        return Err(400);
+    }
+    let received_host = received_host(request);
+    let host = proxy.host.as_deref().map_or(received_host, str::as_bytes);
+    push_field_line(&mut head, b"host", host);
+    push_passed_on(&mut head, request, &options, &route.request_fields);
+    let origin = Origin {
+        client: visitor.address,
+        is_trusted: visitor.is_trusted,
+        scheme: if visitor.is_secure { "https" } else { "http" },
+        host: received_host,
+    };
+    forwarded::push_fields(&mut head, proxy.forwarded, &origin, &request.fields);
+    push_via(&mut head, request);
+    for (name, value) in route.request_fields.put() {
+        push_field_line(&mut head, name.as_bytes(), value.as_bytes());
+    }
+    let mut codings = request.fields.all("te").flat_map(list_members);
+    let connection = Connection {
+        close: false,
+        upgrade,
+        trailers: codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
+    };
+    request_head::push_request_end(&mut head, framing, &connection);
+    Ok(Outgoing {
+        head,
+        framing,
+        is_upgrade: upgrade.is_some(),
+    })
+}
+
+/// The host with its port as the client sent it, unless the target named another (RFC 9112 3.2.2).
+fn received_host(request: &Request) -> &[u8] {
+    let field = request.fields.only("host");
+    field
+        .filter(|field| host_of(field).as_deref() == Some(&*request.host))
+        .unwrap_or(request.host.as_bytes())
+}
+
+fn push_passed_on(
+    head: &mut Vec<u8>,
+    request: &Request,
+    options: &ConnectionOptions<'_>,
+    edits: &FieldEdits,
+) {
+    let mut cookies = 0;
+    for (name, value) in request.fields.iter() {
+        let ends_here = options.is_hop_by_hop(name)
+            || forwarded::is_forwarding_field(name)
+            || NOT_PASSED_ON
+                .iter()
+                .any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+            || edits.replaces(name);
+        if ends_here {
+            continue;
+        }
+        if name.eq_ignore_ascii_case(b"cookie") {
+            cookies += 1;
+            continue;
+        }
+        push_field_line(head, name, value);
+    }
+    if cookies > 0 {
+        // RFC 9113 8.2.3: the pieces that HTTP/2 may carry apart are one field again.
+        let pieces: Vec<&[u8]> = request.fields.all("cookie").collect();
+        push_field_line(head, b"cookie", &pieces.join(&b"; "[..]));
+    }
+}
+
+/// RFC 9110 7.6.3
+fn push_via(head: &mut Vec<u8>, request: &Request) {
+    let mut value = Vec::new();
+    for before in request.fields.all("via") {
+        value.extend_from_slice(before);
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(match request.version {
+        Version::Http10 => b"1.0 portcullis",
+        Version::Http11 => b"1.1 portcullis",
+        Version::Http2 => b"2.0 portcullis",
+    });
+    push_field_line(head, b"via", &value);
+}
+
+/// Written anew, obeyed here (the body is asked for when it is passed on), or taken for something else
+/// by CGI (`Proxy` becomes HTTP_PROXY).
+const NOT_PASSED_ON: [&str; 4] = ["host", "expect", "proxy", "via"];
+
+const HEAD_BYTES_USUAL: usize = 1024;
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

@@ -1,0 +1,153 @@
+use super::*;
+use crate::config::{FieldEdits, RouteAction, RoutePath};
+use crate::proto::forwarded::Style;
+use crate::proto::testing::request;
+use crate::serve::rules::normalize;
+
+const VISITOR: Visitor = Visitor {
+    address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+    is_trusted: false,
+    is_secure: true,
+};
+
+fn proxy() -> RouteProxy {
+    RouteProxy {
+        upstream: 0,
+        strip_prefix: false,
+        host: None,
+        forwarded: Style::XForwarded,
+    }
+}
+
+fn route() -> Route {
+    Route {
+        path: RoutePath::Prefix("/api".to_owned()),
+        action: RouteAction::Proxy(proxy()),
+        request_fields: FieldEdits::default(),
+        response_fields: FieldEdits::default(),
+    }
+}
+
+fn sent(request: &Request, route: &Route, proxy: &RouteProxy) -> Result<String, Refused> {
+    let normal = normalize(request.path()).unwrap();
+    let outgoing = outgoing(request, &normal, route, proxy, &VISITOR)?;
+    Ok(String::from_utf8(outgoing.head).unwrap())
+}
+
+fn asked(method: Method, target: &str, fields: &[(&str, &str)]) -> Request {
+    Request {
+        target: target.into(),
+        ..request(method, fields)
+    }
+}
+
+#[test]
+fn rfc9110_7_6_1_what_is_for_one_connection_is_not_passed_on() {
+    let request = asked(
+        Method::Get,
+        "/api/x?y",
+        &[
+            ("Host", "Example.org:8443"),
+            ("Connection", "close, X-Mine, Authorization"),
+            ("X-Mine", "1"),
+            ("Keep-Alive", "timeout=5"),
+            ("Proxy", "http://evil"),
+            ("Accept", "*/*"),
+            ("Transfer-Encoding", "chunked"),
+            ("Expect", "100-continue"),
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("X_Forwarded_For", "10.0.0.1"),
+            ("Via", "1.0 a"),
+            ("TE", "trailers, gzip"),
+        ],
+    );
+    assert_eq!(
+        sent(&request, &route(), &proxy()).unwrap(),
+        "GET /api/x?y HTTP/1.1\r\nhost: Example.org:8443\r\nAccept: */*\
+         \r\nx-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: https\
+         \r\nx-forwarded-host: Example.org:8443\r\nvia: 1.0 a, 1.1 portcullis\
+         \r\nte: trailers\r\nconnection: te\r\n\r\n"
+    );
+}
+
+#[test]
+fn routes_change_target_host_and_fields() {
+    let mut request = asked(
+        Method::Post,
+        "/api/x?y",
+        &[("Host", "example.org"), ("A", "1"), ("B", "2"), ("C", "3")],
+    );
+    request.body_length = BodyLength::Delimited;
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let route = Route {
+        request_fields: FieldEdits {
+            remove: vec!["a".to_owned()],
+            set: vec![pair("b", "4")],
+            add: vec![pair("c", "5")],
+        },
+        ..route()
+    };
+    let proxy = RouteProxy {
+        strip_prefix: true,
+        host: Some("app.internal:81".to_owned()),
+        forwarded: Style::None,
+        ..proxy()
+    };
+    assert_eq!(
+        sent(&request, &route, &proxy).unwrap(),
+        "POST /x?y HTTP/1.1\r\nhost: app.internal:81\r\nC: 3\r\nvia: 1.1 portcullis\
+         \r\nb: 4\r\nc: 5\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+}
+
+#[test]
+fn rfc9112_3_2_2_the_targets_host_goes_before_the_field() {
+    let request = asked(Method::Get, "/", &[("Host", "other.example")]);
+    let head = sent(&request, &route(), &proxy()).unwrap();
+    assert!(
+        head.starts_with("GET / HTTP/1.1\r\nhost: example.org\r\n"),
+        "{head}"
+    );
+}
+
+#[test]
+fn rfc9113_8_2_3_cookies_that_came_apart_are_one_field() {
+    let request = asked(Method::Get, "/", &[("cookie", "a=1"), ("cookie", "b=2")]);
+    let head = sent(&request, &route(), &proxy()).unwrap();
+    assert!(head.contains("\r\ncookie: a=1; b=2\r\n"), "{head}");
+}
+
+#[test]
+fn rfc9110_7_8_an_upgrade_is_passed_on_in_http_1_1_without_a_body() {
+    let fields = [("Upgrade", "websocket"), ("Connection", "Upgrade")];
+    let mut request = asked(Method::Get, "/", &fields);
+    let head = sent(&request, &route(), &proxy()).unwrap();
+    assert!(
+        head.ends_with("\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"),
+        "{head}"
+    );
+    request.version = Version::Http10;
+    assert!(
+        !sent(&request, &route(), &proxy())
+            .unwrap()
+            .contains("upgrade")
+    );
+    request.version = Version::Http11;
+    request.body_length = BodyLength::Known(3);
+    assert!(
+        !sent(&request, &route(), &proxy())
+            .unwrap()
+            .contains("upgrade")
+    );
+}
+
+#[test]
+fn what_is_not_passed_on() {
+    let trace = asked(Method::Trace, "/", &[]);
+    assert_eq!(sent(&trace, &route(), &proxy()), Err(405));
+    let options = "a,".repeat(100);
+    let many = asked(Method::Get, "/", &[("Connection", &options)]);
+    assert_eq!(sent(&many, &route(), &proxy()), Err(400));
+    let split = asked(Method::Get, "/a b", &[]);
+    assert_eq!(sent(&split, &route(), &proxy()), Err(400));
+}

@@ -1,0 +1,356 @@
+//! A site's routes: which one a path belongs to, and what is left of the path behind it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::config::{FieldEdits, Route, RouteAction, RoutePath};
+use crate::message::{Request, Response};
+
+/// The routes of one site, ready to be looked up.
+#[derive(Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    exact: HashMap<Box<[u8]>, usize>,
+    /// The longest first.
+    prefixes: Vec<(Box<[u8]>, usize)>,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Rule {
+    /// As it is configured.
+    pub route: Route,
+    /// Where its directory is among the cache's roots.
+    pub root: Option<usize>,
+}
+
+/// A path that cannot be understood: a malformed escape, a control character, a way out of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadPath;
+
+/// What a path is compared by: decoded, without dot segments and empty ones. Borrowed where it was so
+/// already.
+pub type Normal<'a> = Cow<'a, [u8]>;
+
+impl Rules {
+    /// The routes of one site. `next_root` gives a place among the cache's roots to each directory.
+    pub fn new(routes: &[Route], mut next_root: impl FnMut(&Route) -> usize) -> Self {
+        let mut this = Self::default();
+        for (index, route) in routes.iter().enumerate() {
+            match &route.path {
+                RoutePath::Exact(path) => {
+                    this.exact.insert(path.as_bytes().into(), index);
+                }
+                RoutePath::Prefix(prefix) => {
+                    this.prefixes.push((prefix.as_bytes().into(), index));
+                }
+            }
+            let root = matches!(route.action, RouteAction::Files(_)).then(|| next_root(route));
+            this.rules.push(Rule {
+                route: route.clone(),
+                root,
+            });
+        }
+        this.prefixes
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        this
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rule for `path`.
+    pub fn find(&self, path: &Normal<'_>) -> Option<&Rule> {
+        let exact = self.exact.get(&**path).copied();
+        let index = exact.or_else(|| {
+            let by_prefix = self
+                .prefixes
+                .iter()
+                .find(|(prefix, _)| is_below(path, prefix));
+            by_prefix.map(|&(_, index)| index)
+        })?;
+        self.rules.get(index)
+    }
+}
+
+/// Whether `path` is `prefix` or below it. A prefix that does not end in '/' ends at a segment's end.
+fn is_below(path: &[u8], prefix: &[u8]) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| prefix.ends_with(b"/") || matches!(rest, [] | [b'/', ..]))
+}
+
+/// The path as it is compared.
+///
+/// # Errors
+/// See [`BadPath`].
+pub fn normalize(path: &str) -> Result<Normal<'_>, BadPath> {
+    let bytes = path.as_bytes();
+    let is_normal = path.starts_with('/')
+        && !path.contains("//")
+        && !path.contains("/.")
+        && !bytes.contains(&b'%');
+    if is_normal {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let decoded = decode(bytes)?;
+    if !decoded.starts_with(b"/") {
+        return Err(BadPath);
+    }
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut parts = decoded.split(|&byte| byte == b'/').skip(1).peekable();
+    let mut ends_open = false;
+    while let Some(part) = parts.next() {
+        let is_last = parts.peek().is_none();
+        match part {
+            b"" | b"." => ends_open = is_last,
+            b".." => {
+                segments.pop().ok_or(BadPath)?;
+                ends_open = is_last;
+            }
+            part => segments.push(part),
+        }
+    }
+    let mut normal = Vec::with_capacity(decoded.len());
+    for segment in segments {
+        normal.push(b'/');
+        normal.extend_from_slice(segment);
+    }
+    if ends_open || normal.is_empty() {
+        normal.push(b'/');
+    }
+    Ok(Cow::Owned(normal))
+}
+
+fn decode(path: &[u8]) -> Result<Vec<u8>, BadPath> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    loop {
+        rest = match rest {
+            [] => return Ok(decoded),
+            [b'%', high, low, rest @ ..] => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                let value = digit(high).zip(digit(low)).ok_or(BadPath)?;
+                let byte = u8::try_from(value.0 * 16 + value.1).map_err(|_| BadPath)?;
+                if byte.is_ascii_control() {
+                    return Err(BadPath);
+                }
+                decoded.push(byte);
+                rest
+            }
+            [b'%', ..] => return Err(BadPath),
+            [byte, rest @ ..] => {
+                decoded.push(*byte);
+                rest
+            }
+        };
+    }
+}
+
+/// What is left of `path`, whose normal form is `normal`, behind the route's prefix: from a '/' on, in
+/// the client's own spelling where that is the normal form, and escaped anew where it is not: what it
+/// names must not change by what is cut off.
+pub fn behind_prefix(normal: &Normal<'_>, route: &Route) -> String {
+    let prefix = match &route.path {
+        RoutePath::Prefix(prefix) => prefix.trim_end_matches('/').as_bytes(),
+        RoutePath::Exact(_) => b"",
+    };
+    let rest = normal.strip_prefix(prefix).unwrap_or(normal);
+    let mut text = String::with_capacity(rest.len() + 1);
+    if !rest.starts_with(b"/") {
+        text.push('/');
+    }
+    let keeps = matches!(normal, Cow::Borrowed(_));
+    for &byte in rest {
+        let is_plain = byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte);
+        if is_plain || (keeps && byte.is_ascii_graphic()) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+/// The request's target as it is behind the route's prefix, its query included.
+pub fn target_behind(request: &Request, normal: &Normal<'_>, route: &Route) -> String {
+    let mut target = behind_prefix(normal, route);
+    if let Some(query) = request.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    target
+}
+
+/// A response that was made behind the route's prefix, for clients before it: a directory's redirect
+/// leads there.
+pub fn put_prefix_back(mut response: Response, route: &Route) -> Response {
+    let RoutePath::Prefix(prefix) = &route.path else {
+        return response;
+    };
+    for (name, value) in &mut response.fields {
+        if *name == "location" && value.starts_with(b"/") {
+            let mut whole = prefix.trim_end_matches('/').as_bytes().to_vec();
+            whole.extend_from_slice(value);
+            *value = whole.into();
+        }
+    }
+    response
+}
+
+/// Makes the changes `edits` to `response`.
+pub fn edit_response(response: &mut Response, edits: &FieldEdits) {
+    if edits.is_empty() {
+        return;
+    }
+    let is_replaced = |name: &str| edits.replaces(name.as_bytes());
+    if let Some(block) = response.block.take() {
+        if block.fields().iter().any(|(name, _)| is_replaced(name)) {
+            let kept = block.fields().iter().filter(|(name, _)| !is_replaced(name));
+            response.fields.splice(0..0, kept.cloned());
+        } else {
+            response.block = Some(block);
+        }
+    }
+    response.fields.retain(|(name, _)| !is_replaced(name));
+    response.relayed.retain(|name, _| !edits.replaces(name));
+    let put = edits
+        .put()
+        .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    response.relayed = response.relayed.extended(put);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{FieldBlock, Status};
+
+    fn route(path: RoutePath, status: u16) -> Route {
+        Route {
+            path,
+            action: RouteAction::Fixed { status, body: None },
+            request_fields: FieldEdits::default(),
+            response_fields: FieldEdits::default(),
+        }
+    }
+
+    fn prefix(text: &str, status: u16) -> Route {
+        route(RoutePath::Prefix(text.to_owned()), status)
+    }
+
+    fn normal(path: &str) -> Result<String, BadPath> {
+        normalize(path).map(|normal| String::from_utf8(normal.into_owned()).unwrap())
+    }
+
+    #[test]
+    fn exact_paths_go_before_prefixes_and_long_ones_before_short_ones() {
+        let routes = [
+            prefix("/", 201),
+            prefix("/api", 202),
+            prefix("/api/v2/", 203),
+            route(RoutePath::Exact("/api/v2/x".to_owned()), 204),
+        ];
+        let rules = Rules::new(&routes, |_| panic!("no directory"));
+        for (path, expected) in [
+            ("/", 201),
+            ("/apix", 201),
+            ("/api", 202),
+            ("/api/", 202),
+            ("/api/v2", 202),
+            ("/api/v2/", 203),
+            ("/api/v2/xy", 203),
+            ("/api/v2/x", 204),
+            ("/%61pi/x", 202),
+            ("//api/x", 202),
+            ("/x/../api/x", 202),
+            ("/x/%2e%2E%2fapi", 202),
+            ("/api/../x", 201),
+        ] {
+            let rule = rules.find(&normalize(path).unwrap()).unwrap();
+            let RouteAction::Fixed { status, .. } = rule.route.action else {
+                panic!()
+            };
+            assert_eq!(status, expected, "{path}");
+        }
+        let some = Rules::new(&routes[1..], |_| 0);
+        assert!(some.find(&normalize("/apix").unwrap()).is_none());
+    }
+
+    #[test]
+    fn paths_are_compared_as_they_are_meant() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/a/./b/../c/", "/a/c/"),
+            ("/a/..", "/"),
+            ("/a/b/..", "/a/"),
+            ("/a//b", "/a/b"),
+            ("/%7Ea%2Fb", "/~a/b"),
+            ("/.a/..b/", "/.a/..b/"),
+        ] {
+            assert_eq!(normal(path).as_deref(), Ok(expected), "{path}");
+        }
+        for path in [
+            "*", "/..", "/a/../..", "/%", "/%4", "/%zz", "/%00", "/%0a", "/%2e%2e",
+        ] {
+            assert_eq!(normal(path), Err(BadPath), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_cut_off_at_a_slash() {
+        for (text, path, expected) in [
+            ("/api", "/api/x", "/x"),
+            ("/api", "/api", "/"),
+            ("/api/", "/api/x|y", "/x|y"),
+            ("/", "/x", "/x"),
+            ("/api", "/%61pi/a%20b%3Fc", "/a%20b%3Fc"),
+            ("/api", "/api/../api/..%2fapi/x", "/x"),
+        ] {
+            let normal = normalize(path).unwrap();
+            assert_eq!(
+                behind_prefix(&normal, &prefix(text, 200)),
+                expected,
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn responses_are_edited_wherever_their_fields_stand() {
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let block = FieldBlock::new(vec![("etag", bytes("1")), ("vary", bytes("a"))]);
+        let mut response = Response::new(Status(200))
+            .with_block(Rc::new(block))
+            .with("server", bytes("x"));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let edits = FieldEdits {
+            remove: vec!["server".to_owned()],
+            set: vec![pair("etag", "2")],
+            add: vec![pair("vary", "b")],
+        };
+        edit_response(&mut response, &edits);
+        assert!(response.all_fields().eq(&[("vary", bytes("a"))]));
+        let relayed: Vec<_> = response.relayed.iter().collect();
+        assert_eq!(relayed, [(&b"etag"[..], &b"2"[..]), (b"vary", b"b")]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_normal_path_stays_as_it_is(path in "/[a-z./%0-9A-F]{0,30}") {
+            if let Ok(once) = normalize(&path) {
+                // Escapes within it are what they stand for now.
+                prop_assume!(!once.contains(&b'%'));
+                let text = String::from_utf8_lossy(&once).into_owned();
+                let twice = normalize(&text).unwrap();
+                prop_assert_eq!(&*twice, text.as_bytes());
+                prop_assert!(!text.split('/').any(|segment| segment == ".."));
+            }
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Connections to a group's servers that carry one request after the other, kept per worker.
+//!
+//! An idle connection is used again only when nothing has come on it since: a byte there would be
+//! taken for the next answer. Where all servers have all the connections they may have, requests
+//! wait in a bounded queue.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::{Connector, Group, Lease, NoServer};
+use crate::config::UpstreamHttp;
+use crate::error::Error;
+use crate::metrics::{self, Counter};
+use crate::net::rt;
+use crate::net::stream::{ReadHalf, StreamContext, WriteHalf};
+
+/// A worker's connections to one group.
+#[derive(Clone)]
+pub struct Pool(Rc<Inner>);
+
+/// A connection that carries one request at a time.
+pub struct Connection {
+    /// The receiving half.
+    pub read: ReadHalf,
+    /// The sending half.
+    pub write: WriteHalf,
+    /// Received and not yet parsed.
+    pub input: BytesMut,
+    /// Its place with the server.
+    pub place: Place,
+}
+
+/// A connection's place with its server. When it is dropped, a request that waits is told.
+pub struct Place {
+    lease: Option<Lease>,
+    pool: Weak<Inner>,
+    born: Instant,
+    is_reused: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum NoConnection {
+    /// No server is up.
+    Down,
+    /// All servers are full, and so is the queue.
+    QueueFull,
+    /// All servers were full for as long as a request may wait.
+    QueueTimeout,
+    /// None of the servers could be connected to; the last one's failure.
+    Failed(Error),
+}
+
+impl Pool {
+    /// No connections yet, to the servers of `group`.
+    pub fn new(group: Rc<Group>) -> Self {
+        let servers = group.config().servers.len();
+        Self(Rc::new(Inner {
+            idle: RefCell::new((0..servers).map(|_| VecDeque::new()).collect()),
+            waiting: Cell::new(0),
+            wakers: RefCell::new(VecDeque::new()),
+            group,
+        }))
+    }
+
+    /// How HTTP is spoken with the group.
+    pub fn http(&self) -> &UpstreamHttp {
+        self.0.http()
+    }
+
+    /// The group's name.
+    pub fn name(&self) -> &str {
+        &self.0.group.config().name
+    }
+
+    /// A connection to the server that the group's balance chooses, an idle one where there is one and
+    /// `may_be_idle`. `key` is what `balance = "hash"` keeps together. A server that cannot be
+    /// connected to is followed by the next.
+    ///
+    /// # Errors
+    /// See [`NoConnection`].
+    pub async fn connection(
+        &self,
+        key: Option<&[u8]>,
+        may_be_idle: bool,
+        connector: &Connector,
+        context: &Rc<StreamContext>,
+    ) -> Result<Connection, NoConnection> {
+        let mut tried = Vec::new();
+        let mut last = None;
+        let mut turn = None;
+        loop {
+            let now = Instant::now();
+            let picked = match (&turn, self.0.waiting.get()) {
+                // Those that wait go first.
+                (None, 1..) => Err(NoServer::Full),
+                _ => self.0.group.pick(key, &tried, now),
+            };
+            let lease = match picked {
+                Ok(lease) => lease,
+                Err(NoServer::Full) => {
+                    // The places may be taken by idle connections of our own.
+                    if let Some(idle) = self.0.take_any_idle(&tried, now).filter(|_| may_be_idle) {
+                        return Ok(idle);
+                    }
+                    let turn = match &mut turn {
+                        Some(turn) => turn,
+                        None => turn.insert(self.0.queue()?),
+                    };
+                    turn.wait().await?;
+                    continue;
+                }
+                Err(NoServer::Tried) => {
+                    return Err(last.map_or(NoConnection::Down, NoConnection::Failed));
+                }
+                Err(NoServer::Down) => return Err(NoConnection::Down),
+            };
+            let server = lease.server();
+            if may_be_idle && let Some(idle) = self.0.take_idle(server, now) {
+                return Ok(idle);
+            }
+            match connector.connect(&lease, context.clone()).await {
+                Ok(stream) => {
+                    let (read, write) = stream.into_halves();
+                    return Ok(Connection {
+                        read,
+                        write,
+                        input: BytesMut::new(),
+                        place: Place {
+                            lease: Some(lease),
+                            pool: Rc::downgrade(&self.0),
+                            born: Instant::now(),
+                            is_reused: false,
+                        },
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(upstream = self.name(), %error, "cannot connect");
+                    tried.push(server);
+                    last = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Keeps `connection`, whose last answer is complete, for the next request, if there is room.
+    pub fn keep(&self, mut connection: Connection) {
+        let now = Instant::now();
+        let http = self.http();
+        let is_clean = connection.input.is_empty();
+        let is_young = now.saturating_duration_since(connection.place.born) < http.age;
+        if !is_clean || !is_young {
+            return;
+        }
+        connection.read.deadline().disarm();
+        connection.input = BytesMut::new();
+        let mut all = self.0.idle.borrow_mut();
+        let Some(idle) = all.get_mut(connection.place.server()) else {
+            return;
+        };
+        if idle.len() < http.idle_connections_max {
+            idle.push_back(Idle {
+                connection,
+                since: now,
+            });
+            drop(all);
+            self.0.wake_one();
+        } else {
+            // A place is given back: who waits for it looks at the connections, too.
+            drop(all);
+            drop(connection);
+        }
+    }
+
+    /// Closes the idle connections that are too old or that their servers have closed.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let servers = self.0.idle.borrow().len();
+        for server in 0..servers {
+            let Some(idle) = self.0.idle.borrow_mut().get_mut(server).map(std::mem::take) else {
+                continue;
+            };
+            // Dropped without the borrow: a place that is given back wakes.
+            let kept: VecDeque<Idle> = idle
+                .into_iter()
+                .filter_map(|mut idle| self.0.is_usable(&mut idle, now).then_some(idle))
+                .collect();
+            if let Some(place) = self.0.idle.borrow_mut().get_mut(server) {
+                *place = kept;
+            }
+        }
+    }
+
+    /// How many connections are idle.
+    pub fn idle_count(&self) -> usize {
+        self.0.idle.borrow().iter().map(VecDeque::len).sum()
+    }
+}
+
+impl Place {
+    /// Whether a request was sent over the connection before.
+    pub fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// The server's index in its group.
+    pub fn server(&self) -> usize {
+        self.lease.as_ref().map_or(usize::MAX, Lease::server)
+    }
+
+    /// The server's address, for the log.
+    pub fn address(&self) -> String {
+        let address = self.lease.as_ref().and_then(Lease::address);
+        address.map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// As [`Lease::report_failure`].
+    pub fn report_failure(&self) {
+        if let Some(lease) = &self.lease {
+            lease.report_failure(Instant::now());
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Before somebody is told that there is room.
+        drop(self.lease.take());
+        if let Some(pool) = self.pool.upgrade() {
+            pool.wake_one();
+        }
+    }
+}
+
+struct Inner {
+    group: Rc<Group>,
+    /// By server, the longest idle first.
+    idle: RefCell<Vec<VecDeque<Idle>>>,
+    /// Requests that wait, or that were told and have not taken their connection yet.
+    waiting: Cell<usize>,
+    wakers: RefCell<VecDeque<(u64, Waker)>>,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+impl Inner {
+    fn http(&self) -> &UpstreamHttp {
+        &self.group.config().http
+    }
+
+    /// The connection to `server` that was used last.
+    fn take_idle(&self, server: usize, now: Instant) -> Option<Connection> {
+        loop {
+            let mut idle = self.idle.borrow_mut().get_mut(server)?.pop_back()?;
+            if self.is_usable(&mut idle, now) {
+                metrics::count(Counter::UpstreamConnectionsReused);
+                idle.connection.place.is_reused = true;
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    fn take_any_idle(&self, tried: &[usize], now: Instant) -> Option<Connection> {
+        let servers = self.idle.borrow().len();
+        (0..servers)
+            .filter(|server| !tried.contains(server))
+            .find_map(|server| self.take_idle(server, now))
+    }
+
+    fn is_usable(&self, idle: &mut Idle, now: Instant) -> bool {
+        let http = self.http();
+        let Connection {
+            read, input, place, ..
+        } = &mut idle.connection;
+        now.saturating_duration_since(idle.since) < http.idle
+            && now.saturating_duration_since(place.born) < http.age
+            && matches!(read.try_receive(input), Ok(None))
+    }
+
+    /// A turn in the queue.
+    fn queue(self: &Rc<Self>) -> Result<Turn, NoConnection> {
+        let waiting = self.waiting.get();
+        if waiting >= self.http().queue_max {
+            metrics::count(Counter::UpstreamQueueFull);
+            return Err(NoConnection::QueueFull);
+        }
+        metrics::count(Counter::UpstreamQueued);
+        self.waiting.set(waiting + 1);
+        Ok(Turn {
+            inner: self.clone(),
+            until: Instant::now() + self.http().queue,
+            number: next_number(),
+        })
+    }
+
+    fn wake_one(&self) {
+        let waker = self.wakers.borrow_mut().pop_front();
+        if let Some((_, waker)) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A request in the queue, until it has a connection.
+struct Turn {
+    inner: Rc<Inner>,
+    until: Instant,
+    number: u64,
+}
+
+impl Turn {
+    /// Waits until there may be room, in turn.
+    async fn wait(&mut self) -> Result<(), NoConnection> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            metrics::count(Counter::UpstreamQueueTimeouts);
+            return Err(NoConnection::QueueTimeout);
+        }
+        // A place that another worker gives back is told to nobody here.
+        let mut pause = pin!(rt::sleep(left.min(OTHERS_PLACES_PAUSE)));
+        let mut is_queued = false;
+        poll_fn(|context| {
+            if pause.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut wakers = self.inner.wakers.borrow_mut();
+            let own = wakers.iter_mut().find(|(number, _)| *number == self.number);
+            match own {
+                Some((_, waker)) => waker.clone_from(context.waker()),
+                None if is_queued => return Poll::Ready(()),
+                None => wakers.push_back((self.number, context.waker().clone())),
+            }
+            is_queued = true;
+            Poll::Pending
+        })
+        .await;
+        Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let inner = &self.inner;
+        inner.waiting.set(inner.waiting.get() - 1);
+        let mut wakers = inner.wakers.borrow_mut();
+        wakers.retain(|(number, _)| *number != self.number);
+        drop(wakers);
+        // What this one was told of may be for the next.
+        inner.wake_one();
+    }
+}
+
+/// A number that no other turn of this thread has.
+fn next_number() -> u64 {
+    thread_local! {
+        static NEXT: Cell<u64> = const { Cell::new(0) };
+    }
+    NEXT.replace(NEXT.get() + 1)
+}
+
+/// How long a request waits before it looks for places that other workers have given back.
+const OTHERS_PLACES_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

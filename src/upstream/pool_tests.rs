@@ -1,0 +1,208 @@
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+
+use super::*;
+use crate::config::{Balance, Ejection, Tcp, Timeouts, Upstream, UpstreamAddress, UpstreamServer};
+use crate::net::deadline::Deadlines;
+use crate::net::file_threads::FileThreads;
+use crate::net::rt::Driver;
+use crate::sys::probe;
+use crate::upstream::Shared;
+
+/// A pool to one server, which accepts when the test says.
+struct Fixture {
+    pool: Pool,
+    connector: Connector,
+    context: Rc<StreamContext>,
+    listener: TcpListener,
+}
+
+impl Fixture {
+    fn new(threads: &FileThreads, connections_max: Option<usize>, http: UpstreamHttp) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Upstream {
+            name: "app".to_owned(),
+            balance: Balance::RoundRobin,
+            servers: vec![UpstreamServer {
+                address: UpstreamAddress::Ip(listener.local_addr().unwrap()),
+                weight: 1,
+                connections_max,
+            }],
+            connect: Duration::from_secs(10),
+            slow_start: Duration::ZERO,
+            ejection: Ejection::default(),
+            resolve: Duration::from_secs(30),
+            http,
+            health: None,
+        };
+        let shared = Arc::new(Shared::new(Arc::new(config)));
+        let context = StreamContext {
+            offload: Default::default(),
+            kernel: probe::kernel_tls(),
+            send_progress: Timeouts::default().send_progress,
+            records_per_key_max: 1 << 20,
+            file_threads: threads.attach().unwrap(),
+        };
+        Self {
+            pool: Pool::new(Rc::new(Group::new(shared))),
+            connector: Connector::new(Deadlines::new(), Tcp::default()),
+            context: Rc::new(context),
+            listener,
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection, NoConnection> {
+        let (connector, context) = (&self.connector, &self.context);
+        self.pool.connection(None, true, connector, context).await
+    }
+
+    fn accept(&self) -> TcpStream {
+        self.listener.accept().unwrap().0
+    }
+}
+
+/// Runs on epoll, and on io_uring where this machine allows it.
+fn on_each_driver(test: impl AsyncFn(&FileThreads)) {
+    for driver in [Driver::Epoll, Driver::from(&probe::ring())] {
+        let threads = FileThreads::start().unwrap();
+        rt::block_on(driver, test(&threads)).unwrap();
+    }
+}
+
+#[test]
+fn a_kept_connection_is_used_again() {
+    on_each_driver(async |threads| {
+        let fixture = Fixture::new(threads, None, UpstreamHttp::default());
+        let first = fixture.connection().await.unwrap();
+        assert!(!first.place.is_reused());
+        fixture.pool.keep(first);
+        assert_eq!(fixture.pool.idle_count(), 1);
+        let second = fixture.connection().await.unwrap();
+        assert!(second.place.is_reused());
+        assert_eq!(fixture.pool.idle_count(), 0);
+    });
+}
+
+#[test]
+fn what_is_closed_unclean_or_old_is_not_used_again() {
+    on_each_driver(async |threads| {
+        let fixture = Fixture::new(threads, None, UpstreamHttp::default());
+        // Closed by the server.
+        fixture.pool.keep(fixture.connection().await.unwrap());
+        drop(fixture.accept());
+        wait_for(|| {
+            fixture.pool.sweep();
+            fixture.pool.idle_count() == 0
+        })
+        .await;
+        // A byte that nobody asked for.
+        let connection = fixture.connection().await.unwrap();
+        let mut server = fixture.accept();
+        std::io::Write::write_all(&mut server, b"x").unwrap();
+        fixture.pool.keep(connection);
+        wait_for(|| {
+            fixture.pool.sweep();
+            fixture.pool.idle_count() == 0
+        })
+        .await;
+        // Bytes left of the answer before.
+        let mut connection = fixture.connection().await.unwrap();
+        connection.input.extend_from_slice(b"x");
+        fixture.pool.keep(connection);
+        assert_eq!(fixture.pool.idle_count(), 0);
+
+        let http = UpstreamHttp {
+            age: Duration::ZERO,
+            ..UpstreamHttp::default()
+        };
+        let aged = Fixture::new(threads, None, http);
+        aged.pool.keep(aged.connection().await.unwrap());
+        assert_eq!(aged.pool.idle_count(), 0);
+    });
+}
+
+#[test]
+fn idle_connections_are_bounded() {
+    on_each_driver(async |threads| {
+        let http = UpstreamHttp {
+            idle_connections_max: 1,
+            ..UpstreamHttp::default()
+        };
+        let fixture = Fixture::new(threads, None, http);
+        let first = fixture.connection().await.unwrap();
+        let second = fixture.connection().await.unwrap();
+        fixture.pool.keep(first);
+        fixture.pool.keep(second);
+        assert_eq!(fixture.pool.idle_count(), 1);
+    });
+}
+
+#[test]
+fn a_full_server_makes_requests_wait_for_a_place() {
+    on_each_driver(async |threads| {
+        let http = UpstreamHttp {
+            queue_max: 1,
+            queue: Duration::from_secs(60),
+            ..UpstreamHttp::default()
+        };
+        let fixture = Rc::new(Fixture::new(threads, Some(1), http));
+        let first = fixture.connection().await.unwrap();
+        let got = Rc::new(Cell::new(None));
+        let (waiting, there) = (fixture.clone(), got.clone());
+        rt::spawn(async move {
+            let connection = waiting.connection().await.unwrap();
+            there.set(Some(connection.place.is_reused()));
+        });
+        wait_for(|| fixture.pool.0.waiting.get() == 1).await;
+        assert!(matches!(
+            fixture.connection().await,
+            Err(NoConnection::QueueFull)
+        ));
+        fixture.pool.keep(first);
+        wait_for(|| got.get() == Some(true)).await;
+        assert_eq!(fixture.pool.0.waiting.get(), 0);
+    });
+}
+
+#[test]
+fn waiting_for_a_place_ends() {
+    on_each_driver(async |threads| {
+        let http = UpstreamHttp {
+            queue: Duration::from_millis(1),
+            ..UpstreamHttp::default()
+        };
+        let fixture = Fixture::new(threads, Some(1), http);
+        let first = fixture.connection().await.unwrap();
+        assert!(matches!(
+            fixture.connection().await,
+            Err(NoConnection::QueueTimeout)
+        ));
+        drop(first);
+        assert!(fixture.connection().await.is_ok());
+    });
+}
+
+#[test]
+fn a_server_that_refuses_is_told() {
+    on_each_driver(async |threads| {
+        let fixture = Fixture::new(threads, None, UpstreamHttp::default());
+        let Fixture {
+            pool,
+            connector,
+            context,
+            listener,
+        } = fixture;
+        drop(listener);
+        let outcome = pool.connection(None, true, &connector, &context).await;
+        assert!(matches!(outcome, Err(NoConnection::Failed(_))));
+    });
+}
+
+/// Until `condition` holds, within a bound.
+async fn wait_for(mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < until, "it does not happen");
+        rt::yield_turn().await;
+    }
+}

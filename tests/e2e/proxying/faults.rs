@@ -1,0 +1,197 @@
+//! Backends that fail at each phase, clients that leave at each phase. Each costs its own request,
+//! and leaves nothing behind.
+
+use super::backend::Backend;
+use super::{passing_on, read_chunk};
+use crate::support::Policy;
+use crate::support::client::{Client, Ending};
+use crate::support::server::Setup;
+use crate::support::wait::until_equal;
+use crate::support_faults::Leave;
+
+#[test]
+fn a_backend_that_gives_no_answer_is_502_or_504() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "first_byte_ms = 500").start();
+    let before = server.holdings();
+    let mut client = Client::connect(&server);
+    for (path, status) in [
+        ("/die", 502),
+        ("/die/head", 502),
+        ("/garbage", 502),
+        ("/two-lengths", 502),
+        ("/smuggled", 502),
+        ("/bare-lf", 502),
+        ("/folded", 502),
+        ("/unasked-upgrade", 502),
+        ("/flood", 502),
+        ("/endless", 502),
+        ("/stall", 504),
+        ("/stall/head", 504),
+    ] {
+        assert_eq!(client.get(path).status(), status, "{path}");
+        assert_eq!(backend.asked_for(path), 1, "{path}: it had its chance");
+        // The client's connection and the next request have nothing to do with it.
+        assert_eq!(client.get("/hello").status(), 200, "after {path}");
+    }
+    let counters = server.counters();
+    assert_eq!(counters["upstream_failures"], 10);
+    assert_eq!(counters["upstream_timeouts"], 2);
+    assert_eq!(counters["responses_5xx"], 12);
+    drop(client);
+    until_equal("open connections at the backend", &1, || backend.open());
+    server.wait_for_counter("connections_closed", 1);
+    assert!(
+        server.holdings().descriptors <= before.descriptors + 1,
+        "one idle connection"
+    );
+}
+
+#[test]
+fn half_an_answer_is_seen_to_be_half() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "between_bytes_ms = 500").start();
+    for path in ["/die/body", "/die/chunk", "/stall/body"] {
+        let mut client = Client::connect(&server);
+        client.ask(path);
+        let head = client.read_head();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
+        let (rest, ending) = client.read_rest();
+        assert!(String::from_utf8_lossy(&rest).contains("half"), "{path}");
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "{path}");
+        assert_ne!(ending, Ending::CloseNotify, "{path}");
+    }
+    let counters = server.counters();
+    assert_eq!(counters["upstream_responses_cut"], 3);
+    assert_eq!(counters["errors_upstream"], 3);
+    until_equal("open connections at the backend", &0, || backend.open());
+}
+
+#[test]
+fn bytes_beyond_an_answer_are_no_answer_to_the_next() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "").start();
+    let mut client = Client::connect(&server);
+    let more = client.get("/more");
+    assert_eq!((more.status(), &*more.body), (200, &b"abc"[..]));
+    assert_eq!(client.get("/hello").body, b"hello");
+    assert_eq!(backend.accepted(), 2);
+}
+
+#[test]
+fn only_what_may_be_repeated_is_sent_again() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "").start();
+    let mut client = Client::connect(&server);
+    assert_eq!(client.get("/once").body, b"once");
+    // The idle connection dies of it; the request is sent again over a new one.
+    assert_eq!(client.get("/once").body, b"once");
+    assert_eq!(backend.asked_for("/once"), 3);
+    let post = b"POST /once HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    client.send(post);
+    assert_eq!(client.read_response().status(), 502);
+    assert_eq!(backend.asked_for("/once"), 4, "once, and not again");
+    assert_eq!(server.counters()["upstream_retries"], 1);
+}
+
+#[test]
+fn a_refusal_before_the_bodys_end_is_passed_on() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "").start();
+    let mut client = Client::connect(&server);
+    client
+        .send(b"POST /refuse-body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000\r\n\r\nx");
+    assert_eq!(client.read_response().status(), 413);
+    drop(client);
+    until_equal("open connections at the backend", &0, || backend.open());
+}
+
+#[test]
+fn nobody_there_is_502_and_a_full_house_503() {
+    let backend = Backend::start();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = format!(
+        "name = \"app\"\n[[upstream.server]]\naddress = \"tcp://{}\"",
+        gone.local_addr().unwrap()
+    );
+    drop(gone);
+    let server = Setup::new(Policy::Auto)
+        .table("[upstream]", &refused)
+        .table("[site.route]", "prefix = \"/\"\nupstream = \"app\"")
+        .start();
+    assert_eq!(Client::connect(&server).get("/hello").status(), 502);
+
+    let full = format!(
+        "name = \"app\"\n[[upstream.server]]\naddress = \"tcp://{}\"\nconnections_max = 1\n\
+         [upstream.http]\nqueue_max = 1\nqueue_ms = 1000",
+        backend.address
+    );
+    let server = Setup::new(Policy::Auto)
+        .workers(1)
+        .table("[upstream]", &full)
+        .table("[site.route]", "prefix = \"/\"\nupstream = \"app\"")
+        .start();
+    let mut first = Client::connect(&server);
+    first.ask("/stall");
+    until_equal("requests at the backend", &1, || {
+        backend.asked_for("/stall")
+    });
+    let mut second = Client::connect(&server);
+    second.ask("/hello");
+    server.wait_for_counter("upstream_queued", 1);
+    let mut third = Client::connect(&server);
+    let refused = third.get("/hello");
+    assert_eq!(
+        (refused.status(), refused.field("retry-after")),
+        (503, Some("1"))
+    );
+    assert_eq!(second.read_response().status(), 503);
+    let counters = server.counters();
+    assert_eq!(
+        (
+            counters["upstream_queue_full"],
+            counters["upstream_queue_timeouts"]
+        ),
+        (1, 1)
+    );
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_along() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "first_byte_ms = 2000").start();
+    let before = server.holdings();
+    let upload = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nhalf";
+    for leave in Leave::ALL {
+        // While the answer is awaited.
+        let mut client = Client::connect(&server);
+        client.ask("/stall");
+        until_equal("requests", &true, || backend.asked_for("/stall") > 0);
+        leave.end(client.socket);
+        // In the middle of its own body.
+        let mut client = Client::connect(&server);
+        client.send(upload.as_bytes());
+        assert!(client.read_head().starts_with("HTTP/1.1 200 "));
+        assert_eq!(read_chunk(&mut client).unwrap(), b"half");
+        leave.end(client.socket);
+        // In the middle of the answer.
+        let mut client = Client::connect(&server);
+        client.ask("/big");
+        client.read_head();
+        leave.end(client.socket);
+        // In the middle of an upgraded connection.
+        let mut client = Client::connect(&server);
+        client.send(
+            b"GET /upgrade HTTP/1.1\r\nHost: localhost\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n",
+        );
+        client.read_head();
+        leave.end(client.socket);
+    }
+    until_equal("open connections of clients", &0, || {
+        server.holdings().connections
+    });
+    // What is left is idle, and good for the next.
+    until_equal("connections at the backend", &true, || backend.open() <= 2);
+    assert!(server.holdings().descriptors <= before.descriptors + backend.open());
+    assert_eq!(Client::connect(&server).get("/hello").status(), 200);
+}
