@@ -93,6 +93,7 @@ fuzz_each!(
     target_path,
     h2_frames,
     hpack,
+    proxy_header,
     configuration,
 );
 
