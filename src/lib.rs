@@ -8,8 +8,8 @@
 //!
 //! A worker accepts a connection, [`tls::handshake`] drives rustls to an established session and
 //! takes the secrets out, [`net::stream`] carries bytes by one of three paths (plain, TLS in user
-//! space, kernel TLS), [`http::h1`] frames requests and responses, and [`serve`] turns the one into
-//! the other. [`record`] is TLS after the handshake without I/O, for user space and kernel alike.
+//! space, kernel TLS), [`http::h1`] and [`http::h2`] frame requests and responses, and [`serve`] turns
+//! the one into the other. [`record`] is TLS after the handshake without I/O, for user space and kernel alike.
 //!
 //! [`config`], [`error`], [`limits`], [`message`], [`metrics`] and [`proto`] are vocabulary: any room
 //! may use them, and they use only each other.

@@ -155,6 +155,15 @@ pub const NEGATIVE_ENTRIES_PER_WORKER_MAX: usize = 1024;
 /// The longest such path, in bytes.
 pub const NEGATIVE_ENTRY_PATH_BYTES_MAX: usize = 256;
 
+/// Bytes of access log that a worker gathers before it hands them to the writer.
+pub const ACCESS_LOG_BATCH_BYTES: usize = 16 * 1024;
+
+/// Batches of access log that wait for the writer before others are dropped.
+pub const ACCESS_LOG_BATCHES_WAITING_MAX: usize = 256;
+
+/// Bytes of one value (a target, a user agent) that are logged.
+pub const ACCESS_LOG_VALUE_BYTES_MAX: usize = 4096;
+
 /// Bytes after the prefix of an HPACK integer (RFC 7541 5.1): those of 32 bits.
 pub const HPACK_INTEGER_BYTES_MAX: u32 = 5;
 
@@ -248,9 +257,31 @@ pub const H2_WINDOW_UPDATES: Rate = Rate::new(2048, 100);
 /// Frames that are ignored: of unknown types, or late for a stream that is closed.
 pub const H2_IGNORED_FRAMES: Rate = Rate::new(512, 50);
 
+/// Streams that a client may be allowed to have open at once.
+pub const H2_STREAMS_MAX: usize = 256;
+
 /// Streams reset by this side that are remembered, so that what the peer had in flight for them is
 /// no error: as many as may be open at once.
-pub const H2_RESETS_REMEMBERED: usize = 128;
+pub const H2_RESETS_REMEMBERED: usize = H2_STREAMS_MAX;
+
+/// Bytes of acknowledgements, resets and window updates that wait to be sent before no more is read:
+/// a peer that makes answers necessary and does not read them would fill memory with them.
+pub const H2_CONTROL_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a response made while it is sent that one stream keeps ahead of the socket.
+pub const H2_RESPONSE_AHEAD_BYTES: usize = 64 * 1024;
+
+/// Priorities that are kept for streams not yet opened (RFC 9218 7.1): as many as a browser sends
+/// ahead of its requests.
+pub const H2_PRIORITIES_AHEAD_MAX: usize = 16;
+
+/// How long SETTINGS may stay unacknowledged, in milliseconds (RFC 9113 6.5.3): far longer than the
+/// slowest path takes.
+pub const H2_SETTINGS_ACK_MS: u64 = 30_000;
+
+/// How long a drain waits for the answer to its PING before it names the last stream, in
+/// milliseconds: a round trip.
+pub const H2_DRAIN_PING_MS: u64 = 1_000;
 
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= 2 * RECORD_WIRE_BYTES_MAX);
 const _: () = assert!(RECEIVE_CHUNK_BYTES >= HANDSHAKE_BYTES_MAX);

@@ -25,7 +25,11 @@ pub(crate) struct Cell {
 #[derive(Debug)]
 enum Work {
     /// Requests for `file` over `clients` connections that stay open.
-    KeepAlive { file: &'static Served, clients: u32 },
+    KeepAlive {
+        file: &'static Served,
+        clients: u32,
+        protocol: h2load::Protocol,
+    },
     /// New connections with one request for 1 KiB each, [`CONNECTING_CLIENTS`] at a time; every
     /// handshake is a full one, or every one resumes a session.
     Connections { resume: bool },
@@ -86,11 +90,16 @@ impl Cell {
     ) -> Result<Round, Failure> {
         let sample = || Sample::take(server.pid(), arguments.server_cpu);
         match self.work {
-            Work::KeepAlive { file, clients } => {
+            Work::KeepAlive {
+                file,
+                clients,
+                protocol,
+            } => {
                 let load = h2load::Load {
                     address: server.address,
                     path: file.name,
                     clients,
+                    protocol,
                     seconds: arguments.seconds.get(),
                     cpu: arguments.load_cpu,
                 };
@@ -139,7 +148,7 @@ pub(crate) fn endpoint(
     }
 }
 
-const CELLS: [Cell; 7] = [
+const CELLS: [Cell; 11] = [
     keep_alive("h1-1k", "HTTP/1.1, 1 KiB, 32 connections", &FILE_1_KIB, 32),
     keep_alive(
         "h1-16k",
@@ -148,6 +157,26 @@ const CELLS: [Cell; 7] = [
         32,
     ),
     keep_alive("h1-1m", "HTTP/1.1, 1 MiB, 8 connections", &FILE_1_MIB, 8),
+    streams(
+        "h2-1k",
+        "HTTP/2, 1 KiB, 32 connections, one stream each",
+        (&FILE_1_KIB, 32, 1),
+    ),
+    streams(
+        "h2-1k-m10",
+        "HTTP/2, 1 KiB, 32 connections, 10 streams each",
+        (&FILE_1_KIB, 32, 10),
+    ),
+    streams(
+        "h2-16k-m10",
+        "HTTP/2, 16 KiB, 32 connections, 10 streams each",
+        (&FILE_16_KIB, 32, 10),
+    ),
+    streams(
+        "h2-1m",
+        "HTTP/2, 1 MiB, 8 connections, one stream each",
+        (&FILE_1_MIB, 8, 1),
+    ),
     Cell {
         name: "full-p256",
         title: "new connection, full handshake (TLS 1.3, ECDSA P-256), 1 KiB",
@@ -189,7 +218,30 @@ const fn keep_alive(
         title,
         key: Key::P256,
         version: Version::Tls13,
-        work: Work::KeepAlive { file, clients },
+        work: Work::KeepAlive {
+            file,
+            clients,
+            protocol: h2load::Protocol::Http1,
+        },
+    }
+}
+
+/// The same over HTTP/2, with so many streams on each connection.
+const fn streams(
+    name: &'static str,
+    title: &'static str,
+    (file, clients, streams): (&'static Served, u32, u32),
+) -> Cell {
+    Cell {
+        name,
+        title,
+        key: Key::P256,
+        version: Version::Tls13,
+        work: Work::KeepAlive {
+            file,
+            clients,
+            protocol: h2load::Protocol::Http2 { streams },
+        },
     }
 }
 

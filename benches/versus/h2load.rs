@@ -9,13 +9,23 @@ use crate::Failure;
 use crate::cpu::Sample;
 use crate::servers::pinned;
 
+/// What is spoken on the connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1, one request at a time.
+    Http1,
+    /// HTTP/2, so many requests at a time.
+    Http2 { streams: u32 },
+}
+
 /// A load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load<'a> {
     pub(crate) address: SocketAddr,
     pub(crate) path: &'a str,
-    /// Connections, each with one request at a time.
+    /// Connections.
     pub(crate) clients: u32,
+    pub(crate) protocol: Protocol,
     pub(crate) seconds: u32,
     pub(crate) cpu: usize,
 }
@@ -42,7 +52,11 @@ pub(crate) fn run(
 ) -> Result<Run, Failure> {
     let mut command = Command::new("h2load");
     command
-        .args(["--h1", "--threads=1", "--groups=X25519"])
+        .args(["--threads=1", "--groups=X25519"])
+        .arg(match load.protocol {
+            Protocol::Http1 => "--h1".to_owned(),
+            Protocol::Http2 { streams } => format!("--max-concurrent-streams={streams}"),
+        })
         .arg(format!("--tls13-ciphers={SUITE}"))
         .arg(format!("--warm-up-time={WARM_UP_MS}ms"))
         .arg(format!("--clients={}", load.clients))
@@ -73,7 +87,8 @@ pub(crate) fn run(
     else {
         return Err(format!("h2load did not finish: {status}\n{text}").into());
     };
-    let requests = judge(&text).map_err(|reason| format!("h2load: {reason}\n{text}"))?;
+    let requests =
+        judge(&text, load.protocol).map_err(|reason| format!("h2load: {reason}\n{text}"))?;
     Ok(Run {
         requests,
         before,
@@ -82,12 +97,16 @@ pub(crate) fn run(
 }
 
 /// The number of requests completed, when all went as they must.
-fn judge(text: &str) -> Result<u64, String> {
+fn judge(text: &str, protocol: Protocol) -> Result<u64, String> {
+    let spoken = match protocol {
+        Protocol::Http1 => "http/1.1",
+        Protocol::Http2 { .. } => "h2",
+    };
     let due = [
         "TLS Protocol: TLSv1.3".to_owned(),
         format!("Cipher: {SUITE}"),
         "Server Temp Key: X25519 253 bits".to_owned(),
-        "Application protocol: http/1.1".to_owned(),
+        format!("Application protocol: {spoken}"),
     ];
     for line in due {
         if !text.lines().any(|found| found == line) {

@@ -2,6 +2,8 @@
 
 mod check;
 pub mod doctor;
+mod generate;
+mod notify;
 mod reload;
 mod run;
 mod serve;
@@ -42,6 +44,10 @@ enum Command {
     Reload(ConfigArguments),
     /// Report what this machine offers and how to mend what it lacks
     Doctor,
+    /// Print the script that completes commands and options in a shell
+    Completions(generate::CompletionsArguments),
+    /// Print a manual page, in roff
+    Manual(generate::ManualArguments),
 }
 
 /// What `serve` can be told.
@@ -107,6 +113,8 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Doctor => doctor::run(),
+        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::Manual(arguments) => generate::manual(&arguments),
     }
 }
 
@@ -115,7 +123,9 @@ fn supervise(control: Control, announcement: &str) -> ExitCode {
     let announce = || {
         let mut out = io::stdout().lock();
         out.write_all(announcement.as_bytes())?;
-        out.flush()
+        out.flush()?;
+        notify::ready();
+        Ok(())
     };
     match control.run(announce) {
         Ok(code) => code,

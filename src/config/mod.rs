@@ -70,6 +70,12 @@ pub struct Config {
     pub tcp: Tcp,
     /// TLS session settings shared by all sites.
     pub session: Session,
+    /// Where operators and their machines look at this process; `None`: nowhere.
+    pub admin: Option<Admin>,
+    /// Bounds of HTTP/2 connections.
+    pub http2: Http2,
+    /// Where responses are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 /// One address to listen on.
@@ -186,9 +192,30 @@ pub struct TlsPolicy {
     pub suite_order: SuiteOrder,
     /// The key-exchange groups, in order of preference.
     pub groups: Vec<Group>,
+    /// The versions of HTTP offered by ALPN (RFC 7301), in order of preference.
+    pub protocols: Vec<Protocol>,
     /// The application protocols of a tunnel (RFC 7301), in order of preference; `None` for sites
     /// that speak HTTP.
     pub alpn: Option<Vec<String>>,
+}
+
+/// An application protocol, as ALPN names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/2 over TLS (RFC 9113 3.2)
+    H2,
+    /// HTTP/1.1 (RFC 7301 6)
+    Http11,
+}
+
+impl Protocol {
+    /// Its identification sequence (RFC 7301 6).
+    pub fn alpn_id(self) -> &'static [u8] {
+        match self {
+            Self::H2 => b"h2",
+            Self::Http11 => b"http/1.1",
+        }
+    }
 }
 
 /// A TLS version.
@@ -340,6 +367,23 @@ pub struct Tcp {
     pub keepalive_probes_max: u32,
 }
 
+/// Bounds of one HTTP/2 connection (RFC 9113), beyond those of [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Requests under way at once (SETTINGS_MAX_CONCURRENT_STREAMS), at most
+    /// [`crate::limits::H2_STREAMS_MAX`].
+    pub concurrent_streams_max: usize,
+    /// Bytes of one request body that may be on the way or wait to be consumed
+    /// (SETTINGS_INITIAL_WINDOW_SIZE).
+    pub stream_window_bytes: u32,
+    /// The same for all request bodies of a connection together.
+    pub connection_window_bytes: u32,
+    /// The fields of one request with 32 bytes for each (SETTINGS_MAX_HEADER_LIST_SIZE).
+    pub header_list_bytes_max: usize,
+    /// The table that a client compresses its fields with (SETTINGS_HEADER_TABLE_SIZE), in bytes.
+    pub header_table_bytes: u32,
+}
+
 /// TLS session settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -347,6 +391,51 @@ pub struct Session {
     pub tickets: bool,
     /// Tickets sent after a full TLS 1.3 handshake.
     pub tickets_per_handshake: usize,
+}
+
+/// The admin listener: metrics, health and the status page, over plain HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// Whether `address` may be one that other machines reach.
+    pub allow_remote: bool,
+}
+
+/// The log with a line for each response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where it is written.
+    pub destination: LogDestination,
+    /// What a line is.
+    pub format: LogFormat,
+}
+
+/// Where a log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogDestination {
+    /// To standard output.
+    Stdout,
+    /// To the end of a file, which is made where it is missing; its path is absolute.
+    File(PathBuf),
+}
+
+/// What a line of the access log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The "combined" format of other servers.
+    Combined,
+    /// A JSON object.
+    Json,
+}
+
+/// An address of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// A TCP address and port.
+    Tcp(SocketAddr),
+    /// A Unix socket's path; absolute.
+    Unix(PathBuf),
 }
 
 impl Listener {
@@ -399,6 +488,7 @@ impl Default for TlsPolicy {
                 Group::Secp256r1,
                 Group::Secp384r1,
             ],
+            protocols: vec![Protocol::H2, Protocol::Http11],
             alpn: None,
         }
     }
@@ -456,6 +546,18 @@ impl Default for Tcp {
             keepalive_idle: Some(Duration::from_secs(60)),
             keepalive_interval: Duration::from_secs(15),
             keepalive_probes_max: 4,
+        }
+    }
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            concurrent_streams_max: 128,
+            stream_window_bytes: 256 * 1024,
+            connection_window_bytes: 1024 * 1024,
+            header_list_bytes_max: 32 * 1024,
+            header_table_bytes: 4096,
         }
     }
 }

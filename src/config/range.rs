@@ -57,5 +57,12 @@ pub(super) const KEEPALIVE_IDLE_S: Range = 0..=32_767;
 pub(super) const KEEPALIVE_INTERVAL_S: Range = 1..=32_767;
 pub(super) const KEEPALIVE_PROBES: Range = 1..=127;
 
+/// More would only be memory and work for an attacker.
+pub(super) const STREAMS: Range = 1..=(limits::H2_STREAMS_MAX as i64);
+/// Every connection begins with windows of 65535 bytes (RFC 9113 6.9.2).
+pub(super) const WINDOW_BYTES: Range = 65_535..=(limits::H2_RECEIVE_WINDOW_BYTES_MAX as i64);
+pub(super) const HEADER_LIST_BYTES: Range = 1024..=131_072;
+pub(super) const HEADER_TABLE_BYTES: Range = 0..=65_536;
+
 /// Each ticket is some 250 bytes in the handshake's last flight.
 pub(super) const TICKETS: Range = 0..=16;

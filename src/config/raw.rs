@@ -28,6 +28,9 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) tcp: RawTcp,
     pub(super) session: RawSession,
+    pub(super) admin: RawAdmin,
+    pub(super) http2: RawHttp2,
+    pub(super) access_log: RawAccessLog,
 }
 
 /// `[workers]`
@@ -100,6 +103,7 @@ pub(super) struct RawTls {
     pub(super) suites: Value<Vec<Spanned<String>>>,
     pub(super) suite_order: Value<String>,
     pub(super) groups: Value<Vec<Spanned<String>>>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
 }
 
 /// `[site.hsts]`
@@ -262,6 +266,33 @@ pub(super) struct RawSession {
     pub(super) tickets_per_handshake: Value<i64>,
 }
 
+/// `[admin]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAdmin {
+    pub(super) address: Value<String>,
+    pub(super) allow_remote: Value<bool>,
+}
+
+/// `[http2]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawHttp2 {
+    pub(super) concurrent_streams_max: Value<i64>,
+    pub(super) stream_window_bytes: Value<i64>,
+    pub(super) connection_window_bytes: Value<i64>,
+    pub(super) header_list_bytes_max: Value<i64>,
+    pub(super) header_table_bytes: Value<i64>,
+}
+
+/// `[access_log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawAccessLog {
+    pub(super) path: Value<String>,
+    pub(super) format: Value<String>,
+}
+
 /// Every table as a file opens it, with its keys.
 pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
@@ -285,6 +316,9 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[limits]", keys::<RawLimits>()),
         ("[tcp]", keys::<RawTcp>()),
         ("[session]", keys::<RawSession>()),
+        ("[admin]", keys::<RawAdmin>()),
+        ("[http2]", keys::<RawHttp2>()),
+        ("[access_log]", keys::<RawAccessLog>()),
     ]
 }
 

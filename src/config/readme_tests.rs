@@ -110,6 +110,8 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[access_log]", "format") => &[("[access_log]", "path", "\"-\"")],
+            ("[admin]", "allow_remote") => &[("[admin]", "address", "\"127.0.0.1:1\"")],
             ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],
             ("[[site.headers]]", _) => &[("[[site.headers]]", "content_type", "\"a/b\"")],
             ("[[site.error_pages]]", _) => &[
@@ -223,6 +225,12 @@ fn a_default_that_is_written_down_changes_nothing() {
             }
             ("by extension", []) => assert!(left_out.unwrap().contains("content_type: None")),
             ("one per CPU", []) => assert!(left_out.unwrap().contains("workers: None")),
+            ("none", []) if row.table == "[admin]" => assert_ne!(
+                left_out.unwrap(),
+                row.outcome(Some("\"127.0.0.1:1\"")).unwrap(),
+                "{} does nothing",
+                row.name()
+            ),
             // A route needs one of several.
             ("none", []) if row.table == "[[site.route]]" => {}
             ("none", []) => assert!(left_out.is_ok(), "{}", row.name()),

@@ -62,6 +62,9 @@ pub fn config_for(options: Options) -> Plan {
         limits: Default::default(),
         tcp: Default::default(),
         session: Default::default(),
+        admin: None,
+        http2: Default::default(),
+        access_log: None,
     };
     Plan { config, candidates }
 }

@@ -591,6 +591,7 @@ fn a_site_inherits_what_it_leaves_open() {
         suites: vec![Suite::Chacha20Poly1305, Suite::Aes256Gcm],
         suite_order: SuiteOrder::Server,
         groups: vec![Group::X25519],
+        protocols: vec![Protocol::H2, Protocol::Http11],
         alpn: None,
     };
     assert_eq!(config.sites[0].tls, expected);
@@ -732,5 +733,82 @@ proptest! {
         survives(&text);
         text.truncate(at);
         survives(&text);
+    }
+}
+
+#[test]
+fn an_admin_listener_is_for_this_machine() {
+    let admin = |text: &str| {
+        let text = with_site(&format!("[admin]\n{text}"));
+        parse_text(&text).unwrap().config.admin
+    };
+    assert_eq!(admin(""), None);
+    for (text, address) in [
+        ("address = \"127.0.0.1:9\"", "127.0.0.1:9"),
+        ("address = \"[::1]:9\"", "[::1]:9"),
+        ("address = \"0.0.0.0:9\"\nallow_remote = true", "0.0.0.0:9"),
+    ] {
+        let expected = AdminAddress::Tcp(address.parse().unwrap());
+        assert_eq!(admin(text).unwrap().address, expected, "{text}");
+    }
+    let unix = admin("address = \"unix:/run/a.sock\"").unwrap().address;
+    assert_eq!(unix, AdminAddress::Unix("/run/a.sock".into()));
+    for (marked, what, remedy) in [
+        (
+            "[admin]\naddress = «\"0.0.0.0:9\"»",
+            "other machines reach",
+            "allow_remote = true",
+        ),
+        (
+            "[admin]\naddress = «\"192.0.2.1:9\"»",
+            "other machines reach",
+            "127.0.0.1:9443",
+        ),
+        ("[admin]\naddress = «\"9443\"»", "no address", "unix:"),
+        (
+            "[admin]\naddress = «\"unix:\"»",
+            "no path",
+            "unix:admin.sock",
+        ),
+        (
+            "[admin]\nallow_remote = «true»",
+            "without an `address`",
+            "add address",
+        ),
+    ] {
+        refused(&with_site(marked), what, remedy);
+    }
+    let long = format!("[admin]\naddress = \"unix:/{}\"", "a".repeat(107));
+    let error = parse_text(&with_site(&long)).unwrap_err().to_string();
+    assert!(error.contains("at most 107 bytes"), "{error}");
+}
+
+#[test]
+fn an_access_log_goes_to_a_file_or_to_standard_output() {
+    let log = |text: &str| {
+        let text = with_site(&format!("[access_log]\n{text}"));
+        parse_text(&text).unwrap().config.access_log
+    };
+    assert_eq!(log(""), None);
+    let stdout = log("path = \"-\"").unwrap();
+    assert_eq!(stdout.destination, LogDestination::Stdout);
+    assert_eq!(stdout.format, LogFormat::Combined);
+    let file = log("path = \"/a.log\"\nformat = \"json\"").unwrap();
+    assert_eq!(file.destination, LogDestination::File("/a.log".into()));
+    assert_eq!(file.format, LogFormat::Json);
+    for (marked, what, remedy) in [
+        ("[access_log]\npath = «\"\"»", "no path", "access.log"),
+        (
+            "[access_log]\nformat = «\"json\"»",
+            "without a `path`",
+            "add path",
+        ),
+        (
+            "[access_log]\npath = \"-\"\nformat = «\"jsn\"»",
+            "does not know",
+            "did you mean \"json\"",
+        ),
+    ] {
+        refused(&with_site(marked), what, remedy);
     }
 }

@@ -1,5 +1,6 @@
 //! The main thread: opens the sockets, starts the workers, obeys signals and commands.
 
+pub mod admin;
 pub mod channel;
 pub mod listen;
 pub mod reload;
@@ -17,10 +18,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use self::admin::{AdminListener, CurrentPhase};
 use self::listen::{Changed, ListenError, Listeners};
 use self::reload::Origin;
 use self::supervise::{Event, Handle, Supervisor, forward_signals};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::net::file_threads::FileThreads;
 use crate::net::rt::Driver;
 use crate::serve::Routes;
@@ -28,6 +30,7 @@ use crate::sys;
 use crate::sys::probe::{self, KernelTls, Ring};
 use crate::tls::server_config::TlsSetup;
 use crate::upstream::Upstreams;
+use crate::worker::access_log::AccessLog;
 use crate::worker::admission::Admission;
 use crate::worker::{self, Generation, ListenerId, Shared, WorkerSetup};
 
@@ -60,6 +63,7 @@ impl From<ListenError> for StartError {
 /// A configuration with its listening sockets open and its machine looked at, ready to serve.
 pub struct Control {
     generation: Generation,
+    admin: Option<AdminListener>,
     workers: usize,
     cpus: Vec<usize>,
     ring: Ring,
@@ -94,6 +98,18 @@ impl Control {
         let mut listeners = Listeners::new(workers);
         let change = listeners.plan(&config.listeners, &config.tcp)?;
         let Changed { open, services, .. } = listeners.apply(change, &config.tcp);
+        let access_log = config
+            .access_log
+            .as_ref()
+            .map(open_access_log)
+            .transpose()?;
+        let admin = match &config.admin {
+            Some(admin) => {
+                let opened = AdminListener::open(admin);
+                Some(opened.map_err(|e| StartError::Io("open the admin listener", e))?)
+            }
+            None => None,
+        };
         Ok(Self {
             generation: Generation {
                 config,
@@ -101,7 +117,10 @@ impl Control {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                access_log,
+                certificate_expiries: origin.as_ref().map(Origin::expiries).unwrap_or_default(),
             },
+            admin,
             workers,
             cpus,
             ring: probe::ring(),
@@ -115,8 +134,11 @@ impl Control {
     /// What an operator wants to know at the start, line by line: addresses, workers, data path.
     pub fn describe(&self) -> String {
         let data_path = probe::summary(&self.ring, &self.kernel);
-        supervise::describe(&self.listeners)
-            + &format!("workers: {}\ndata path: {data_path}\n", self.workers)
+        let mut text = supervise::describe(&self.listeners);
+        if let Some(admin) = &self.admin {
+            text += &format!("admin: {admin}\n");
+        }
+        text + &format!("workers: {}\ndata path: {data_path}\n", self.workers)
     }
 
     /// Starts the workers and serves until a signal ends it. Calls `announce` when every worker
@@ -138,6 +160,12 @@ impl Control {
             file_threads,
             kernel: self.kernel,
         });
+        let phase = CurrentPhase::default();
+        if let Some(admin) = self.admin {
+            admin
+                .start(&shared, &phase, self.workers)
+                .map_err(|e| StartError::Io("start the admin listener", e))?;
+        }
         // A worker per CPU gets its CPU; with more workers than CPUs the scheduler knows better.
         let is_pinned = self.workers <= self.cpus.len();
         let driver = Driver::from(&self.ring);
@@ -157,6 +185,7 @@ impl Control {
             listeners: self.listeners,
             origin: self.origin,
             next_look: Instant::now(),
+            phase,
         }
         .supervise(announce)
     }
@@ -178,6 +207,10 @@ fn obey_commands(origin: &Origin, events: &Sender<Event>) {
     }
 }
 
+fn open_access_log(config: &config::AccessLog) -> Result<AccessLog, StartError> {
+    AccessLog::open(config).map_err(|error| StartError::Io("open the access log", error))
+}
+
 /// Lowers the connections per worker to what the limit of open files leaves: the files that are
 /// served and the workers' own need descriptors too, and a server that has none left can neither
 /// open a file nor tell anyone.
@@ -189,14 +222,14 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
             return;
         }
     };
-    // Each connection of a tunnel has one on the other side.
+    // A connection to a server behind us is one more.
     let has_tunnels = !config.upstreams.is_empty();
     let limits = &mut config.limits;
-    let (connections, files) = shares_of(limit, workers, limits.open_files_per_worker_max);
-    let connections = match has_tunnels {
-        true => (connections / 2).max(1),
-        false => connections,
+    let each = match has_tunnels {
+        true => DESCRIPTORS_PER_CONNECTION + 1,
+        false => DESCRIPTORS_PER_CONNECTION,
     };
+    let (connections, files) = shares_of(limit, workers, limits.open_files_per_worker_max, each);
     if connections < limits.connections_per_worker_max {
         tracing::warn!(
             open_files = limit,
@@ -216,13 +249,19 @@ fn fit_descriptors(config: &mut Config, workers: usize) {
 }
 
 /// How many connections and cached files per worker `descriptors` allow, where `files` are wanted:
-/// these first, as long as they leave connections three quarters of what there is.
-fn shares_of(descriptors: usize, workers: usize, files: usize) -> (usize, usize) {
+/// these first, as long as they leave connections three quarters of what there is. A connection
+/// takes `per_connection`.
+fn shares_of(
+    descriptors: usize,
+    workers: usize,
+    files: usize,
+    per_connection: usize,
+) -> (usize, usize) {
     let workers = workers.max(1);
     let own = DESCRIPTORS_PER_PROCESS + workers.saturating_mul(DESCRIPTORS_PER_WORKER);
-    let each = descriptors.saturating_sub(own) / workers;
-    let files = files.min(each / 4).max(1);
-    let connections = (each.saturating_sub(files) / DESCRIPTORS_PER_CONNECTION).max(1);
+    let left = descriptors.saturating_sub(own) / workers;
+    let files = files.min(left / 4).max(1);
+    let connections = (left.saturating_sub(files) / per_connection).max(1);
     (connections, files)
 }
 
@@ -294,11 +333,11 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_between_connections_and_files() {
-        assert_eq!(shares_of(20_000, 2, 1024), (4464, 1024));
-        assert_eq!(shares_of(1_048_576, 64, 1024), (7664, 1024));
+        assert_eq!(shares_of(20_000, 2, 1024, 2), (4464, 1024));
+        assert_eq!(shares_of(1_048_576, 64, 1024, 2), (7663, 1024));
         // Too few for all: a quarter is for files.
-        assert_eq!(shares_of(1024, 2, 1024), (174, 116));
-        assert_eq!(shares_of(10, 16, 1024), (1, 1));
+        assert_eq!(shares_of(1024, 2, 1024, 2), (174, 116));
+        assert_eq!(shares_of(10, 16, 1024, 3), (1, 1));
     }
 
     #[test]

@@ -137,6 +137,11 @@ impl Origin {
             .map_err(|error| ReloadError::Start(StartError::Io("use the roots", error)))?;
         let upstreams = Upstreams::new(&config, Some(&running.upstreams))
             .map_err(|error| ReloadError::Start(StartError::Io("watch the upstreams", error)))?;
+        let access_log = match (&config.access_log, &running.access_log) {
+            (wanted, Some(open)) if *wanted == running.config.access_log => Some(open.clone()),
+            (Some(wanted), _) => Some(super::open_access_log(wanted).map_err(ReloadError::Start)?),
+            (None, _) => None,
+        };
         let change = listeners
             .plan(&config.listeners, &config.tcp)
             .map_err(|error| ReloadError::Start(error.into()))?;
@@ -149,6 +154,7 @@ impl Origin {
         notes.extend(needs_restart(&running.config, &config));
         self.certificates = read.certificates;
         self.watch = read.watch;
+        let certificate_expiries = self.expiries();
         Ok(Reloaded {
             generation: Generation {
                 config,
@@ -156,11 +162,19 @@ impl Origin {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                access_log,
+                certificate_expiries,
             },
             open,
             close,
             notes,
         })
+    }
+
+    /// By site: when its certificate expires.
+    pub fn expiries(&self) -> Vec<SystemTime> {
+        let expires = |loaded: &certificate::Loaded| loaded.expires;
+        self.certificates.iter().map(expires).collect()
     }
 
     /// Looks whether certificate files have changed, and loads those that have. A pair that cannot be
@@ -197,6 +211,8 @@ impl Origin {
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
                 services: running.services.clone(),
+                access_log: running.access_log.clone(),
+                certificate_expiries: self.expiries(),
             }),
             Err(problem) => {
                 tracing::error!(
@@ -225,6 +241,9 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
     let mut notes = Vec::new();
     if running.workers != new.workers {
         notes.push("workers.count has changed: it takes effect at the next start".to_owned());
+    }
+    if running.admin != new.admin {
+        notes.push("[admin] has changed: it takes effect at the next start".to_owned());
     }
     notes
 }

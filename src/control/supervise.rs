@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::StartError;
+use super::admin::{CurrentPhase, Phase};
 use super::channel::Reply;
 use super::listen::Listeners;
 use super::reload::{Origin, ReloadError, Reloaded};
@@ -52,11 +53,13 @@ pub(super) struct Supervisor {
     pub(super) origin: Option<Origin>,
     /// When certificate files are looked at again.
     pub(super) next_look: Instant,
+    /// What the admin listener tells of this.
+    pub(super) phase: CurrentPhase,
 }
 
 /// Sends the signals that mean something to `events`.
 pub(super) fn forward_signals(events: Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -86,11 +89,13 @@ impl Supervisor {
                 Some(Event::WorkerReady) => {
                     starting -= 1;
                     if let Some(announce) = announce.take_if(|_| starting == 0) {
+                        self.phase.set(Phase::Ready);
                         announce().map_err(|e| StartError::Io("write to standard output", e))?;
                         postponed.drain(..).for_each(|ask| self.reload(ask));
                     }
                 }
                 Some(Event::Signal(SIGUSR2)) => log_counters(),
+                Some(Event::Signal(SIGUSR1)) => self.reopen_logs(),
                 Some(Event::Signal(SIGHUP)) if starting > 0 => postponed.push_back(None),
                 Some(Event::Reload(ask)) if starting > 0 => postponed.push_back(Some(ask)),
                 Some(Event::Signal(SIGHUP)) if hard_stop.is_none() => self.reload(None),
@@ -101,7 +106,7 @@ impl Supervisor {
                 Some(Event::Signal(_)) if hard_stop.is_none() => {
                     hard_stop = Some(self.drain());
                 }
-                Some(Event::Signal(_)) => return Ok(stop_at_once("second signal")),
+                Some(Event::Signal(_)) => return Ok(self.stop_at_once("second signal")),
                 Some(Event::WorkerEnded { index, result }) => {
                     running -= 1;
                     if let Err(error) = result {
@@ -109,15 +114,37 @@ impl Supervisor {
                         return Ok(ExitCode::FAILURE);
                     }
                 }
-                None => return Ok(stop_at_once("timeouts.drain_ms passed")),
+                None => return Ok(self.stop_at_once("timeouts.drain_ms passed")),
             }
         }
-        for worker in self.workers {
+        for worker in std::mem::take(&mut self.workers) {
             drop(worker.thread.join());
         }
+        self.finish_logs();
         log_counters();
         tracing::info!("drained");
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The process ends with connections open: the kernel closes them.
+    fn stop_at_once(&self, reason: &str) -> ExitCode {
+        self.finish_logs();
+        log_counters();
+        tracing::warn!(reason, "stopping at once");
+        ExitCode::FAILURE
+    }
+
+    fn reopen_logs(&self) {
+        if let Some(log) = &self.shared.generation.load().access_log {
+            log.reopen();
+        }
+    }
+
+    /// What workers have handed over is written before the process ends.
+    fn finish_logs(&self) {
+        if let Some(log) = &self.shared.generation.load().access_log {
+            log.finish(LOG_WAIT);
+        }
     }
 
     /// The next event; `None` when the hard stop is due. Looks after certificate files meanwhile.
@@ -145,6 +172,7 @@ impl Supervisor {
     fn drain(&mut self) -> Instant {
         let limit = self.shared.generation.load().config.timeouts.drain;
         tracing::info!(limit_ms = limit.as_millis(), "draining");
+        self.phase.set(Phase::Draining);
         self.listeners.release();
         for worker in &self.workers {
             worker.command(Command::Drain);
@@ -256,13 +284,6 @@ pub(super) fn describe(listeners: &Listeners) -> String {
     text
 }
 
-/// The process ends with connections open: the kernel closes them.
-fn stop_at_once(reason: &str) -> ExitCode {
-    log_counters();
-    tracing::warn!(reason, "stopping at once");
-    ExitCode::FAILURE
-}
-
 /// All counters in one line, for an operator who sends SIGUSR2 and for the end of the log.
 fn log_counters() {
     let counters: Vec<String> = Counter::ALL
@@ -271,3 +292,6 @@ fn log_counters() {
         .collect();
     tracing::info!("counters {}", counters.join(" "));
 }
+
+/// For a log's last lines to be written.
+const LOG_WAIT: Duration = Duration::from_secs(2);

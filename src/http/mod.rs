@@ -6,6 +6,8 @@
 
 mod date;
 pub mod h1;
+pub mod h2;
+mod plain;
 pub mod transport;
 
 use std::cell::Cell;
@@ -14,11 +16,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+pub use self::plain::serve_plain;
+
 use self::date::DateCache;
 use self::transport::{Receive, Transmit};
 
-use crate::config::{Limits, Timeouts};
+use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::LINGER_BYTES_MAX;
+use crate::message::gather::Gather;
 use crate::message::{Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
@@ -73,22 +78,34 @@ pub struct Context {
     pub timeouts: Timeouts,
     /// Bounds.
     pub limits: Limits,
+    /// Bounds of HTTP/2 connections.
+    pub http2: Http2,
     date: DateCache,
     draining: Cell<bool>,
     /// A buffer for heads that the last response left behind.
     head_buffer: Cell<Vec<u8>>,
+    /// What the last send of frames left behind.
+    gather: Cell<Gather>,
 }
 
 impl Context {
-    /// A context with these deadlines and bounds.
+    /// A context with these deadlines and bounds, and those of HTTP/2 as they are by default.
     pub fn new(timeouts: Timeouts, limits: Limits) -> Self {
         Self {
             timeouts,
             limits,
+            http2: Http2::default(),
+            gather: Cell::default(),
             date: DateCache::default(),
             draining: Cell::new(false),
             head_buffer: Cell::new(Vec::new()),
         }
+    }
+
+    /// The same with these bounds of HTTP/2 connections.
+    #[must_use]
+    pub fn with_http2(self, http2: Http2) -> Self {
+        Self { http2, ..self }
     }
 
     /// From now on each connection ends with its next response. Connections that wait for a request
@@ -106,6 +123,16 @@ impl Context {
     /// response after the other needs no allocation and no idle connection holds one.
     fn take_head_buffer(&self) -> Vec<u8> {
         self.head_buffer.take()
+    }
+
+    /// An empty gather, to go back with [`Context::return_gather`].
+    fn take_gather(&self) -> Gather {
+        self.gather.take()
+    }
+
+    fn return_gather(&self, mut gather: Gather) {
+        gather.clear();
+        self.gather.set(gather);
     }
 
     fn return_head_buffer(&self, mut buffer: Vec<u8>) {

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 
 use crate::error::Cause;
 use crate::message::FileRange;
+use crate::message::gather::Gather;
 use crate::net::deadline::Phase;
 use crate::net::stream::{ReadHalf, Received, WriteHalf};
 use crate::serve::Now;
@@ -60,6 +61,15 @@ pub trait Transmit {
     fn now(&self) -> Now;
 }
 
+/// A sending half that takes frames of memory and files together.
+pub trait TransmitGathered: Transmit {
+    /// As [`WriteHalf::send_gather`].
+    fn send_gather(&mut self, gather: &Gather) -> impl Future<Output = Result<(), Cause>>;
+
+    /// Tells the moment, on the clocks of [`Receive::now`].
+    fn clock(&self) -> Box<dyn Fn() -> Now>;
+}
+
 impl Receive for ReadHalf {
     async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
         ReadHalf::receive(self, into).await
@@ -109,5 +119,15 @@ impl Transmit for WriteHalf {
 
     fn now(&self) -> Now {
         Now::read()
+    }
+}
+
+impl TransmitGathered for WriteHalf {
+    async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
+        WriteHalf::send_gather(self, gather).await
+    }
+
+    fn clock(&self) -> Box<dyn Fn() -> Now> {
+        Box::new(Now::read)
     }
 }

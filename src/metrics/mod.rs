@@ -81,6 +81,8 @@ counters! {
     ClosedWithoutNotify = "closed_without_notify",
     /// Requests read.
     Requests = "requests",
+    /// Of the requests, those over HTTP/2.
+    RequestsHttp2 = "requests_http2",
     /// Responses with a status below 300.
     Responses2xx = "responses_2xx",
     /// Responses with a status from 300 to 399.
@@ -119,6 +121,16 @@ counters! {
     TimeoutsSend = "timeouts_send",
     /// Idle connections that were closed.
     TimeoutsIdle = "timeouts_idle",
+    /// HTTP/2 streams that the client reset before their response was sent.
+    Http2StreamsResetByClient = "http2_streams_reset_by_client",
+    /// HTTP/2 streams reset for an error of the client, a bound, or a failed response.
+    Http2StreamsReset = "http2_streams_reset",
+    /// HTTP/2 streams refused because as many as allowed were open.
+    Http2StreamsRefused = "http2_streams_refused",
+    /// HTTP/2 connections ended with an error code in GOAWAY.
+    Http2Goaways = "http2_goaways",
+    /// Of those, connections that did too much of what costs the client little.
+    Http2Floods = "http2_floods",
     /// Connections made to servers behind this one.
     UpstreamConnects = "upstream_connects",
     /// Connections to servers behind this one that could not be made.
@@ -173,6 +185,8 @@ counters! {
     ErrorsUpstream = "errors_upstream",
     /// Connections ended by a failure of ours.
     ErrorsUs = "errors_us",
+    /// Lines of the access log that were dropped, because they could not be written in time or at all.
+    AccessLogDropped = "access_log_dropped",
     /// Configurations put in force by a reload.
     Reloads = "reloads",
     /// Reloads that changed nothing, because the configuration cannot be used.
@@ -210,6 +224,11 @@ pub const DURATION_BOUNDS_US: [u64; 16] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
+
+/// Lets this thread be among the [`snapshots`], although it has counted nothing yet.
+pub fn join() {
+    own_block();
+}
 
 /// Adds one to `counter`.
 pub fn count(counter: Counter) {

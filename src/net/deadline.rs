@@ -26,6 +26,10 @@ pub enum Phase {
     BodyProgress,
     /// The next request.
     Idle,
+    /// HTTP/2 streams that are under way. A drain ends the wait, so that it can be announced.
+    Streams,
+    /// The end of those streams, once it is.
+    Draining,
     /// A byte in either direction of a tunnel, or of a connection that has changed its protocol.
     Tunnel,
     /// The end: everything is sent.
@@ -37,7 +41,7 @@ pub enum Phase {
 pub enum Expiry {
     /// The phase lasted too long.
     Phase(Phase),
-    /// The worker drains and the connection was in [`Phase::Idle`].
+    /// The worker drains and the connection was in [`Phase::Idle`] or [`Phase::Streams`].
     Drain,
 }
 
@@ -115,10 +119,10 @@ impl Deadlines {
         }
     }
 
-    /// Ends every wait in [`Phase::Idle`], with [`Expiry::Drain`].
+    /// Ends every wait in [`Phase::Idle`] or [`Phase::Streams`], with [`Expiry::Drain`].
     pub fn drain_idle(&self) {
         for entry in self.0.entries.borrow().iter().flatten() {
-            if entry.receiving.what.get() == Some(Phase::Idle) {
+            if let Some(Phase::Idle | Phase::Streams) = entry.receiving.what.get() {
                 entry.receiving.expire(Expiry::Drain);
             }
         }

@@ -13,8 +13,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::vec;
 
-use super::rt;
-use super::send::{COLD_CHUNK_BYTES, COLD_RETRY, FileStep, must_be_read_by_thread, read_chunk};
+use super::send::{COLD_CHUNK_BYTES, FileStep, must_be_read_by_thread, read_cold};
 use super::stream::{Parts, RecordWriter, SendPath, Sending, Step, Transport, WriteHalf};
 use crate::buf;
 use crate::error::Cause;
@@ -32,6 +31,7 @@ impl WriteHalf {
     /// that a frame has promised are missing then, so the connection must be closed.
     pub async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
         let transport = self.transport.clone();
+        transport.continue_offload_sending();
         let mut cursor = Cursor::new(gather);
         while cursor.left > 0 {
             transport.settle().await?;
@@ -283,17 +283,7 @@ impl<'a> Cursor<'a> {
         let Some((file, offset, bytes)) = self.run_at_cursor() else {
             return Err(Cause::Internal("a cold read of no file"));
         };
-        let threads = transport.context.file_threads.clone();
-        let chunk = loop {
-            let file = file.clone();
-            match threads.run(move || read_chunk(&file, offset, bytes)).await {
-                Ok(chunk) => break chunk.map_err(Cause::File)?,
-                Err(super::file_threads::JobError::Overloaded) => rt::sleep(COLD_RETRY).await,
-                Err(super::file_threads::JobError::Panicked) => {
-                    return Err(Cause::Internal("a file thread panicked"));
-                }
-            }
-        };
+        let chunk = read_cold(transport, &file, offset, bytes).await?;
         if chunk.is_empty() {
             metrics::count(Counter::FilesTruncated);
             return Err(Cause::FileTruncated);

@@ -73,18 +73,7 @@ impl WriteHalf {
         let (file, offset) = (cursor.file.clone(), cursor.offset);
         let bytes = cursor.left.min(COLD_CHUNK_BYTES as u64);
         let bytes = usize::try_from(bytes).unwrap_or(COLD_CHUNK_BYTES);
-        let mut chunk = Ok(Vec::new());
-        let read = async {
-            let threads = &self.transport.context.file_threads;
-            chunk = read_by_thread(threads, &file, offset, bytes).await;
-            Ok(())
-        };
-        let context = &self.transport.context;
-        let wait = self.transport.deadline.to_send(context.send_progress, read);
-        if let Wait::Expired(()) = wait.await.map_err(Cause::Io)? {
-            return Err(Cause::File(io::ErrorKind::TimedOut.into()));
-        }
-        let chunk = chunk?;
+        let chunk = read_cold(&self.transport, &file, offset, bytes).await?;
         if chunk.is_empty() {
             metrics::count(Counter::FilesTruncated);
             return Err(Cause::FileTruncated);
@@ -253,6 +242,26 @@ fn plain_step(transport: &Transport, cursor: &mut Cursor<'_>) -> Result<FileStep
     Ok(cursor.take_file(Step::of(sent)?))
 }
 
+/// Reads a chunk on a file thread, for as long as a send may make no progress.
+pub(super) async fn read_cold(
+    transport: &Transport,
+    file: &Arc<File>,
+    offset: u64,
+    bytes: usize,
+) -> Result<Vec<u8>, Cause> {
+    let mut chunk = Ok(Vec::new());
+    let context = &transport.context;
+    let read = async {
+        chunk = read_by_thread(&context.file_threads, file, offset, bytes).await;
+        Ok(())
+    };
+    let wait = transport.deadline.to_send(context.send_progress, read);
+    if let Wait::Expired(()) = wait.await.map_err(Cause::Io)? {
+        return Err(Cause::File(io::ErrorKind::TimedOut.into()));
+    }
+    chunk
+}
+
 /// Reads a chunk on a file thread, waiting its turn when they have too much to do: the response has
 /// begun.
 async fn read_by_thread(
@@ -272,7 +281,7 @@ async fn read_by_thread(
 }
 
 /// Reads `bytes` from `offset`, or up to the end of the file. Blocks: for file threads.
-pub(super) fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+fn read_chunk(file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
     let mut chunk = vec![0; bytes];
     let mut filled = 0;
     while let Some(rest @ [_, ..]) = chunk.get_mut(filled..) {
@@ -305,4 +314,4 @@ pub(super) const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;
 const RESIDENT_CHUNK_BYTES: u64 = 256 * 1024;
 
 /// How long a response in progress waits when the file threads are overloaded.
-pub(super) const COLD_RETRY: Duration = Duration::from_millis(10);
+const COLD_RETRY: Duration = Duration::from_millis(10);

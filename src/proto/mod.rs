@@ -10,6 +10,7 @@ pub mod forwarded;
 pub mod h1;
 pub mod h2;
 pub mod hop_by_hop;
+pub mod json;
 pub mod proxy_header;
 pub mod range;
 pub mod syntax;

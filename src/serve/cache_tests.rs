@@ -402,16 +402,19 @@ fn overload_and_panics_are_not_remembered() {
 #[test]
 fn for_want_of_a_thread_a_file_is_believed_a_little_longer() {
     let fixture = Fixture::new(8);
-    fixture.write("f", "one");
-    assert_eq!(fixture.text("f", AT_ONCE), "one");
-    // To learn that a name is gone takes a thread.
-    fs::remove_file(fixture.directory.path().join("f")).unwrap();
+    let directory = fixture.directory.path().join("d");
+    fs::create_dir(&directory).unwrap();
+    fixture.write("d/f", "one");
+    assert_eq!(fixture.text("d/f", AT_ONCE), "one");
+    // A directory takes its place of whose names the kernel knows nothing: that takes a thread.
+    fs::rename(&directory, fixture.directory.path().join("away")).unwrap();
+    fs::create_dir(&directory).unwrap();
     fixture.threads.set(Mode::Refuse);
-    assert_eq!(fixture.text("f", SECOND), "one");
-    let after = fixture.find("f", STALE_FOR).unwrap_err();
+    assert_eq!(fixture.text("d/f", SECOND), "one");
+    let after = fixture.find("d/f", STALE_FOR).unwrap_err();
     assert_eq!(after, Refusal::Overloaded);
     fixture.threads.set(Mode::RunAtOnce);
-    assert_eq!(fixture.find("f", SECOND).unwrap_err(), Refusal::NotFound);
+    assert_eq!(fixture.find("d/f", SECOND).unwrap_err(), Refusal::NotFound);
 }
 
 #[test]
@@ -419,10 +422,12 @@ fn a_file_nobody_asks_for_is_closed() {
     let fixture = Fixture::new(8);
     fixture.write("big", vec![1; 20_000]);
     fixture.write("asked", vec![1; 20_000]);
-    let big = Rc::downgrade(&fixture.file("big", AT_ONCE));
-    let asked = Rc::downgrade(&fixture.file("asked", AT_ONCE));
-    fixture.file("asked", SECOND);
-    fixture.cache.sweep(fixture.after(UNUSED_AFTER).monotonic);
+    let big = Rc::downgrade(&fixture.file("big", LATER));
+    let asked = Rc::downgrade(&fixture.file("asked", LATER));
+    fixture.file("asked", LATER + SECOND);
+    fixture
+        .cache
+        .sweep(fixture.after(LATER + UNUSED_AFTER).monotonic);
     assert_eq!((big.strong_count(), asked.strong_count()), (0, 1));
     fixture.check_invariants();
 }

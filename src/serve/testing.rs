@@ -47,6 +47,9 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         limits: Default::default(),
         tcp: Default::default(),
         session: Default::default(),
+        admin: None,
+        http2: Default::default(),
+        access_log: None,
     }
 }
 

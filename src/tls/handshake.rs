@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite};
 
 use super::client_hello::{ClientHello, ClientHelloReader, Outcome};
 use crate::buf;
@@ -34,6 +34,10 @@ pub struct Handshaken {
     pub alpn: Option<Box<[u8]>>,
     /// TLS 1.2 or 1.3.
     pub version: ProtocolVersion,
+    /// The suite that was agreed on.
+    pub suite: CipherSuite,
+    /// Whether an earlier session was taken up.
+    pub is_resumed: bool,
 }
 
 /// Why there is no session.
@@ -137,12 +141,18 @@ async fn shake_hands(
         unsent,
     } = established;
     let alpn = connection.alpn_protocol().map(Box::from);
+    let suite = connection
+        .negotiated_cipher_suite()
+        .map_or(CipherSuite::Unknown(0), |suite| suite.suite());
+    let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
     let parts = extract(connection, unsent, wire.received)?;
     Ok(Handshaken {
         parts,
         server_name: hello.server_name,
         alpn,
         version,
+        suite,
+        is_resumed,
     })
 }
 

@@ -12,9 +12,6 @@ use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 use super::names::Names;
 use crate::config::{Config, Group, Service, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 
-/// The application protocols offered by ALPN, in order of preference (RFC 7301).
-pub const ALPN_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
-
 /// The TLS side of a configuration: which site a name belongs to, and the rustls configuration of
 /// each site's policy.
 pub struct TlsSetup {
@@ -143,7 +140,12 @@ fn server_config(
         .with_no_client_auth()
         .with_cert_resolver(resolver.clone());
     config.alpn_protocols = match &policy.alpn {
-        None => ALPN_PROTOCOLS.map(<[u8]>::to_vec).to_vec(),
+        None => {
+            let offered = policy.protocols.iter();
+            offered
+                .map(|protocol| protocol.alpn_id().to_vec())
+                .collect()
+        }
         Some(alpn) => protocols(alpn),
     };
     // With the client's order rustls ignores that of `suites`, which then only says what is allowed.

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use super::access_log::{Peer, Session, WorkerLog};
 use super::{Local, Worker};
-use crate::config::Service;
+use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
-use crate::http::{self, Handler, Outcome, h1};
+use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
@@ -76,6 +77,8 @@ struct Established {
     local: Rc<Local>,
     stream: Stream,
     client: Client,
+    protocol: Protocol,
+    peer: Peer,
 }
 
 impl Accepted {
@@ -136,7 +139,9 @@ impl Accepted {
             parts,
             server_name,
             version,
-            ..
+            suite,
+            is_resumed,
+            alpn,
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
         let tls = &local.generation.tls;
@@ -160,10 +165,25 @@ impl Accepted {
                 tls_policy: Some(tls_policy),
                 address: peer.ip().to_canonical(),
             };
+            // RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
+            let protocol = match alpn.as_deref() == Some(Protocol::H2.alpn_id()) {
+                true => Protocol::H2,
+                false => Protocol::Http11,
+            };
+            let session = Session {
+                version,
+                suite,
+                is_resumed,
+            };
             return Ok(Next::Http(Established {
                 local,
                 stream,
                 client,
+                protocol,
+                peer: Peer {
+                    address: peer.ip().to_canonical(),
+                    session: Some(session),
+                },
             }));
         };
         metrics::count(Counter::Tunnels);
@@ -229,7 +249,7 @@ impl Accepted {
             local,
             socket,
             deadline,
-            ..
+            peer,
         } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
         let Some(redirect) = local.redirects.get(&port) else {
@@ -238,9 +258,16 @@ impl Accepted {
                 Cause::Protocol("a listener without its redirect"),
             ));
         };
-        let handler = RedirectHandler { redirect };
+        let handler = RedirectHandler {
+            redirect,
+            log: local.log.as_ref(),
+            peer: Peer {
+                address: peer.ip().to_canonical(),
+                session: None,
+            },
+        };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http)
+        http::serve_plain(read, write, &handler, &local.http)
             .await
             .map(ended)
     }
@@ -268,15 +295,24 @@ impl Established {
             local,
             stream,
             client,
+            protocol,
+            peer,
         } = self;
         let handler = SiteHandler {
             serve: &local.serve,
             client,
+            log: local.log.as_ref(),
+            peer,
         };
         let (read, write) = stream.into_halves();
-        h1::serve(read, write, &handler, &local.http)
-            .await
-            .map(ended)
+        match protocol {
+            Protocol::H2 => {
+                let input = BytesMut::new();
+                h2::serve(read, write, &handler, &local.http, input).await
+            }
+            Protocol::Http11 => h1::serve(read, write, &handler, &local.http).await,
+        }
+        .map(ended)
     }
 }
 
@@ -311,6 +347,8 @@ async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), 
 struct SiteHandler<'a> {
     serve: &'a Serve,
     client: Client,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for SiteHandler<'_> {
@@ -318,15 +356,29 @@ impl Handler for SiteHandler<'_> {
         panic_if_asked(request);
         self.serve.respond(&self.client, request, body, now).await
     }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
+    }
 }
 
 struct RedirectHandler<'a> {
     redirect: &'a Redirect,
+    log: Option<&'a WorkerLog>,
+    peer: Peer,
 }
 
 impl Handler for RedirectHandler<'_> {
     async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
         self.redirect.respond(request)
+    }
+
+    fn finished(&self, exchange: &Exchange<'_>) {
+        if let Some(log) = self.log {
+            log.record(&self.peer, exchange);
+        }
     }
 }
 

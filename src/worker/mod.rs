@@ -1,6 +1,7 @@
 //! One pinned thread: it accepts, serves and drains its connections on a runtime of its own.
 
 mod accept;
+pub mod access_log;
 pub mod admission;
 mod conn;
 
@@ -12,13 +13,15 @@ use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use self::access_log::{AccessLog, WorkerLog};
 use self::admission::Admission;
 use crate::config::{Config, Service};
 use crate::http;
+use crate::metrics;
 use crate::net::deadline::{Deadlines, TICK};
 use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
@@ -58,6 +61,10 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
+    /// Where responses are logged.
+    pub access_log: Option<AccessLog>,
+    /// By site: when its certificate expires. Empty where nobody watches.
+    pub certificate_expiries: Vec<SystemTime>,
 }
 
 /// One listener of the process: it stays the same over reloads that keep its address.
@@ -104,6 +111,7 @@ pub enum Command {
 /// # Errors
 /// When the thread cannot be pinned or its runtime cannot be built.
 pub fn run(setup: WorkerSetup) -> io::Result<()> {
+    metrics::join();
     if let Some(cpu) = setup.cpu {
         sys::cpu::pin_current_thread(cpu)?;
     }
@@ -138,6 +146,7 @@ struct Local {
     generation: Arc<Generation>,
     stream: Rc<StreamContext>,
     http: http::Context,
+    log: Option<WorkerLog>,
     serve: Serve,
     tunnels: Tunnels,
     /// By the port they lead to.
@@ -176,7 +185,11 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     rt::spawn(turn_wheel(worker.clone()));
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
-    obey(&worker, &commands, (control, wake)).await
+    let outcome = obey(&worker, &commands, (control, wake)).await;
+    for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
+        local.flush_log();
+    }
+    outcome
 }
 
 /// Carries out commands until the worker has drained.
@@ -278,6 +291,12 @@ impl Worker {
 }
 
 impl Local {
+    fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            log.flush();
+        }
+    }
+
     fn new(
         shared: &Shared,
         file_threads: &FileThreadsHandle,
@@ -297,11 +316,12 @@ impl Local {
         let proxy = Proxy::new(&groups, connector, stream.clone());
         let serve = Serve::new(generation.routes.clone(), file_threads.clone());
         Rc::new(Self {
-            http: http::Context::new(config.timeouts, config.limits),
+            http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
             serve: serve.with_proxy(proxy),
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
             stream,
+            log: generation.access_log.clone().map(WorkerLog::new),
             generation,
         })
     }
@@ -328,6 +348,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
         worker.deadlines.turn(now);
         for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.serve.sweep(now);
+            local.flush_log();
         }
     }
 }

@@ -326,9 +326,12 @@ fn without_descriptors_those_connected_are_served(policy: Policy) {
     assert_eq!(connected.get("/1k").status(), 200);
     let response = Client::connect(&server).get("/unknown");
     assert_same_bytes(&response.body, content(MIB), "after the lack");
-    // The file stays open.
+    // The file stays open; others were given up for want of descriptors.
     let after = at_rest(&server, 1);
-    assert_eq!(after.descriptors, before.descriptors + 1);
+    assert!(
+        after.descriptors <= before.descriptors + 1,
+        "{after:?} after {before:?}"
+    );
 }
 
 /// Sets how many descriptors `server` may have from now on.
@@ -670,7 +673,7 @@ const FAULTS: usize = 200;
 const RESIDENT_GROWTH_BYTES_MAX: usize = 4 * MIB;
 
 /// Enough for a server with one worker and a few connections.
-const DESCRIPTORS_MAX: u64 = 64;
+const DESCRIPTORS_MAX: u64 = 96;
 
 /// What is promised, and what a request may take on a busy machine.
 const FRESH_WITHIN: Duration = Duration::from_millis(1000 + 250);

@@ -112,7 +112,11 @@ fn too_many(policy: Policy) {
             break Ending::of(&error);
         }
     };
-    if !(policy == Policy::Always && kernel_tls() == KernelTls::WithoutRekey) {
+    if policy == Policy::Always && kernel_tls() == KernelTls::WithoutRekey {
+        // What the kernel cannot open is left in the socket, so a reset may overtake the alert.
+        let alert = Ending::Alert(AlertDescription::InternalError);
+        assert!(ending == alert || ending == Ending::Reset, "{ending:?}");
+    } else {
         assert_eq!(ending, Ending::Alert(AlertDescription::UnexpectedMessage));
         let received = server.counters()["key_updates_received"];
         assert!((2..=64).contains(&received), "{received} were taken");

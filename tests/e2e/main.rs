@@ -17,11 +17,15 @@ mod forbid_io_uring;
 mod support;
 mod support_faults;
 
+mod access_log;
+mod admin;
 mod beside_nginx;
 mod closing;
 mod command_line;
 mod downloads;
 mod faults;
+mod http2;
+mod http2_attacks;
 mod key_updates;
 mod limits;
 mod load;

@@ -277,7 +277,7 @@ fn certificates_follow_their_files() {
 }
 
 /// Rewrites the configuration file in one step.
-fn edit(server: &Server, change: impl FnOnce(String) -> String) {
+pub(crate) fn edit(server: &Server, change: impl FnOnce(String) -> String) {
     let file = server.path("portcullis.toml");
     let before = fs::read_to_string(&file).unwrap();
     let after = change(before.clone());
@@ -287,7 +287,7 @@ fn edit(server: &Server, change: impl FnOnce(String) -> String) {
     fs::rename(new, file).unwrap();
 }
 
-fn reload(server: &Server) -> Finished {
+pub(crate) fn reload(server: &Server) -> Finished {
     let mut command: Command = PORTCULLIS.command();
     command.args(["reload", "--config", &config_file(server)]);
     PORTCULLIS.start(&mut command).finish()

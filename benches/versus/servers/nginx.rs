@@ -98,7 +98,7 @@ http {{
     ssl_session_tickets on;
 
     server {{
-        listen {address} ssl backlog=4096;
+        listen {address} ssl http2 backlog=4096;
         ssl_certificate "{chain}";
         ssl_certificate_key "{key}";
         root "{root}";

@@ -65,8 +65,9 @@ fn kernel(facts: &Facts) -> Finding {
     let finding = Finding::good("kernel", release.clone());
     match parse_release(release) {
         Some(version) if version < KERNEL_MIN => finding.because(
-            Level::Broken,
-            "Files are opened with openat2, which Linux has since 5.6.",
+            Level::Degraded,
+            "Without openat2 (Linux 5.6) files are opened step by step, and no symbolic link is \
+             followed.",
             "install Linux 5.6 or later; 6.1 or later is recommended.",
         ),
         _ => finding,
@@ -74,8 +75,7 @@ fn kernel(facts: &Facts) -> Finding {
 }
 
 fn io_uring(ring: &Ring) -> Finding {
-    const EPOLL: &str = "epoll drives the sockets instead: more system calls per request, and file \
-                         reads on a pool of threads.";
+    const EPOLL: &str = "epoll drives the sockets instead: more system calls per request.";
     let refusal = match ring {
         Ring::Usable(setup) => {
             let finding = Finding::good("io_uring", format!("usable, with {setup}"));
@@ -183,20 +183,21 @@ fn descriptors(limit: Option<Limit>) -> Finding {
         return Finding::unknown("open files", "/proc/self/limits");
     };
     let finding = Finding::good("open files", format!("at most {limit}"));
-    let soft = limit.soft.unwrap_or(u64::MAX);
-    if soft < DESCRIPTORS_MIN {
+    // The soft limit is raised to the hard one at the start.
+    let most = limit.hard.unwrap_or(u64::MAX);
+    if most < DESCRIPTORS_MIN {
         return finding.because(
             Level::Broken,
             "That is not enough for the workers' own descriptors.",
-            "ulimit -n 65536, or LimitNOFILE=65536 in the service.",
+            "ulimit -Hn 65536, or LimitNOFILE=65536 in the service.",
         );
     }
-    if soft < DESCRIPTORS_RECOMMENDED {
+    if most < DESCRIPTORS_RECOMMENDED {
         return finding.because(
             Level::Degraded,
-            "Each connection takes one, a proxied one two, each open file one: further \
-             connections wait in the accept queue.",
-            "ulimit -n 65536, or LimitNOFILE=65536 in the service.",
+            "Each connection takes two, each cached file one; connections beyond that are closed \
+             as soon as they are accepted.",
+            "ulimit -Hn 65536, or LimitNOFILE=65536 in the service.",
         );
     }
     finding
@@ -330,7 +331,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_kernels_shortfalls_have_their_level() {
-        judge("kernel", Level::Broken, |it| {
+        judge("kernel", Level::Degraded, |it| {
             it.kernel_release = release("5.4.0-1")
         });
         judge("kernel", Level::Good, |it| {
@@ -470,6 +471,26 @@ pub(super) mod tests {
                 carryless_multiply: true,
                 vector_aes: true,
             },
+        }
+    }
+
+    /// What counts is what a start raises the limit to.
+    #[test]
+    fn open_files_are_judged_by_the_hard_limit() {
+        let limits = |soft, hard| {
+            Some(Limit {
+                soft: Some(soft),
+                hard: Some(hard),
+            })
+        };
+        for (soft, hard, level) in [
+            (1, 65_536, Level::Good),
+            (1024, 1024, Level::Degraded),
+            (32, 32, Level::Broken),
+        ] {
+            judge("open files", level, |it| {
+                it.descriptors = limits(soft, hard)
+            });
         }
     }
 

@@ -183,8 +183,7 @@ Portcullis runs well here.
         let text = render(&findings(&facts));
         let expected = "\
 degraded  io_uring      io_uring is forbidden by the sysctl kernel.io_uring_disabled = 2
-                        epoll drives the sockets instead: more system calls per request, and
-                        file reads on a pool of threads.
+                        epoll drives the sockets instead: more system calls per request.
                         To mend: sysctl -w kernel.io_uring_disabled=0; or set it to 1 and put
                         the service's group into kernel.io_uring_group.
 degraded  kernel TLS    the kernel has no tls module

@@ -3,8 +3,11 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod access_log;
+mod admin;
 mod files;
 mod host_name;
+mod http2;
 mod listener;
 mod passthrough;
 mod route;
@@ -52,6 +55,9 @@ pub(super) fn check(
     let limits = checker.limits(raw.limits);
     let tcp = checker.tcp(raw.tcp);
     let session = checker.session(raw.session);
+    let admin = checker.admin(raw.admin);
+    let http2 = checker.http2(&raw.http2);
+    let access_log = checker.access_log(raw.access_log);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -69,6 +75,9 @@ pub(super) fn check(
                 limits,
                 tcp,
                 session,
+                admin,
+                http2,
+                access_log,
             },
             places: sites.places,
             warnings: checker.warnings,

@@ -109,10 +109,10 @@ impl Checker<'_> {
             false => None,
         };
         let root = root.and_then(|(path, span)| self.directory(path, span));
+        let error_pages = self.error_pages(raw.error_pages, root.as_deref());
         if let Some(tunnel) = &tunnel {
             tls.alpn = Some(tunnel.alpn.clone());
         }
-        let error_pages = self.error_pages(raw.error_pages, root.as_deref());
         let files = Files {
             root: root.unwrap_or_default(),
             index: self.index(raw.index),

@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::Checker;
 use crate::config::raw::{RawTls, Value};
-use crate::config::{Group, Suite, SuiteOrder, TlsPolicy, TlsVersion};
+use crate::config::{Group, Protocol, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 
 impl Checker<'_> {
     /// The policy of `raw`, with `inherited` for what it leaves open.
@@ -24,6 +24,7 @@ impl Checker<'_> {
             suites: self.choices("suites", &raw.suites, &SUITES, &inherited.suites),
             suite_order: self.choice_or("suite_order", order, &ORDERS, inherited.suite_order),
             groups: self.choices("groups", &raw.groups, &GROUPS, &inherited.groups),
+            protocols: self.choices("alpn", &raw.alpn, &PROTOCOLS, &inherited.protocols),
             alpn: inherited.alpn.clone(),
         };
         if self.problems.len() == before {
@@ -114,3 +115,5 @@ const GROUPS: [(&str, Group); 4] = [
     ("secp256r1", Group::Secp256r1),
     ("secp384r1", Group::Secp384r1),
 ];
+
+const PROTOCOLS: [(&str, Protocol); 2] = [("h2", Protocol::H2), ("http/1.1", Protocol::Http11)];

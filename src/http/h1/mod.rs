@@ -39,11 +39,22 @@ pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
     handler: &H,
     context: &Context,
 ) -> Result<Outcome, Error> {
+    serve_received(read, write, handler, context, BytesMut::new()).await
+}
+
+/// As [`serve`], where `input` was received already.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_received<R: Receive + 'static, W: Transmit, H: Handler>(
+    read: R,
+    write: W,
+    handler: &H,
+    context: &Context,
+    input: BytesMut,
+) -> Result<Outcome, Error> {
     let begun = write.now().monotonic;
-    let receiving = Receiving {
-        read,
-        input: BytesMut::new(),
-    };
+    let receiving = Receiving { read, input };
     let mut connection = Connection {
         receiving: Some(receiving),
         write,

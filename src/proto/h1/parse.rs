@@ -142,7 +142,11 @@ impl HeadParser {
                 return Err(Refusal::bad("a bare CR in the head"));
             }
             [] | [b'\r', ..] => {}
-            _ if self.lines == 0 => check_request_line_start(input, bounds)?,
+            _ if self.lines == 0 => {
+                // A CR at its end is not of the line: a complete line is measured without it too.
+                let start = input.strip_suffix(b"\r").unwrap_or(input);
+                check_request_line_start(start, bounds)?;
+            }
             _ => {}
         }
         if input.len() > bounds.header_bytes_max {

@@ -215,6 +215,17 @@ fn rfc9112_3_a_target_too_long_is_414() {
 }
 
 #[test]
+fn a_request_line_is_as_long_with_its_cr_as_without() {
+    // The longest line that is not refused before its target is known, cut between CR and LF.
+    let line_bytes = BOUNDS.target_bytes_max + REQUEST_LINE_REST_BYTES_MAX;
+    let line = format!("G {:a>width$}\r\n", "", width = line_bytes - 2);
+    for cut in [line.len() - 1, line.len()] {
+        assert!(matches!(parse(&line[..cut]), Ok(None)), "{cut}");
+    }
+    assert_eq!(refused(line.replace("G ", "GE ")), 414);
+}
+
+#[test]
 fn rfc6585_5_a_head_too_large_is_431() {
     let with = |bytes: usize| parse(with_fields(&format!("X: {}\r\n", "a".repeat(bytes))));
     let empty = with_fields("X: \r\n").len();

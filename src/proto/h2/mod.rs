@@ -4,6 +4,7 @@
 //! violation is either one of the connection ([`ConnectionError`]: GOAWAY and the end) or of one
 //! stream ([`StreamError`]: RST_STREAM, and the connection goes on).
 
+pub mod connection;
 pub mod flood;
 pub mod flow;
 pub mod frame;

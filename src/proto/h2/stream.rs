@@ -182,6 +182,11 @@ impl<T> Streams<T> {
         self.streams.iter_mut()
     }
 
+    /// Whether the stream `id` was never opened: RST_STREAM must not be sent for it (RFC 9113 6.4).
+    pub fn is_idle(&self, id: StreamId) -> bool {
+        self.check_not_idle(id).is_err()
+    }
+
     /// GOAWAY went out with [`last`](Self::last): streams above it are not served (RFC 9113 6.8).
     pub fn stop_opening(&mut self) {
         self.last_served = self.last();

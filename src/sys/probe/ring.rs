@@ -89,7 +89,14 @@ fn ring_of(entries: u32) -> Ring {
             },
         };
     }
-    Ring::Refused(RingRefusal::TooOld)
+    match RingSetup::default().builder().build(entries) {
+        Ok(_) => Ring::Refused(RingRefusal::TooOld),
+        Err(error) => Ring::Refused(RingRefusal::of(
+            "io_uring_setup",
+            &error,
+            &Policy::current(),
+        )),
+    }
 }
 
 impl RingSetup {

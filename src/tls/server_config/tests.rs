@@ -276,6 +276,7 @@ fn rfc7301_3_2_no_common_protocol_is_an_alert() {
         agreed(&[b"h3", b"http/1.1"]),
         Ok(Some(b"http/1.1".to_vec()))
     );
+    assert_eq!(agreed(&[b"http/1.1", b"h2"]), Ok(Some(b"h2".to_vec())));
     assert_eq!(agreed(&[]), Ok(None));
     assert_eq!(agreed(&[b"h3"]), Err(Error::NoApplicationProtocol));
 }

@@ -2,6 +2,7 @@
 
 mod backend;
 mod faults;
+mod http2;
 
 use std::process::Command;
 

@@ -3,6 +3,7 @@
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod files;
+pub(crate) mod http2;
 pub(crate) mod kernel;
 pub(crate) mod process;
 pub(crate) mod server;

@@ -36,6 +36,15 @@ pub(crate) const H2LOAD: Tool = Tool {
     program: "h2load",
     package: "nghttp2-client",
 };
+pub(crate) const CHROMIUM: Tool = Tool {
+    program: "chromium",
+    package: "chromium",
+};
+
+pub(crate) const NGHTTP: Tool = Tool {
+    program: "nghttp",
+    package: "nghttp2-client",
+};
 pub(crate) const WGET: Tool = Tool {
     program: "wget",
     package: "wget",

@@ -432,6 +432,11 @@ impl Index<&str> for Counters {
 }
 
 impl Counters {
+    /// Whether there is a counter of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// How much `name` has grown since `before`.
     pub(crate) fn since(&self, before: &Self, name: &str) -> u64 {
         self[name] - before[name]

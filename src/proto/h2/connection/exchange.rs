@@ -1,0 +1,406 @@
+//! One request and its response: the body that has come, the response that waits to be sent.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Connection, State};
+use crate::limits::H2_RESPONSE_AHEAD_BYTES;
+use crate::message::{Body, BodyStream, Fields, FileRange, Method, Part, Response, Status};
+use crate::metrics::{self, Counter};
+use crate::proto::h1::encode::{Framing, Plan};
+use crate::proto::h2::frame::put_window_update;
+use crate::proto::h2::stream::State as StreamState;
+use crate::proto::h2::{ErrorCode, StreamId};
+
+/// Why a request body cannot be read on. While nothing of the response was sent, it is to be
+/// `status` instead of what its handler makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The status that tells the client.
+    pub status: Status,
+    /// What happened, for the log.
+    pub reason: &'static str,
+    /// The configuration key of the deadline that passed, if one did.
+    pub timeout: Option<&'static str>,
+}
+
+/// What asking for a request body gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyPoll {
+    /// Bytes of it, at least one.
+    Data(Bytes),
+    /// It is complete.
+    End,
+    /// It cannot be read on.
+    Failed(Failure),
+    /// The stream is gone.
+    Gone,
+}
+
+/// Whether a piece of a response has been taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is room for more.
+    More,
+    /// The stream is gone, or has been sent all that its response promised.
+    Gone,
+}
+
+/// What a connection keeps for a stream.
+#[derive(Debug)]
+pub(super) struct Exchange<T> {
+    /// The driver's.
+    pub(super) data: Option<T>,
+    /// The client takes fields behind the content (RFC 9110 6.5.1).
+    pub(super) takes_trailers: bool,
+    /// The fields that followed the request's content.
+    pub(super) trailers: Fields,
+    /// HEAD, or any other method: what decides how a response is framed.
+    pub(super) method: Method,
+    /// Received, and not yet asked for.
+    pub(super) body: BytesMut,
+    pub(super) received_bytes: u64,
+    /// The client waits for 100 (Continue) and has not been sent it.
+    pub(super) owes_continue: bool,
+    pub(super) failure: Option<Failure>,
+    /// Who waits for more of the body.
+    pub(super) reader: Option<Waker>,
+    pub(super) opened_ms: u64,
+    /// When the body last grew or was first waited for.
+    pub(super) body_progress_ms: u64,
+    pub(super) outgoing: Outgoing,
+    /// When something of the response was last sent, or the response was there.
+    pub(super) send_progress_ms: u64,
+    /// The send in which it last had its turn.
+    pub(super) turn: u64,
+}
+
+/// The response, as far as it was made and not sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// 100 (Continue) is to be sent.
+    pub(super) sends_continue: bool,
+    /// The head, until it is sent, and its content-length.
+    pub(super) head: Option<(Response, Option<u64>)>,
+    pub(super) has_begun: bool,
+    /// The status, once it was given out for sending.
+    pub(super) sent_status: Option<Status>,
+    /// Content and its framing, given out likewise.
+    pub(super) sent_bytes: u64,
+    /// All of it was given out.
+    pub(super) has_ended: bool,
+    pub(super) body: OutgoingBody,
+}
+
+#[derive(Debug)]
+pub(super) enum OutgoingBody {
+    /// Nobody has responded yet.
+    Awaited,
+    /// Nothing more.
+    End,
+    Bytes(Bytes),
+    File(FileRange),
+    Parts(VecDeque<Part>),
+    Chunks(Chunks),
+}
+
+/// A body that is made while it is sent.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    pub(super) queue: VecDeque<Bytes>,
+    pub(super) bytes: usize,
+    pub(super) has_ended: bool,
+    /// What content-length leaves to be made.
+    promised: Option<u64>,
+    pub(super) trailers: Fields,
+    maker: Option<Waker>,
+}
+
+impl<T> Exchange<T> {
+    pub(super) fn new(method: &Method, expects_continue: bool, now_ms: u64) -> Self {
+        Self {
+            data: None,
+            takes_trailers: false,
+            trailers: Fields::default(),
+            method: if *method == Method::Head {
+                Method::Head
+            } else {
+                Method::Get
+            },
+            body: BytesMut::new(),
+            received_bytes: 0,
+            owes_continue: expects_continue,
+            failure: None,
+            reader: None,
+            opened_ms: now_ms,
+            body_progress_ms: now_ms,
+            outgoing: Outgoing {
+                sends_continue: false,
+                head: None,
+                has_begun: false,
+                sent_status: None,
+                sent_bytes: 0,
+                has_ended: false,
+                body: OutgoingBody::Awaited,
+            },
+            send_progress_ms: now_ms,
+            turn: 0,
+        }
+    }
+
+    /// Lets whoever waits for this stream look again.
+    pub(super) fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        if let OutgoingBody::Chunks(chunks) = &mut self.outgoing.body
+            && let Some(maker) = chunks.maker.take()
+        {
+            maker.wake();
+        }
+    }
+
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+impl Outgoing {
+    /// Whether there is anything to send that no window holds back.
+    pub(super) fn is_free(&self) -> bool {
+        self.sends_continue
+            || self.head.is_some()
+            || matches!(&self.body, OutgoingBody::End)
+            || matches!(&self.body, OutgoingBody::Chunks(chunks) if chunks.queue.is_empty() && chunks.has_ended)
+    }
+
+    /// Whether content waits for the windows.
+    pub(super) fn has_content(&self) -> bool {
+        match &self.body {
+            OutgoingBody::Awaited | OutgoingBody::End => false,
+            OutgoingBody::Bytes(_) | OutgoingBody::File(_) | OutgoingBody::Parts(_) => true,
+            OutgoingBody::Chunks(chunks) => !chunks.queue.is_empty(),
+        }
+    }
+}
+
+impl Chunks {
+    /// Takes up to `bytes` off the front, of one chunk.
+    pub(super) fn take(&mut self, bytes: usize) -> Bytes {
+        let Some(front) = self.queue.front_mut() else {
+            return Bytes::new();
+        };
+        let taken = front.split_to(bytes.min(front.len()));
+        if front.is_empty() {
+            self.queue.pop_front();
+        }
+        self.bytes -= taken.len();
+        if self.bytes < H2_RESPONSE_AHEAD_BYTES
+            && let Some(maker) = self.maker.take()
+        {
+            maker.wake();
+        }
+        taken
+    }
+}
+
+impl<T> Connection<T> {
+    /// The next of the body of the request on `id`, or when there is some. What is given out is
+    /// consumed: the client may send as much again.
+    pub fn poll_body(
+        &mut self,
+        id: StreamId,
+        now_ms: u64,
+        context: &Context<'_>,
+    ) -> Poll<BodyPoll> {
+        let state = &mut self.state;
+        let Some(stream) = state.streams.get(id) else {
+            return Poll::Ready(BodyPoll::Gone);
+        };
+        let exchange = &mut stream.data;
+        if let Some(failure) = exchange.failure {
+            return Poll::Ready(BodyPoll::Failed(failure));
+        }
+        if !exchange.body.is_empty() {
+            let data = std::mem::take(&mut exchange.body).freeze();
+            state.release(id, data.len());
+            return Poll::Ready(BodyPoll::Data(data));
+        }
+        if !matches!(
+            stream.state(),
+            StreamState::Open | StreamState::HalfClosedLocal
+        ) {
+            return Poll::Ready(BodyPoll::End);
+        }
+        let exchange = &mut stream.data;
+        if std::mem::take(&mut exchange.owes_continue) {
+            exchange.outgoing.sends_continue = !exchange.outgoing.has_begun;
+        }
+        if exchange.reader.is_none() {
+            exchange.body_progress_ms = now_ms;
+        }
+        exchange.reader = Some(context.waker().clone());
+        let due_ms = now_ms + state.config.body_progress_ms;
+        state.clock.look_at(due_ms);
+        state
+            .clock
+            .look_at(exchange.opened_ms + state.config.body_ms);
+        Poll::Pending
+    }
+
+    /// Why the body of the request on `id` could not be read, if it could not.
+    pub fn failure(&mut self, id: StreamId) -> Option<Failure> {
+        self.state.streams.get(id)?.data.failure
+    }
+
+    /// Answers the request on `id`. A body that is made while it is sent is given back: its bytes go
+    /// through [`Connection::poll_room`] and [`Connection::push_chunk`], its end through
+    /// [`Connection::end_chunks`].
+    pub fn respond(
+        &mut self,
+        id: StreamId,
+        mut response: Response,
+        now_ms: u64,
+    ) -> Option<Box<dyn BodyStream>> {
+        let stream = self.state.streams.get(id)?;
+        let exchange = &mut stream.data;
+        let length = response.body.length();
+        let version = crate::message::Version::Http2;
+        let plan = Plan::new(&exchange.method, version, response.status, length);
+        let content_length = match plan.framing {
+            Framing::Length(length) => Some(length),
+            Framing::None | Framing::Chunked | Framing::Close => None,
+        };
+        let body = match plan.sends_body {
+            true => std::mem::replace(&mut response.body, Body::Empty),
+            false => Body::Empty,
+        };
+        let mut made = None;
+        exchange.outgoing.body = match body {
+            // RFC 9113 8.6: there is no 101 here, and no request that would ask for it.
+            Body::Empty | Body::Upgrade(_) => OutgoingBody::End,
+            Body::Bytes(bytes) if bytes.is_empty() => OutgoingBody::End,
+            Body::Bytes(bytes) => OutgoingBody::Bytes(bytes),
+            Body::File(range) if range.length == 0 => OutgoingBody::End,
+            Body::File(range) => OutgoingBody::File(range),
+            Body::Parts(parts) if parts.is_empty() => OutgoingBody::End,
+            Body::Parts(parts) => OutgoingBody::Parts(parts.into()),
+            Body::Stream(stream, _) => {
+                made = Some(stream);
+                OutgoingBody::Chunks(Chunks {
+                    promised: content_length,
+                    ..Chunks::default()
+                })
+            }
+        };
+        exchange.outgoing.sends_continue = false;
+        exchange.outgoing.has_begun = true;
+        exchange.outgoing.head = Some((response, content_length));
+        exchange.send_progress_ms = now_ms;
+        let due_ms = now_ms + self.state.config.send_progress_ms;
+        self.state.clock.look_at(due_ms);
+        made
+    }
+
+    /// Waits until the response on `id` can take more.
+    pub fn poll_room(&mut self, id: StreamId, context: &Context<'_>) -> Poll<Room> {
+        match self.chunks(id) {
+            Some(chunks) if chunks.bytes >= H2_RESPONSE_AHEAD_BYTES => {
+                chunks.maker = Some(context.waker().clone());
+                Poll::Pending
+            }
+            Some(_) => Poll::Ready(Room::More),
+            None => Poll::Ready(Room::Gone),
+        }
+    }
+
+    /// Appends `chunk` to the response on `id`. One that is longer than was promised ends the stream
+    /// with an error: the client must not take what came for all there is.
+    pub fn push_chunk(&mut self, id: StreamId, chunk: Bytes) {
+        let Some(chunks) = self.chunks(id) else {
+            return;
+        };
+        if let Some(promised) = &mut chunks.promised {
+            let Some(left) = promised.checked_sub(chunk.len() as u64) else {
+                self.abort(id);
+                return;
+            };
+            *promised = left;
+        }
+        if !chunk.is_empty() {
+            chunks.bytes += chunk.len();
+            chunks.queue.push_back(chunk);
+        }
+    }
+
+    /// The response on `id` is complete, but for `trailers`. One shorter than was promised ends the
+    /// stream with an error.
+    pub fn end_chunks(&mut self, id: StreamId, trailers: Fields) {
+        let Some(stream) = self.state.streams.get(id) else {
+            return;
+        };
+        let takes_trailers = stream.data.takes_trailers;
+        match self.chunks(id) {
+            Some(chunks) if chunks.promised.is_some_and(|left| left > 0) => self.abort(id),
+            Some(chunks) => {
+                chunks.has_ended = true;
+                if takes_trailers {
+                    chunks.trailers = trailers;
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The fields that followed the body of the request on `id`.
+    pub fn take_trailers(&mut self, id: StreamId) -> Fields {
+        let stream = self.state.streams.get(id);
+        stream.map_or_else(Fields::default, |stream| {
+            std::mem::take(&mut stream.data.trailers)
+        })
+    }
+
+    /// The response on `id` cannot be made, or not be finished.
+    pub fn abort(&mut self, id: StreamId) {
+        if self.state.streams.get(id).is_some() {
+            metrics::count(Counter::Http2StreamsReset);
+            self.state.reset(id, ErrorCode::Internal);
+        }
+    }
+
+    fn chunks(&mut self, id: StreamId) -> Option<&mut Chunks> {
+        match &mut self.state.streams.get(id)?.data.outgoing.body {
+            OutgoingBody::Chunks(chunks) if !chunks.has_ended => Some(chunks),
+            OutgoingBody::Awaited
+            | OutgoingBody::End
+            | OutgoingBody::Bytes(_)
+            | OutgoingBody::File(_)
+            | OutgoingBody::Parts(_)
+            | OutgoingBody::Chunks(_) => None,
+        }
+    }
+}
+
+impl<T> State<T> {
+    /// `bytes` of a body were consumed: the client may send as many more.
+    pub(super) fn release(&mut self, id: StreamId, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if let Some(stream) = self.streams.get(id) {
+            stream.receive.release(bytes);
+            let receives = matches!(
+                stream.state(),
+                StreamState::Open | StreamState::HalfClosedLocal
+            );
+            if receives && let Some(increment) = stream.receive.poll_update() {
+                put_window_update(id, increment.get(), &mut self.control);
+            }
+        }
+        self.receive_window.release(bytes);
+        self.update_connection_window();
+    }
+}

@@ -1,0 +1,224 @@
+//! An HTTP/2 client that does what it is told, right or wrong, and keeps what it hears.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use portcullis::proto::h2::ErrorCode;
+use portcullis::proto::h2::frame::{
+    Decoder, Frame, PREFACE, Role, begin_headers, finish_headers, put_settings, put_settings_ack,
+    put_window_update,
+};
+use portcullis::proto::h2::hpack::{self, Bounds, Encoder, HeaderList, Indexing};
+
+use super::client::{Client, Ending, Manner};
+use super::server::Server;
+
+/// One connection.
+pub(crate) struct Http2 {
+    pub(crate) client: Client,
+    encoder: Encoder,
+    decoder: hpack::Decoder,
+    frames: Decoder,
+    input: Vec<u8>,
+    out: Vec<u8>,
+    /// What was heard of each stream.
+    pub(crate) streams: BTreeMap<u32, Heard>,
+    /// The last stream and the code of each GOAWAY.
+    pub(crate) goaways: Vec<(u32, ErrorCode)>,
+    pub(crate) pongs: Vec<[u8; 8]>,
+    /// Whether what comes is told to be taken, by window updates as large as it.
+    pub(crate) opens_windows: bool,
+    pub(crate) answers_pings: bool,
+    next_stream: u32,
+}
+
+/// What was heard of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) status: Option<u16>,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) has_ended: bool,
+    pub(crate) reset: Option<ErrorCode>,
+}
+
+impl Heard {
+    /// Whether nothing more comes.
+    pub(crate) fn is_over(&self) -> bool {
+        self.has_ended || self.reset.is_some()
+    }
+}
+
+impl Http2 {
+    /// A connection of `manner`, which has sent its preface with these settings.
+    pub(crate) fn connect(manner: &Manner, server: &Server, settings: &[(u16, u32)]) -> Self {
+        let manner = Manner {
+            protocols: &["h2"],
+            ..manner.clone()
+        };
+        let client = manner.connect(server);
+        assert_eq!(client.tls.alpn_protocol(), Some(&b"h2"[..]));
+        let mut this = Self {
+            client,
+            encoder: Encoder::new(),
+            decoder: hpack::Decoder::new(),
+            frames: Decoder::new(Role::Client),
+            input: Vec::new(),
+            out: PREFACE.to_vec(),
+            streams: BTreeMap::new(),
+            goaways: Vec::new(),
+            pongs: Vec::new(),
+            opens_windows: true,
+            answers_pings: true,
+            next_stream: 1,
+        };
+        put_settings(settings, &mut this.out);
+        this.flush().unwrap();
+        this
+    }
+
+    /// Adds a request for `path` to what is sent next; gives its stream.
+    pub(crate) fn ask(&mut self, path: &str) -> u32 {
+        self.ask_with(&[(":method", "GET"), (":path", path)], true)
+    }
+
+    /// As [`Http2::ask`], with these fields beside `:scheme` and `:authority`.
+    pub(crate) fn ask_with(&mut self, fields: &[(&str, &str)], end: bool) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        let (pseudo, others): (Vec<_>, Vec<_>) =
+            fields.iter().partition(|(name, _)| name.starts_with(':'));
+        let common = [(":scheme", "https"), (":authority", "localhost")];
+        let all = pseudo.into_iter().chain(&common).chain(others);
+        let start = begin_headers(&mut self.out);
+        self.encoder.begin(&mut self.out);
+        for (name, value) in all {
+            let (name, value) = (name.as_bytes(), value.as_bytes());
+            self.encoder
+                .field(name, value, Indexing::of(name), &mut self.out);
+        }
+        finish_headers(start, stream, end, &mut self.out);
+        self.streams.insert(stream, Heard::default());
+        stream
+    }
+
+    /// Adds bytes to what is sent next.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Sends what was added.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        use std::io::Write;
+        let out = std::mem::take(&mut self.out);
+        self.client.tls.writer().write_all(&out)?;
+        self.client.flush()
+    }
+
+    /// Listens until `is_enough`, or the connection ends.
+    pub(crate) fn hear(&mut self, is_enough: impl Fn(&Self) -> bool) -> Result<(), Ending> {
+        let mut buffer = vec![0; 64 * 1024];
+        while !is_enough(self) {
+            if !self.out.is_empty() {
+                self.flush().map_err(|error| Ending::of(&error))?;
+            }
+            match self.client.read_some(&mut buffer) {
+                Ok(0) => return Err(Ending::CloseNotify),
+                Ok(count) => self.take(&buffer[..count]),
+                Err(error) => return Err(Ending::of(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens until every stream is over.
+    pub(crate) fn hear_all(&mut self) {
+        self.hear(|this| this.streams.values().all(Heard::is_over))
+            .expect("the connection goes on");
+        self.flush().unwrap();
+    }
+
+    /// Listens until the connection ends.
+    pub(crate) fn hear_the_end(&mut self) -> Ending {
+        self.hear(|_| false).expect_err("it ends")
+    }
+
+    /// Asks for `path` and gives what came.
+    pub(crate) fn get(&mut self, path: &str) -> Heard {
+        let stream = self.ask(path);
+        self.flush().unwrap();
+        self.hear(|this| this.streams[&stream].is_over())
+            .expect("a response");
+        self.streams.remove(&stream).unwrap()
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        let input = std::mem::take(&mut self.input);
+        let mut rest = &input[..];
+        while let Some(decoded) = self.frames.decode(rest).unwrap() {
+            rest = &rest[decoded.consumed..];
+            match decoded.frame {
+                Frame::Headers(headers) => {
+                    let bounds = Bounds {
+                        list_bytes_max: 1 << 20,
+                        fields_max: 1000,
+                    };
+                    let mut list = HeaderList::default();
+                    self.decoder
+                        .decode(headers.block, &bounds, &mut list)
+                        .unwrap();
+                    let heard = self.streams.entry(headers.stream).or_default();
+                    assert!(!heard.has_ended);
+                    for (name, value) in list.iter() {
+                        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                        match name {
+                            b":status" => heard.status = text(value).parse().ok(),
+                            _ => heard.fields.push((text(name), text(value))),
+                        }
+                    }
+                    heard.has_ended = headers.end_stream;
+                }
+                Frame::Data(data) => {
+                    let heard = self.streams.entry(data.stream).or_default();
+                    assert!(!heard.has_ended && heard.status.is_some());
+                    heard.body.extend_from_slice(data.content);
+                    heard.has_ended = data.end_stream;
+                    if self.opens_windows && data.flow_bytes > 0 {
+                        put_window_update(0, data.flow_bytes, &mut self.out);
+                        if !data.end_stream {
+                            put_window_update(data.stream, data.flow_bytes, &mut self.out);
+                        }
+                    }
+                }
+                Frame::RstStream { stream, code } => {
+                    self.streams.entry(stream).or_default().reset = Some(code);
+                }
+                Frame::Settings { .. } => put_settings_ack(&mut self.out),
+                Frame::PingAck(opaque) => self.pongs.push(opaque),
+                Frame::Ping(opaque) if self.answers_pings => {
+                    portcullis::proto::h2::frame::put_ping_ack(opaque, &mut self.out);
+                }
+                Frame::GoAway {
+                    last_stream, code, ..
+                } => self.goaways.push((last_stream, code)),
+                Frame::Ping(_) | Frame::SettingsAck | Frame::WindowUpdate { .. } => {}
+                other @ (Frame::HeadersPart
+                | Frame::Priority { .. }
+                | Frame::PriorityUpdate { .. }
+                | Frame::Unknown
+                | Frame::Faulty(_)) => panic!("{other:?}"),
+            }
+        }
+        self.input = rest.to_vec();
+    }
+}
+
+/// A frame of any kind.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [.., l0, l1, l2] = payload.len().to_be_bytes();
+    let mut out = vec![l0, l1, l2, kind, flags];
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
+    out
+}
