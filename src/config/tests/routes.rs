@@ -48,7 +48,7 @@ fn targets_that_no_route_can_have() {
         (
             "prefix = \"/\"\nupstream = «\"ap\"»",
             "no upstream \"ap\"",
-            "known are app",
+            "known are `app`",
         ),
         (
             "prefix = \"/\"\nstatus = 404\nhost = «\"a\"»",
