@@ -221,6 +221,13 @@ impl Place {
         address.map(ToString::to_string).unwrap_or_default()
     }
 
+    /// As [`Lease::report_success`].
+    pub fn report_success(&self) {
+        if let Some(lease) = &self.lease {
+            lease.report_success(Instant::now());
+        }
+    }
+
     /// As [`Lease::report_failure`].
     pub fn report_failure(&self) {
         if let Some(lease) = &self.lease {

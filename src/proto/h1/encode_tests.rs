@@ -57,6 +57,16 @@ fn rfc9112_4_an_unknown_status_keeps_the_space_before_its_empty_reason() {
 }
 
 #[test]
+fn rfc9110_7_8_a_change_of_protocol_is_for_this_connection() {
+    for keep_alive in [true, false] {
+        let mut head = head(Framing::None);
+        head.status = Status(101);
+        head.keep_alive = keep_alive;
+        assert!(written(&head).ends_with("\r\nconnection: upgrade\r\n\r\n"));
+    }
+}
+
+#[test]
 fn rfc9112_9_3_connection_field() {
     let connection = |version, keep_alive| {
         let head = ResponseHead {

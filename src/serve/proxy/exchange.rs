@@ -45,7 +45,7 @@ enum UploadEnd {
     /// All of it is sent.
     Sent(WriteHalf),
     /// The server takes no more of it. It may have answered all the same.
-    NotTaken,
+    NotTaken(WriteHalf),
     /// The client's part failed.
     Client(Error),
 }
@@ -165,7 +165,10 @@ impl Exchange {
                             half.deadline().arm(Phase::Header, limit);
                             sent = Some(half);
                         }
-                        UploadEnd::NotTaken => {}
+                        // Nothing more is sent, but the time for the answer begins.
+                        UploadEnd::NotTaken(half) => {
+                            half.deadline().arm(Phase::Header, limit);
+                        }
                         UploadEnd::Client(error) => {
                             client = Some(error);
                             return Poll::Ready(None);
@@ -316,7 +319,7 @@ async fn upload(
     loop {
         if !out.is_empty() {
             if write.send(&[IoSlice::new(&out)]).await.is_err() {
-                return UploadEnd::NotTaken;
+                return UploadEnd::NotTaken(write);
             }
             out.clear();
         }
@@ -340,13 +343,13 @@ async fn upload(
         };
         out.clear();
         if sent.is_err() {
-            return UploadEnd::NotTaken;
+            return UploadEnd::NotTaken(write);
         }
     }
     if framing == Framing::Chunked {
         push_last_chunk(&mut out, &Fields::default());
         if write.send(&[IoSlice::new(&out)]).await.is_err() {
-            return UploadEnd::NotTaken;
+            return UploadEnd::NotTaken(write);
         }
     }
     // Given back now, and not only with the answer.

@@ -120,7 +120,10 @@ impl Proxy {
                 Exchange::begin(connection, &outgoing.head, sending, outgoing.framing).await;
             let answered = match begun {
                 Ok(mut exchange) => match exchange.head(&request.method, first_byte).await {
-                    Ok(head) => Ok((exchange, head)),
+                    Ok(head) => {
+                        exchange.place().report_success();
+                        Ok((exchange, head))
+                    }
                     Err(failed) => {
                         if failed.error.side == Side::Upstream && !failed.was_stale {
                             exchange.place().report_failure();

@@ -195,3 +195,19 @@ fn a_client_that_leaves_takes_its_request_along() {
     assert!(server.holdings().descriptors <= before.descriptors + backend.open());
     assert_eq!(Client::connect(&server).get("/hello").status(), 200);
 }
+
+#[test]
+fn an_upgraded_connection_in_which_nothing_moves_is_closed() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "upgraded_idle_ms = 500").start();
+    let mut client = Client::connect(&server);
+    client.send(
+        b"GET /upgrade HTTP/1.1\r\nHost: localhost\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n",
+    );
+    let head = client.read_head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let (rest, ending) = client.read_rest();
+    assert_eq!((&*rest, ending), (&b"hi"[..], Ending::CloseNotify));
+    assert_eq!(server.counters()["timeouts_idle"], 1);
+    until_equal("open connections at the backend", &0, || backend.open());
+}
