@@ -197,7 +197,7 @@ impl<T: FileThreads> Cache<T> {
         }
     }
 
-    /// Gives up files that nobody has asked for in [`UNUSED_AFTER`]: a removed one keeps its blocks,
+    /// Gives up files that nobody has asked for in a minute: a removed one keeps its blocks,
     /// and its file system busy, as long as it is open. Looks at a part of the cache; to be called
     /// again and again.
     pub fn sweep(&self, now: Instant) {
