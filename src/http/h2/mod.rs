@@ -166,8 +166,10 @@ async fn run<R: Receive, W: TransmitGathered, H: Handler>(
             if !shared.is_sending.get() {
                 report(shared, handler, true);
             }
+            // One that is polled may leave something to be sent, and not be ready again.
+            let was_ready = tasks.has_ready();
             tasks.poll_ready();
-            tasks.has_ready() || shared.is_reader_due()
+            was_ready || tasks.has_ready() || shared.is_reader_due()
         });
         tasks.end();
         ended
