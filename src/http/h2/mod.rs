@@ -166,10 +166,7 @@ async fn run<R: Receive, W: TransmitGathered, H: Handler>(
             if !shared.is_sending.get() {
                 report(shared, handler, true);
             }
-            // One that is polled may leave something to be sent, and not be ready again.
-            let was_ready = tasks.has_ready();
-            tasks.poll_ready();
-            was_ready || tasks.has_ready() || shared.is_reader_due()
+            tasks.poll_ready() || shared.is_reader_due()
         });
         tasks.end();
         ended
@@ -177,7 +174,8 @@ async fn run<R: Receive, W: TransmitGathered, H: Handler>(
     .await
 }
 
-/// Polls everything until nothing is left to do without waiting. Each future bounds its own turn by
+/// Polls everything until nothing is left to do without waiting: `serve` says whether it did
+/// anything, for nothing but another round here tells the writer. Each future bounds its own turn by
 /// what it moves.
 fn turn(
     mut reader: Pin<&mut impl Future<Output = Result<End, Error>>>,
@@ -189,12 +187,12 @@ fn turn(
         if let Poll::Ready(end) = reader.as_mut().poll(task) {
             return Poll::Ready(end);
         }
-        let is_busy = serve();
+        serve();
         if let Poll::Ready(end) = writer.as_mut().poll(task) {
             return Poll::Ready(end);
         }
-        // What was sent may have made room for those that wait.
-        if !serve() && !is_busy {
+        // What was sent may have made room for those that wait, and they more to send.
+        if !serve() {
             return Poll::Pending;
         }
     }

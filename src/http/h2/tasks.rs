@@ -97,14 +97,16 @@ impl<'a> Tasks<'a> {
     }
 
     /// Whether one has been woken and not polled.
-    pub(super) fn has_ready(&self) -> bool {
+    #[cfg(test)]
+    fn has_ready(&self) -> bool {
         !lock(&self.ready.places).is_empty()
     }
 
-    /// Polls each future that has been woken, once.
-    pub(super) fn poll_ready(&mut self) {
+    /// Polls each future that has been woken, once. Whether there was any.
+    pub(super) fn poll_ready(&mut self) -> bool {
         let mut round = std::mem::take(&mut self.round);
         std::mem::swap(&mut round, &mut lock(&self.ready.places));
+        let has_polled = !round.is_empty();
         for index in round.drain(..) {
             let Some(place) = self.places.get_mut(index) else {
                 continue;
@@ -126,6 +128,7 @@ impl<'a> Tasks<'a> {
             self.free = Vec::new();
             self.round = Vec::new();
         }
+        has_polled
     }
 
     fn add_place(&mut self) -> usize {
