@@ -4,7 +4,7 @@ mod backend;
 mod faults;
 mod http2;
 
-use std::process::Command;
+use std::process::{Child, Command};
 
 use self::backend::Backend;
 use crate::support::Policy;
@@ -274,6 +274,16 @@ fn routes_lead_to_what_they_name() {
     assert_eq!(client.get("/%zz").status(), 400);
 }
 
+/// A process that ends with the test, whatever becomes of it.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// curl to a real server behind this one.
 #[test]
 fn nginx_stands_behind() {
@@ -282,14 +292,14 @@ fn nginx_stands_behind() {
     crate::support::files::write_content(&folder.path().join("www/4m"), 4 * MIB);
     let socket = folder.path().join("nginx.sock");
     let config = format!(
-        "daemon off;\npid nginx.pid;\nerror_log stderr;\nworker_processes 1;\nuser root;\n\
+        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\nworker_processes 1;\nuser root;\n\
          events {{}}\nhttp {{ access_log off;\n server {{ listen unix:{}; root {}; gzip on;\n\
          gzip_types *; gzip_min_length 1; }} }}\n",
         socket.display(),
         folder.path().join("www").display()
     );
     std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
-    let mut nginx = Command::new("/usr/sbin/nginx")
+    let nginx = Command::new("/usr/sbin/nginx")
         .args([
             "-p".as_ref(),
             folder.path(),
@@ -299,6 +309,7 @@ fn nginx_stands_behind() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("nginx (Debian: nginx-light) is needed");
+    let _nginx = Ended(nginx);
     crate::support::wait::until_some("nginx listens", || {
         std::os::unix::net::UnixStream::connect(&socket).ok()
     });
@@ -331,6 +342,4 @@ fn nginx_stands_behind() {
         Some(&*(4 * MIB).to_string()),
         "{head}"
     );
-    nginx.kill().unwrap();
-    nginx.wait().unwrap();
 }
