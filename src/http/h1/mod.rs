@@ -307,10 +307,15 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             if let Some(response) = response.await {
                 return Ok(response);
             }
-            let sent = self.write.send(&[IoSlice::new(CONTINUE)]).await;
-            sent.map_err(|cause| Error::on_connection(Stage::Response, cause))?;
-            loan.interim.settle();
+            self.send_continue(loan).await?;
         }
+    }
+
+    async fn send_continue(&mut self, loan: &Loan<R>) -> Result<(), Error> {
+        let sent = self.write.send(&[IoSlice::new(CONTINUE)]).await;
+        sent.map_err(|cause| Error::on_connection(Stage::Response, cause))?;
+        loan.interim.settle();
+        Ok(())
     }
 
     /// Sends a response whose body, or what makes it, still reads the request's body.
@@ -321,6 +326,10 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         response: Response,
         loan: &Rc<Loan<R>>,
     ) -> Result<Exchanged, Error> {
+        // What makes the response has asked for the body, and no final status makes a client send it.
+        if loan.interim.is_wanted() {
+            self.send_continue(loan).await?;
+        }
         // Too late for 100 (Continue): the client may still send its body, but whether it does only
         // closing makes sure.
         let keep_alive = keep_alive && !loan.interim.is_owed();

@@ -281,6 +281,11 @@ impl Interim {
         self.state.get() != InterimState::Settled
     }
 
+    /// Whether the body was asked for, and it has not been sent yet.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.state.get() == InterimState::Wanted
+    }
+
     /// It was sent, or is not to be sent any more.
     pub(super) fn settle(&self) {
         self.state.set(InterimState::Settled);

@@ -319,6 +319,20 @@ impl Handler for Site {
                 RequestBody::Stream(body) => ok(Body::Stream(body, None)),
                 RequestBody::Empty => ok(Body::Empty),
             },
+            "/duplex/asked" => match body {
+                RequestBody::Stream(mut body) => {
+                    // Asked for, and not there yet, when the response is.
+                    let mut next = body.next();
+                    std::future::poll_fn(|context| {
+                        assert!(next.as_mut().poll(context).is_pending());
+                        Poll::Ready(())
+                    })
+                    .await;
+                    drop(next);
+                    ok(Body::Stream(body, None))
+                }
+                RequestBody::Empty => ok(Body::Empty),
+            },
             "/duplex/first" => ok(Body::Stream(Box::new(First(body, false)), None)),
             "/trailers" => ok(Body::Stream(Box::new(WithTrailers), None)),
             "/relayed" => {

@@ -90,6 +90,22 @@ fn rfc9110_10_1_1_no_continue_follows_a_final_status() {
     assert_eq!(ended.outcome(), Outcome::Closed);
 }
 
+/// The client may wait for it for ever, and the response for the body.
+#[test]
+fn rfc9110_10_1_1_continue_goes_before_a_response_made_of_the_body() {
+    let ended = ended([
+        post(
+            "/duplex/asked",
+            "Expect: 100-continue\r\nContent-Length: 5",
+            "",
+        ),
+        Saw("HTTP/1.1 100 Continue\r\n\r\n"),
+        data("hello"),
+        get("/a"),
+    ]);
+    assert_eq!(ended.statuses(), [100, 200, 200]);
+}
+
 #[test]
 fn rfc9110_6_5_1_trailers_are_sent_to_clients_that_take_them() {
     let with = |fields: &str| ended([post("/trailers", fields, "")]).sent();
