@@ -62,6 +62,8 @@ pub(crate) struct TlsStatistics(BTreeMap<String, u64>);
 impl TlsStatistics {
     /// The counters now.
     pub(crate) fn read() -> Self {
+        // Its own connections are not to be counted between two reads.
+        kernel_tls();
         let text = fs::read_to_string("/proc/net/tls_stat").unwrap_or_default();
         let parse = |line: &str| {
             let (name, value) = line.split_once(char::is_whitespace)?;
