@@ -48,7 +48,9 @@ fn at_rest(policy: Policy, command: &str) {
     assert_eq!(counters["key_updates_sent"], answered);
     if policy == Policy::Always && kernel_tls() == KernelTls::WithRekey {
         let after = TlsStatistics::read();
-        assert_eq!(after.since(&before, "TlsRxRekeyOk"), 2);
+        // The first may have come with the end of the handshake, and been opened in user space.
+        let received = after.since(&before, "TlsRxRekeyOk");
+        assert!(received == 1 || received == 2, "{received}");
         assert_eq!(after.since(&before, "TlsTxRekeyOk"), answered);
     }
 }
