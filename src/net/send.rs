@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ impl WriteHalf {
                 .file_step(&transport, &mut cursor)?;
             match step {
                 FileStep::Step(step) => transport.after(step).await?,
-                FileStep::Cold => self.send_cold(&mut cursor).await?,
+                FileStep::Cold => Box::pin(self.send_cold(&mut cursor)).await?,
                 FileStep::Truncated => {
                     metrics::count(Counter::FilesTruncated);
                     return Err(Cause::FileTruncated);
@@ -251,15 +252,18 @@ pub(super) async fn read_cold(
 ) -> Result<Vec<u8>, Cause> {
     let mut chunk = Ok(Vec::new());
     let context = &transport.context;
-    let read = async {
-        chunk = read_by_thread(&context.file_threads, file, offset, bytes).await;
-        Ok(())
+    let wait = {
+        let read = pin!(async {
+            chunk = read_by_thread(&context.file_threads, file, offset, bytes).await;
+            Ok(())
+        });
+        let deadline = &transport.deadline;
+        deadline.to_send(context.send_progress, read).await
     };
-    let wait = transport.deadline.to_send(context.send_progress, read);
-    if let Wait::Expired(()) = wait.await.map_err(Cause::Io)? {
-        return Err(Cause::File(io::ErrorKind::TimedOut.into()));
+    match wait.map_err(Cause::Io)? {
+        Wait::Ready { .. } => chunk,
+        Wait::Expired(()) => Err(Cause::File(io::ErrorKind::TimedOut.into())),
     }
-    chunk
 }
 
 /// Reads a chunk on a file thread, waiting its turn when they have too much to do: the response has

@@ -65,7 +65,11 @@ impl<T: FileThreads> FileSite<'_, T> {
             | Method::Connect
             | Method::Trace => error_page::page(Status(405)).with("allow", ALLOW),
         };
-        self.with_own_page(response, now).await
+        let mut pages = self.files.error_pages.iter();
+        match pages.find(|page| page.statuses.contains(&response.status)) {
+            None => response,
+            Some(page) => Box::pin(self.with_own_page(response, &page.file, now)).await,
+        }
     }
 
     async fn read(self, request: &Request, now: Now) -> Response {
@@ -119,19 +123,18 @@ impl<T: FileThreads> FileSite<'_, T> {
             }
         }
         match self.files.listing {
-            true => Ok(Target::Listing(cache.list(site, &path.beneath, now).await?)),
+            true => {
+                let page = Box::pin(cache.list(site, &path.beneath, now)).await?;
+                Ok(Target::Listing(page))
+            }
             false => Err(Refusal::NotFound),
         }
     }
 
-    /// `response` with the site's page for its status, if there is one. Its other fields stay: they
-    /// say what is wrong (Allow, Content-Range).
-    async fn with_own_page(self, response: Response, now: Now) -> Response {
-        let mut pages = self.files.error_pages.iter();
-        let Some(page) = pages.find(|page| page.statuses.contains(&response.status)) else {
-            return response;
-        };
-        let Ok(path) = CString::new(page.file.as_str()) else {
+    /// `response` with the page in `file`, if it is there. Its other fields stay: they say what is
+    /// wrong (Allow, Content-Range).
+    async fn with_own_page(self, response: Response, file: &str, now: Now) -> Response {
+        let Ok(path) = CString::new(file) else {
             return response;
         };
         let found = self.cache.find(self.index, &path, now).await;

@@ -6,6 +6,7 @@
 //! KeyUpdate reply can be pending inside rustls and be lost.
 
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use rustls::kernel::KernelConnection;
@@ -182,7 +183,7 @@ impl Wire<'_> {
             });
             match result {
                 Ok(count) => return Ok(count),
-                Err(error) if is_blocked(&error) => self.wait(self.socket.readable()).await?,
+                Err(error) if is_blocked(&error) => self.wait(pin!(self.socket.readable())).await?,
                 Err(error) => return Err(NoSession::Failed(Error::client_io(STAGE, error))),
             }
         }
@@ -194,7 +195,7 @@ impl Wire<'_> {
         while !rest.is_empty() {
             match sys::socket::send(self.socket.descriptor(), rest, false) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(error) if is_blocked(&error) => self.wait(self.socket.writable()).await?,
+                Err(error) if is_blocked(&error) => self.wait(pin!(self.socket.writable())).await?,
                 Err(error) => return Err(NoSession::Failed(Error::client_io(STAGE, error))),
             }
         }
@@ -202,7 +203,10 @@ impl Wire<'_> {
     }
 
     /// Waits for `ready` as long as the handshake may take.
-    async fn wait(&self, ready: impl Future<Output = io::Result<()>>) -> Result<(), NoSession> {
+    async fn wait(
+        &self,
+        ready: Pin<&mut impl Future<Output = io::Result<()>>>,
+    ) -> Result<(), NoSession> {
         match self.deadline.in_phase(ready).await {
             Ok(Wait::Ready { .. }) => Ok(()),
             Ok(Wait::Expired(_)) => Err(timed_out()),

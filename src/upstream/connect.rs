@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -75,11 +76,13 @@ impl Connector {
             let left = until.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(targets.len() - index).unwrap_or(u32::MAX);
             let mut outcome = None;
-            let attempt = async {
-                outcome = Some(establish(target, &self.tcp).await);
-                Ok(())
+            let wait = {
+                let attempt = pin!(async {
+                    outcome = Some(establish(target, &self.tcp).await);
+                    Ok(())
+                });
+                deadline.to_send(share, attempt).await
             };
-            let wait = deadline.to_send(share, attempt).await;
             last = match (wait, outcome) {
                 (_, Some(Ok(socket))) => return Ok(socket),
                 (_, Some(Err(error))) => Cause::Io(error),

@@ -36,14 +36,14 @@ pub(super) async fn serve(
     let tunnel = match service {
         Service::Https => None,
         Service::Tunnel { upstream, alpn } => Some((upstream, alpn)),
-        Service::RedirectToHttps { port } => return accepted.redirect(port).await,
+        Service::RedirectToHttps { port } => return Box::pin(accepted.redirect(port)).await,
     };
     // A statement of its own, so that the box does not live as long as the connection.
     let next = Box::pin(accepted.handshake(tunnel)).await?;
     match next {
         Next::Nothing => Ok(()),
         Next::Http(established) => established.serve().await,
-        Next::Tunnel(tunnel) => tunnel.carry().await,
+        Next::Tunnel(tunnel) => Box::pin(tunnel.carry()).await,
     }
 }
 
@@ -308,7 +308,7 @@ impl Established {
         match protocol {
             Protocol::H2 => {
                 let input = BytesMut::new();
-                h2::serve(read, write, &handler, &local.http, input).await
+                Box::pin(h2::serve(read, write, &handler, &local.http, input)).await
             }
             Protocol::Http11 => h1::serve(read, write, &handler, &local.http).await,
         }
