@@ -455,6 +455,9 @@ pub struct FileRange {
     pub offset: u64,
     /// How many bytes.
     pub length: u64,
+    /// Whether its file system may wait for somebody else even for bytes that are in memory (a
+    /// server across the network, a process): then threads read it, whatever is cached.
+    pub is_remote: bool,
 }
 
 /// A future on one worker's thread.

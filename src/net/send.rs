@@ -45,6 +45,7 @@ impl WriteHalf {
             file: &range.file,
             offset: range.offset,
             left: range.length,
+            is_remote: range.is_remote,
         };
         if head.len() > HEAD_BYTES_MAX {
             self.send(&[IoSlice::new(head)]).await?;
@@ -91,6 +92,8 @@ pub(super) struct Cursor<'a> {
     file: &'a Arc<File>,
     offset: u64,
     left: u64,
+    /// See [`FileRange::is_remote`].
+    is_remote: bool,
 }
 
 impl Cursor<'_> {
@@ -119,6 +122,10 @@ impl Cursor<'_> {
 
     /// How many of the next bytes can be sent without waiting for a disk.
     fn resident(&self) -> Result<usize, Cause> {
+        // What is counted in memory may still be asked after; RWF_NOWAIT reads are refused there.
+        if self.is_remote {
+            return Ok(0);
+        }
         let bytes = self.left.min(RESIDENT_CHUNK_BYTES);
         match sys::file::resident_bytes(self.file.as_fd(), self.offset, bytes) {
             Ok(bytes) => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),

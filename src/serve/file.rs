@@ -215,6 +215,7 @@ fn multipart(variant: &Variant, parts: &[(u64, u64)]) -> Response {
                 file: Arc::clone(descriptor),
                 offset,
                 length,
+                is_remote: file.is_remote,
             }),
         });
     }
@@ -250,6 +251,7 @@ fn body(file: &OpenFile, offset: u64, length: u64) -> Body {
             file: Arc::clone(descriptor),
             offset,
             length,
+            is_remote: file.is_remote,
         }),
     }
 }

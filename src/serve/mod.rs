@@ -36,6 +36,7 @@ use self::rules::{Rule, Rules};
 use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
+use crate::sys;
 use crate::tls::names::Names;
 
 /// One moment, on both clocks.
@@ -347,7 +348,10 @@ impl<T: FileThreads> Serve<T> {
 
 fn root_of(files: &Files) -> io::Result<Root> {
     let path = CString::new(files.root.as_os_str().as_bytes())?;
+    // A root that is not there yet is asked for by its files; until then nothing is read from it.
+    let is_remote = !sys::file::is_local(&path).unwrap_or(false);
     Ok(Root {
+        is_remote,
         path: path.into(),
         symlinks: files.symlinks,
         dotfiles: files.dotfiles,
