@@ -4,6 +4,7 @@
 //! refuses what cannot work, with the file, line, column, offending text and remedy. Every other
 //! room reads only these types.
 
+mod access;
 mod check;
 mod error;
 mod files;
@@ -11,6 +12,7 @@ mod load;
 mod locate;
 mod parse;
 mod range;
+mod rate;
 mod raw;
 #[cfg(test)]
 mod readme_tests;
@@ -28,9 +30,11 @@ use std::time::Duration;
 
 use crate::proto::content_coding::Coding;
 
+pub use self::access::{Access, Networks};
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::files::{ErrorPage, HeaderRule};
 pub use self::load::{Loaded, Places, SitePlaces, load, parse};
+pub use self::rate::RateLimit;
 pub use self::route::{
     FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
     UpstreamHttp,
@@ -60,6 +64,8 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The proxies in front of this server.
     pub proxies: Proxies,
+    /// How many requests one client may make, of the sites that have no limit of their own together.
+    pub rate_limit: Option<RateLimit>,
     /// When the record layer moves into the kernel.
     pub offload: Offload,
     /// Deadlines.
@@ -89,6 +95,8 @@ pub struct Listener {
     pub backlog: u32,
     /// What is spoken there.
     pub service: Service,
+    /// Whose connections are taken, by the address that connects.
+    pub access: Access,
 }
 
 /// What a listener speaks.
@@ -130,6 +138,11 @@ pub struct Site {
     pub routes: Vec<Route>,
     /// The index in [`Config::upstreams`] of the upstream to which everything goes instead.
     pub tunnel: Option<usize>,
+    /// Whose requests are answered, by the client's address (see [`Proxies::client`]); 403 for
+    /// others.
+    pub access: Access,
+    /// How many requests one client may make, in place of [`Config::rate_limit`]; 429 for others.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// Names whose connections are passed on as they are: what their ClientHello says decides where to,

@@ -110,6 +110,8 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[rate_limit]", _) => &[("[rate_limit]", "requests", "10")],
+            ("[site.rate_limit]", _) => &[("[site.rate_limit]", "requests", "10")],
             ("[access_log]", "format") => &[("[access_log]", "path", "\"-\"")],
             ("[admin]", "allow_remote") => &[("[admin]", "address", "\"127.0.0.1:1\"")],
             ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],

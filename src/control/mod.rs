@@ -97,7 +97,11 @@ impl Control {
             Upstreams::new(&config, None).map_err(|e| StartError::Io("watch the upstreams", e))?;
         let mut listeners = Listeners::new(workers);
         let change = listeners.plan(&config.listeners, &config.tcp)?;
-        let Changed { open, services, .. } = listeners.apply(change, &config.tcp);
+        let Changed {
+            open,
+            listeners: spoken,
+            ..
+        } = listeners.apply(change, &config.tcp);
         let access_log = config
             .access_log
             .as_ref()
@@ -116,7 +120,7 @@ impl Control {
                 tls: Arc::new(tls),
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
-                services,
+                listeners: spoken,
                 access_log,
                 certificate_expiries: origin.as_ref().map(Origin::expiries).unwrap_or_default(),
             },
@@ -157,6 +161,7 @@ impl Control {
         let shared = Arc::new(Shared {
             generation: ArcSwap::from_pointee(self.generation),
             admission: Arc::new(Admission::new()),
+            rates: Arc::default(),
             file_threads,
             kernel: self.kernel,
         });

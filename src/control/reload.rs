@@ -148,7 +148,7 @@ impl Origin {
         let Changed {
             open,
             close,
-            services,
+            listeners: spoken,
         } = listeners.apply(change, &config.tcp);
         let mut notes: Vec<String> = read.warnings.iter().map(ToString::to_string).collect();
         notes.extend(needs_restart(&running.config, &config));
@@ -161,7 +161,7 @@ impl Origin {
                 tls: Arc::new(read.tls),
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
-                services,
+                listeners: spoken,
                 access_log,
                 certificate_expiries,
             },
@@ -210,7 +210,7 @@ impl Origin {
                 tls: Arc::new(tls),
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
-                services: running.services.clone(),
+                listeners: running.listeners.clone(),
                 access_log: running.access_log.clone(),
                 certificate_expiries: self.expiries(),
             }),

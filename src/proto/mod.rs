@@ -4,6 +4,7 @@
 //! measured by itself.
 
 pub mod authority;
+pub mod client_network;
 pub mod conditional;
 pub mod content_coding;
 pub mod forwarded;

@@ -126,7 +126,7 @@ impl<T: FileThreads> FileSite<'_, T> {
 
     /// `response` with the site's page for its status, if there is one. Its other fields stay: they
     /// say what is wrong (Allow, Content-Range).
-    async fn with_own_page(self, response: Response, now: Now) -> Response {
+    pub(super) async fn with_own_page(self, response: Response, now: Now) -> Response {
         let mut pages = self.files.error_pages.iter();
         let Some(page) = pages.find(|page| page.statuses.contains(&response.status)) else {
             return response;

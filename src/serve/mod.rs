@@ -16,6 +16,7 @@ mod listing;
 mod open;
 pub mod path;
 pub mod proxy;
+pub mod rate;
 pub mod redirect;
 pub mod rules;
 pub mod tunnel;
@@ -32,9 +33,11 @@ use bytes::Bytes;
 
 use self::cache::{Cache, Root};
 use self::proxy::Proxy;
+use self::rate::Rates;
 use self::rules::{Rule, Rules};
 use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
+use crate::metrics::{self, Counter};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::tls::names::Names;
 
@@ -91,6 +94,7 @@ pub struct Serve<T = FileThreadsHandle> {
     routes: Arc<Routes>,
     cache: Cache<T>,
     proxy: Option<Proxy>,
+    rates: Arc<Rates>,
 }
 
 /// Threads for work that waits for disks.
@@ -171,7 +175,15 @@ impl<T: FileThreads> Serve<T> {
             cache: Cache::new(routes.roots.clone(), open_files_max, threads),
             routes,
             proxy: None,
+            rates: Arc::default(),
         }
+    }
+
+    /// The same, with the buckets of `rates`, which others may share.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Arc<Rates>) -> Self {
+        self.rates = rates;
+        self
     }
 
     /// The same, with `proxy` to pass requests on.
@@ -217,9 +229,22 @@ impl<T: FileThreads> Serve<T> {
         if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return error_page::page(Status(421));
         }
-        let mut response = self
-            .of_site(client, (index, route), request, body, now)
-            .await;
+        let address = self
+            .routes
+            .config
+            .proxies
+            .client(client.address, &request.fields);
+        let mut response = match self.refusal(&route.site, address, now) {
+            Some(refusal) => {
+                drop(body);
+                let site = self.file_site(index, &route.site.files);
+                site.with_own_page(refusal, now).await
+            }
+            None => {
+                self.of_site(client, (index, route), request, body, now)
+                    .await
+            }
+        };
         match &route.hsts {
             // RFC 6797 7.2: only over a secure transport.
             Some(value) if client.tls_policy.is_some() => {
@@ -232,6 +257,22 @@ impl<T: FileThreads> Serve<T> {
             }
             _ => response,
         }
+    }
+
+    /// The answer to a client of `site` that is not let in, or makes too many requests.
+    fn refusal(&self, site: &Site, address: IpAddr, now: Now) -> Option<Response> {
+        if !site.access.allows(address) {
+            metrics::count(Counter::RequestsRefusedNetwork);
+            return Some(error_page::page(Status(403)));
+        }
+        let limit = site.rate_limit.as_ref();
+        let limit = limit.or(self.routes.config.rate_limit.as_ref())?;
+        let wait = self.rates.take(limit, address, now.monotonic).err()?;
+        metrics::count(Counter::RequestsRateLimited);
+        // Whole seconds (RFC 9110 10.2.3), and not one too few.
+        let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let page = error_page::page(Status(429));
+        Some(page.with("retry-after", wait_s.to_string()))
     }
 
     /// What the site's routes, or else its root, make of `request`.

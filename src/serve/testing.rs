@@ -28,6 +28,8 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
         },
         routes: Vec::new(),
         tunnel: None,
+        access: Default::default(),
+        rate_limit: None,
     }
 }
 
@@ -42,6 +44,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         default_passthrough: None,
         upstreams: Vec::new(),
         proxies: Default::default(),
+        rate_limit: None,
         offload: Default::default(),
         timeouts: Default::default(),
         limits: Default::default(),

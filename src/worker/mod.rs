@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 
 use self::access_log::{AccessLog, WorkerLog};
 use self::admission::Admission;
-use crate::config::{Config, Service};
+use crate::config::{Config, Listener, Service};
 use crate::http;
 use crate::metrics;
 use crate::net::deadline::{Deadlines, TICK};
@@ -28,6 +28,7 @@ use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
 use crate::serve::proxy::Proxy;
+use crate::serve::rate::Rates;
 use crate::serve::redirect::Redirect;
 use crate::serve::tunnel::Tunnels;
 use crate::serve::{Routes, Serve};
@@ -43,6 +44,8 @@ pub struct Shared {
     pub generation: ArcSwap<Generation>,
     /// Connections per client address.
     pub admission: Arc<Admission>,
+    /// Requests per client.
+    pub rates: Arc<Rates>,
     /// Threads for what blocks on files.
     pub file_threads: FileThreads,
     /// What this kernel can take over.
@@ -59,8 +62,8 @@ pub struct Generation {
     pub routes: Arc<Routes>,
     /// The servers behind this one.
     pub upstreams: Arc<Upstreams>,
-    /// What is spoken on each open listener, on those that are being closed too.
-    pub services: HashMap<ListenerId, Service>,
+    /// What is said of each open listener, of those that are being closed too.
+    pub listeners: HashMap<ListenerId, Listener>,
     /// Where responses are logged.
     pub access_log: Option<AccessLog>,
     /// By site: when its certificate expires. Empty where nobody watches.
@@ -317,7 +320,7 @@ impl Local {
         let serve = Serve::new(generation.routes.clone(), file_threads.clone());
         Rc::new(Self {
             http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
-            serve: serve.with_proxy(proxy),
+            serve: serve.with_proxy(proxy).with_rates(shared.rates.clone()),
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
             stream,
@@ -329,9 +332,9 @@ impl Local {
 
 fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
     let ports = generation
-        .services
+        .listeners
         .values()
-        .filter_map(|service| match service {
+        .filter_map(|listener| match &listener.service {
             Service::RedirectToHttps { port } => Some(*port),
             Service::Https | Service::Tunnel { .. } => None,
         });

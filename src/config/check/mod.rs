@@ -3,6 +3,7 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod access;
 mod access_log;
 mod admin;
 mod files;
@@ -10,6 +11,7 @@ mod host_name;
 mod http2;
 mod listener;
 mod passthrough;
+mod rate;
 mod route;
 mod site;
 mod tls;
@@ -50,6 +52,7 @@ pub(super) fn check(
     let mut sites = checker.sites(raw.site, &policy, &upstreams, has_passthrough);
     let passthroughs = checker.passthroughs(raw.passthrough, &upstreams, &mut sites);
     let proxies = checker.proxies(raw.proxies);
+    let rate_limit = checker.rate_limit(raw.rate_limit, "");
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
     let limits = checker.limits(raw.limits);
@@ -70,6 +73,7 @@ pub(super) fn check(
                 default_passthrough: passthroughs.default,
                 upstreams,
                 proxies,
+                rate_limit,
                 offload,
                 timeouts,
                 limits,
