@@ -175,6 +175,12 @@ pub const ACCESS_LOG_BATCH_BYTES: usize = 16 * 1024;
 /// Batches of access log that wait for the writer before others are dropped.
 pub const ACCESS_LOG_BATCHES_WAITING_MAX: usize = 256;
 
+/// Access logs of one configuration: each has a thread.
+pub const ACCESS_LOGS_MAX: usize = 256;
+
+/// The longest id of a request that is taken over from a proxy in front: it is logged and passed on.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
 /// Bytes of one value (a target, a user agent) that are logged.
 pub const ACCESS_LOG_VALUE_BYTES_MAX: usize = 4096;
 

@@ -80,8 +80,10 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// Bounds of HTTP/2 connections.
     pub http2: Http2,
-    /// Where responses are logged; `None`: nowhere.
+    /// Where responses are logged, of sites without a log of their own; `None`: nowhere.
     pub access_log: Option<AccessLog>,
+    /// What requests are known by.
+    pub request_id: RequestIds,
 }
 
 /// One address to listen on.
@@ -141,6 +143,8 @@ pub struct Site {
     /// Whose requests are answered, by the client's address (see [`Proxies::client`]); 403 for
     /// others.
     pub access: Access,
+    /// Where its responses are logged.
+    pub access_log: SiteLog,
     /// How many requests one client may make, in place of [`Config::rate_limit`]; 429 for others.
     pub rate_limit: Option<RateLimit>,
 }
@@ -424,6 +428,29 @@ pub struct AccessLog {
     pub format: LogFormat,
 }
 
+/// Where a site's responses are logged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SiteLog {
+    /// In [`Config::access_log`].
+    #[default]
+    Common,
+    /// In a log of the site's own, which other sites may name too.
+    Own(AccessLog),
+    /// Nowhere.
+    Off,
+}
+
+/// What requests are known by in logs and beyond this server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestIds {
+    /// The field that carries it, in lower case. A trusted proxy's is taken over.
+    pub field: &'static str,
+    /// Whether servers behind this one get it.
+    pub to_upstreams: bool,
+    /// Whether responses have it.
+    pub to_clients: bool,
+}
+
 /// Where a log is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogDestination {
@@ -571,6 +598,16 @@ impl Default for Http2 {
             connection_window_bytes: 1024 * 1024,
             header_list_bytes_max: 32 * 1024,
             header_table_bytes: 4096,
+        }
+    }
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self {
+            field: "x-request-id",
+            to_upstreams: true,
+            to_clients: false,
         }
     }
 }

@@ -32,6 +32,7 @@ pub(super) struct RawConfig {
     pub(super) http2: RawHttp2,
     pub(super) access_log: RawAccessLog,
     pub(super) rate_limit: Value<RawRateLimit>,
+    pub(super) request_id: RawRequestId,
 }
 
 /// `[workers]`
@@ -77,6 +78,7 @@ pub(super) struct RawSite {
     pub(super) tls: Value<RawTls>,
     pub(super) hsts: Value<RawHsts>,
     pub(super) rate_limit: Value<RawRateLimit>,
+    pub(super) access_log: Value<RawSiteLog>,
     pub(super) route: Vec<Spanned<RawRoute>>,
     pub(super) headers: Vec<Spanned<RawHeaders>>,
     pub(super) error_pages: Vec<Spanned<RawErrorPage>>,
@@ -300,6 +302,24 @@ pub(super) struct RawAccessLog {
     pub(super) format: Value<String>,
 }
 
+/// `[site.access_log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawSiteLog {
+    pub(super) enabled: Value<bool>,
+    pub(super) path: Value<String>,
+    pub(super) format: Value<String>,
+}
+
+/// `[request_id]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawRequestId {
+    pub(super) field: Value<String>,
+    pub(super) to_upstreams: Value<bool>,
+    pub(super) to_clients: Value<bool>,
+}
+
 /// `[rate_limit]` and `[site.rate_limit]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
@@ -319,6 +339,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[site.hsts]", keys::<RawHsts>()),
         ("[site.tls]", keys::<RawTls>()),
         ("[site.rate_limit]", keys::<RawRateLimit>()),
+        ("[site.access_log]", keys::<RawSiteLog>()),
         ("[[site.route]]", keys::<RawRoute>()),
         ("[[site.headers]]", keys::<RawHeaders>()),
         ("[[site.error_pages]]", keys::<RawErrorPage>()),
@@ -338,6 +359,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[admin]", keys::<RawAdmin>()),
         ("[http2]", keys::<RawHttp2>()),
         ("[access_log]", keys::<RawAccessLog>()),
+        ("[request_id]", keys::<RawRequestId>()),
     ]
 }
 

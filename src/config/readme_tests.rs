@@ -112,6 +112,11 @@ impl Row {
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
             ("[rate_limit]", _) => &[("[rate_limit]", "requests", "10")],
             ("[site.rate_limit]", _) => &[("[site.rate_limit]", "requests", "10")],
+            ("[site.access_log]", "enabled") => &[("[site.access_log]", "path", "\"-\"")],
+            ("[site.access_log]", _) => &[
+                ("[site.access_log]", "path", "\"-\""),
+                ("[site.access_log]", "enabled", "true"),
+            ],
             ("[access_log]", "format") => &[("[access_log]", "path", "\"-\"")],
             ("[admin]", "allow_remote") => &[("[admin]", "address", "\"127.0.0.1:1\"")],
             ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],

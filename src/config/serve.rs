@@ -45,6 +45,7 @@ pub fn config_for(options: Options) -> Plan {
         routes: Vec::new(),
         tunnel: None,
         access: Default::default(),
+        access_log: Default::default(),
         rate_limit: None,
     };
     let config = Config {
@@ -68,6 +69,7 @@ pub fn config_for(options: Options) -> Plan {
         admin: None,
         http2: Default::default(),
         access_log: None,
+        request_id: Default::default(),
     };
     Plan { config, candidates }
 }

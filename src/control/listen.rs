@@ -364,7 +364,7 @@ mod tests {
         assert_eq!(listeners.bound().nth(1).unwrap().1, bound);
 
         let third = change(&mut listeners, &[b], &tcp);
-        assert_eq!(ids(&third), [vec![], vec![]]);
+        assert_eq!(ids(&third), [Vec::<usize>::new(), Vec::new()]);
         assert_eq!(third.close, [ListenerId(0)]);
         // Those in its queue are still to be served.
         assert_eq!(third.listeners[&ListenerId(0)], redirect);

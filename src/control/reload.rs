@@ -137,11 +137,8 @@ impl Origin {
             .map_err(|error| ReloadError::Start(StartError::Io("use the roots", error)))?;
         let upstreams = Upstreams::new(&config, Some(&running.upstreams))
             .map_err(|error| ReloadError::Start(StartError::Io("watch the upstreams", error)))?;
-        let access_log = match (&config.access_log, &running.access_log) {
-            (wanted, Some(open)) if *wanted == running.config.access_log => Some(open.clone()),
-            (Some(wanted), _) => Some(super::open_access_log(wanted).map_err(ReloadError::Start)?),
-            (None, _) => None,
-        };
+        let access_logs =
+            super::open_access_logs(&config, &running.access_logs).map_err(ReloadError::Start)?;
         let change = listeners
             .plan(&config.listeners, &config.tcp)
             .map_err(|error| ReloadError::Start(error.into()))?;
@@ -162,7 +159,7 @@ impl Origin {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 listeners: spoken,
-                access_log,
+                access_logs,
                 certificate_expiries,
             },
             open,
@@ -211,7 +208,7 @@ impl Origin {
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
                 listeners: running.listeners.clone(),
-                access_log: running.access_log.clone(),
+                access_logs: running.access_logs.clone(),
                 certificate_expiries: self.expiries(),
             }),
             Err(problem) => {

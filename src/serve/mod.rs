@@ -21,6 +21,7 @@ pub mod redirect;
 pub mod rules;
 pub mod tunnel;
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
@@ -39,6 +40,7 @@ use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
+use crate::proto::request_id;
 use crate::tls::names::Names;
 
 /// One moment, on both clocks.
@@ -66,8 +68,17 @@ pub struct Client {
     /// The index of the TLS policy under which its handshake was done
     /// ([`crate::tls::server_config::TlsSetup::policy_for`]); `None` for plain HTTP.
     pub tls_policy: Option<usize>,
-    /// Its address, or the one that a trusted proxy told.
+    /// Its address.
     pub address: IpAddr,
+}
+
+/// Who sent a request, and what it is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// The client's address, or the one that a trusted proxy told.
+    pub address: IpAddr,
+    /// The request's id.
+    pub id: Cow<'a, str>,
 }
 
 /// What all workers share: the sites of one configuration.
@@ -202,6 +213,21 @@ impl<T: FileThreads> Serve<T> {
         }
     }
 
+    /// The index in [`Config::sites`] of the site that `request` is for.
+    pub fn site(&self, request: &Request) -> Option<usize> {
+        self.routes.site(&request.host).map(|(index, _)| index)
+    }
+
+    /// Who sent `request` over a connection of `client`, and what it is known by.
+    pub fn identify<'r>(&self, client: &Client, request: &'r Request) -> Identity<'r> {
+        let config = &self.routes.config;
+        let is_trusted = config.proxies.trusts(client.address);
+        Identity {
+            address: config.proxies.client(client.address, &request.fields),
+            id: request_id::of(request, config.request_id.field, is_trusted),
+        }
+    }
+
     /// The response to `request`. Files take no request body: `body` goes back to the driver, which
     /// has to bound and drain it.
     ///
@@ -245,18 +271,16 @@ impl<T: FileThreads> Serve<T> {
                     .await
             }
         };
-        match &route.hsts {
-            // RFC 6797 7.2: only over a secure transport.
-            Some(value) if client.tls_policy.is_some() => {
-                // The site's word goes before that of a server behind it.
-                let name = b"strict-transport-security";
-                response
-                    .relayed
-                    .retain(|field, _| !field.eq_ignore_ascii_case(name));
-                response.with("strict-transport-security", value.clone())
-            }
-            _ => response,
+        // RFC 6797 7.2: only over a secure transport.
+        if let (Some(value), Some(_)) = (&route.hsts, client.tls_policy) {
+            put(&mut response, "strict-transport-security", value.clone());
         }
+        let ids = &self.routes.config.request_id;
+        if ids.to_clients {
+            let id = self.identify(client, request).id;
+            put(&mut response, ids.field, Bytes::from(id.into_owned()));
+        }
+        response
     }
 
     /// The answer to a client of `site` that is not let in, or makes too many requests.
@@ -310,11 +334,16 @@ impl<T: FileThreads> Serve<T> {
                 .respond(request, now)
                 .await;
         };
+        let config = &self.routes.config;
         let asking = proxy::Asking {
             client,
-            is_trusted: self.routes.config.proxies.trusts(client.address),
+            is_trusted: config.proxies.trusts(client.address),
             request,
             normal: &normal,
+            id_field: config
+                .request_id
+                .to_upstreams
+                .then_some(config.request_id.field),
         };
         let mut response = self.by_rule(rule, &asking, body, now).await;
         rules::edit_response(&mut response, &rule.route.response_fields);
@@ -341,7 +370,10 @@ impl<T: FileThreads> Serve<T> {
         match &route.action {
             RouteAction::Proxy(proxy) => match &self.proxy {
                 // Boxed: its state is many times that of serving a file.
-                Some(passing) => Box::pin(passing.respond((route, proxy), asking, body)).await,
+                Some(passing) => {
+                    let identity = self.identify(asking.client, request);
+                    Box::pin(passing.respond((route, proxy), asking, &identity, body)).await
+                }
                 None => error_page::page(Status(500)),
             },
             RouteAction::Files(RouteFiles {
@@ -386,6 +418,13 @@ impl<T: FileThreads> Serve<T> {
     }
 }
 
+/// Our own word goes before that of a server behind us.
+fn put(response: &mut Response, name: &'static str, value: Bytes) {
+    let relayed = &mut response.relayed;
+    relayed.retain(|field, _| !field.eq_ignore_ascii_case(name.as_bytes()));
+    response.fields.push((name, value));
+}
+
 fn root_of(files: &Files) -> io::Result<Root> {
     let path = CString::new(files.root.as_os_str().as_bytes())?;
     Ok(Root {
@@ -411,7 +450,7 @@ fn hsts_value(hsts: Hsts) -> Bytes {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests;

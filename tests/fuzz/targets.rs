@@ -410,6 +410,7 @@ fn request_of(input: &[u8]) -> Request {
         fields: Fields::new(Bytes::from(block), entries),
         body_length: BodyLength::Known(0),
         expects_continue: false,
+        id: Default::default(),
     }
 }
 

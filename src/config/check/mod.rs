@@ -61,6 +61,8 @@ pub(super) fn check(
     let admin = checker.admin(raw.admin);
     let http2 = checker.http2(&raw.http2);
     let access_log = checker.access_log(raw.access_log);
+    checker.check_logs(access_log.as_ref(), &sites.sites);
+    let request_id = checker.request_id(raw.request_id);
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -82,6 +84,7 @@ pub(super) fn check(
                 admin,
                 http2,
                 access_log,
+                request_id,
             },
             places: sites.places,
             warnings: checker.warnings,

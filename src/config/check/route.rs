@@ -360,7 +360,7 @@ impl Checker<'_> {
 
     /// Framing, routing and the connection are not an operator's to change: a mistake there would
     /// let one message be read as two.
-    fn may_be_changed(&mut self, key: &str, name: &str, at: &Spanned<String>) -> bool {
+    pub(super) fn may_be_changed(&mut self, key: &str, name: &str, at: &Spanned<String>) -> bool {
         if !is_token(name.as_bytes()) {
             self.problem(
                 at.span(),

@@ -128,6 +128,7 @@ impl Checker<'_> {
         let scope = names.as_ref().and_then(|(names, _)| names.first());
         let scope = scope.map_or("", String::as_str);
         let rate_limit = self.rate_limit(raw.rate_limit, scope);
+        let access_log = self.site_log(raw.access_log);
         let (names, name_places) = names?;
         let (certificate_file, certificate) = certificate?;
         let (key_file, key) = key?;
@@ -141,6 +142,7 @@ impl Checker<'_> {
             routes,
             tunnel: tunnel.map(|tunnel| tunnel.upstream),
             access,
+            access_log,
             rate_limit,
         };
         let places = SitePlaces {
@@ -165,7 +167,9 @@ impl Checker<'_> {
         let deny = raw.deny.as_ref().map(|value| ("deny", value.span()));
         let rate_limit = raw.rate_limit.as_ref();
         let rate_limit = rate_limit.map(|value| ("rate_limit", value.span()));
-        let all = [root, index, hsts, route, allow, deny, rate_limit];
+        let log = raw.access_log.as_ref();
+        let log = log.map(|value| ("access_log", value.span()));
+        let all = [root, index, hsts, route, allow, deny, rate_limit, log];
         for (key, span) in all.into_iter().flatten() {
             self.problem(
                 span,

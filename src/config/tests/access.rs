@@ -113,3 +113,45 @@ fn a_rate_is_read_with_its_defaults() {
     assert_eq!(&*own.scope, "a.test");
     assert!(own.exempt.find("10.9.9.9".parse().unwrap()).is_some());
 }
+
+#[test]
+fn a_log_of_a_site_is_somewhere_or_off() {
+    refused(
+        &with_site("«[site.access_log]»"),
+        "has no `path`",
+        "enabled = false",
+    );
+    refused(
+        &with_site("«[site.access_log]\npath = \"a\"\nenabled = false»"),
+        "not written",
+        "remove `path`",
+    );
+    refused(
+        &with_site("[site.access_log]\nformat = «\"json\"»"),
+        "`format` without",
+        "path = \"access.log\"",
+    );
+    let error = parse_text(&with_site(
+        "[site.access_log]\npath = \"a\"\n[access_log]\npath = \"a\"\nformat = \"json\"",
+    ));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("\"a.test\" is another's too"), "{error}");
+    let off = parse_text(&with_site("[site.access_log]\nenabled = false")).unwrap();
+    assert_eq!(off.config.sites[0].access_log, SiteLog::Off);
+}
+
+#[test]
+fn the_field_of_an_id_is_one_that_may_be_sent() {
+    refused(
+        &with_site("[request_id]\nfield = «\"content-length\"»"),
+        "cannot change",
+        "made anew",
+    );
+    refused(
+        &with_site("[request_id]\nfield = «\"a b\"»"),
+        "no field name",
+        "letters",
+    );
+    let loaded = parse_text(&with_site("[request_id]\nfield = \"X-Trace\"")).unwrap();
+    assert_eq!(loaded.config.request_id.field, "x-trace");
+}

@@ -103,6 +103,7 @@ impl Pki {
             routes: Vec::new(),
             tunnel: None,
             access: Default::default(),
+            access_log: Default::default(),
             rate_limit: None,
         };
         load(&site, now)
