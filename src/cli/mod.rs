@@ -47,7 +47,7 @@ enum Command {
     /// Make the process that serves a configuration file read it again, connections untouched
     Reload(ConfigArguments),
     /// Report what this machine offers and how to mend what it lacks
-    Doctor,
+    Doctor(doctor::Arguments),
     /// Print the script that completes commands and options in a shell
     Completions(generate::CompletionsArguments),
     /// Print a manual page, in roff
@@ -124,7 +124,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Manual(arguments) => generate::manual(&arguments),
     }

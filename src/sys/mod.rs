@@ -4,11 +4,13 @@
 //! about an error) belongs to the rooms above. Sockets are never waited for here: whatever would
 //! block returns [`std::io::ErrorKind::WouldBlock`], and interrupted calls are repeated.
 
+pub mod clock;
 pub mod cpu;
 pub mod credentials;
 mod descriptor;
 pub mod directory;
 pub mod file;
+pub mod interfaces;
 pub mod ktls;
 pub mod limits;
 pub mod lock;
