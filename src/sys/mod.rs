@@ -15,6 +15,7 @@ pub mod ktls;
 pub mod limits;
 pub mod lock;
 pub mod pipe;
+pub mod poll;
 pub mod probe;
 pub mod socket;
 #[cfg(test)]

@@ -56,15 +56,7 @@ impl Checker<'_> {
         });
         match (log, is_enabled) {
             (Some(log), true) => SiteLog::Own(log),
-            (None, false) => SiteLog::Off,
-            (Some(_), false) => {
-                self.problem(
-                    header,
-                    "a `path` of a log that is not written",
-                    "remove `path`, or enabled = false",
-                );
-                SiteLog::Off
-            }
+            (_, false) => SiteLog::Off,
             (None, true) => {
                 if self.problems.len() == before {
                     self.problem(

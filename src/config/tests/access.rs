@@ -122,11 +122,6 @@ fn a_log_of_a_site_is_somewhere_or_off() {
         "enabled = false",
     );
     refused(
-        &with_site("«[site.access_log]\npath = \"a\"\nenabled = false»"),
-        "not written",
-        "remove `path`",
-    );
-    refused(
         &with_site("[site.access_log]\nformat = «\"json\"»"),
         "`format` without",
         "path = \"access.log\"",
