@@ -65,11 +65,7 @@ impl<T: FileThreads> FileSite<'_, T> {
             | Method::Connect
             | Method::Trace => error_page::page(Status(405)).with("allow", ALLOW),
         };
-        let mut pages = self.files.error_pages.iter();
-        match pages.find(|page| page.statuses.contains(&response.status)) {
-            None => response,
-            Some(page) => Box::pin(self.with_own_page(response, &page.file, now)).await,
-        }
+        self.with_own_page(response, now).await
     }
 
     async fn read(self, request: &Request, now: Now) -> Response {
@@ -131,9 +127,18 @@ impl<T: FileThreads> FileSite<'_, T> {
         }
     }
 
+    /// `response` with the site's page for its status, if there is one.
+    pub(super) async fn with_own_page(self, response: Response, now: Now) -> Response {
+        let mut pages = self.files.error_pages.iter();
+        match pages.find(|page| page.statuses.contains(&response.status)) {
+            None => response,
+            Some(page) => Box::pin(self.with_page(response, &page.file, now)).await,
+        }
+    }
+
     /// `response` with the page in `file`, if it is there. Its other fields stay: they say what is
     /// wrong (Allow, Content-Range).
-    async fn with_own_page(self, response: Response, file: &str, now: Now) -> Response {
+    async fn with_page(self, response: Response, file: &str, now: Now) -> Response {
         let Ok(path) = CString::new(file) else {
             return response;
         };

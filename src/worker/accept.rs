@@ -81,11 +81,21 @@ fn accept_some(worker: &Rc<Worker>, listening: &Listening) -> Turn {
     Turn::Over
 }
 
-/// Gives a connection a task, or closes it at once when the worker or its address is full: another
-/// worker cannot take it from this one's queue.
+/// Gives a connection a task, or closes it at once when its listener does not let it in, or the worker
+/// or its address is full: another worker cannot take it from this one's queue.
 fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: ListenerId) {
     metrics::count(Counter::ConnectionsAccepted);
     let local = worker.local();
+    let Some(listener) = local.generation.listeners.get(&listener) else {
+        // It was closed by a configuration two reloads ago and its last queue is emptied only now.
+        metrics::count(Counter::ConnectionsClosed);
+        return;
+    };
+    if !listener.access.allows(peer.ip()) {
+        metrics::count(Counter::RefusedNetwork);
+        metrics::count(Counter::ConnectionsClosed);
+        return;
+    }
     let limits = &local.generation.config.limits;
     if worker.connections.get() >= limits.connections_per_worker_max {
         metrics::count(Counter::RefusedWorkerFull);
@@ -98,11 +108,7 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: L
         metrics::count(Counter::ConnectionsClosed);
         return;
     };
-    let Some(service) = local.generation.services.get(&listener).cloned() else {
-        // It was closed by a configuration two reloads ago and its last queue is emptied only now.
-        metrics::count(Counter::ConnectionsClosed);
-        return;
-    };
+    let service = listener.service.clone();
     let slot = Slot::take(worker, address);
     let worker = worker.clone();
     rt::spawn(async move {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::access_log::{Peer, Session, WorkerLog};
+use super::access_log::{Peer, Session};
 use super::{Local, Worker};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
@@ -17,7 +17,7 @@ use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::serve::redirect::Redirect;
-use crate::serve::{Client, Now, Serve};
+use crate::serve::{Client, Now};
 use crate::tls::client_hello::ClientHello;
 use crate::tls::handshake::{self, Handshaken, NoSession};
 
@@ -78,7 +78,7 @@ struct Established {
     stream: Stream,
     client: Client,
     protocol: Protocol,
-    peer: Peer,
+    session: Session,
 }
 
 impl Accepted {
@@ -180,10 +180,7 @@ impl Accepted {
                 stream,
                 client,
                 protocol,
-                peer: Peer {
-                    address: peer.ip().to_canonical(),
-                    session: Some(session),
-                },
+                session,
             }));
         };
         metrics::count(Counter::Tunnels);
@@ -260,10 +257,10 @@ impl Accepted {
         };
         let handler = RedirectHandler {
             redirect,
-            log: local.log.as_ref(),
-            peer: Peer {
+            local: &local,
+            client: Client {
+                tls_policy: None,
                 address: peer.ip().to_canonical(),
-                session: None,
             },
         };
         let (read, write) = stream.into_halves();
@@ -296,13 +293,12 @@ impl Established {
             stream,
             client,
             protocol,
-            peer,
+            session,
         } = self;
         let handler = SiteHandler {
-            serve: &local.serve,
+            local: &local,
             client,
-            log: local.log.as_ref(),
-            peer,
+            session,
         };
         let (read, write) = stream.into_halves();
         match protocol {
@@ -345,29 +341,27 @@ async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), 
 
 /// The sites, for one client.
 struct SiteHandler<'a> {
-    serve: &'a Serve,
+    local: &'a Local,
     client: Client,
-    log: Option<&'a WorkerLog>,
-    peer: Peer,
+    session: Session,
 }
 
 impl Handler for SiteHandler<'_> {
     async fn respond(&self, request: &Request, body: RequestBody, now: Now) -> Response {
         panic_if_asked(request);
-        self.serve.respond(&self.client, request, body, now).await
+        let serve = &self.local.serve;
+        serve.respond(&self.client, request, body, now).await
     }
 
     fn finished(&self, exchange: &Exchange<'_>) {
-        if let Some(log) = self.log {
-            log.record(&self.peer, exchange);
-        }
+        record(self.local, &self.client, Some(self.session), exchange);
     }
 }
 
 struct RedirectHandler<'a> {
     redirect: &'a Redirect,
-    log: Option<&'a WorkerLog>,
-    peer: Peer,
+    local: &'a Local,
+    client: Client,
 }
 
 impl Handler for RedirectHandler<'_> {
@@ -376,10 +370,41 @@ impl Handler for RedirectHandler<'_> {
     }
 
     fn finished(&self, exchange: &Exchange<'_>) {
-        if let Some(log) = self.log {
-            log.record(&self.peer, exchange);
-        }
+        record(self.local, &self.client, None, exchange);
     }
+}
+
+/// Tells the logs of a response.
+fn record(local: &Local, client: &Client, session: Option<Session>, exchange: &Exchange<'_>) {
+    let site = exchange
+        .request
+        .and_then(|request| local.serve.site(request));
+    let is_failure = exchange.status.0 >= 500 || !exchange.is_complete;
+    let is_told = is_failure && tracing::enabled!(tracing::Level::DEBUG);
+    if !is_told && !local.logs.has(site) {
+        return;
+    }
+    let identity = exchange
+        .request
+        .map(|request| local.serve.identify(client, request));
+    if is_told && let Some(identity) = &identity {
+        tracing::debug!(
+            request_id = %identity.id,
+            client = %identity.address,
+            status = exchange.status.0,
+            is_complete = exchange.is_complete,
+            "request failed"
+        );
+    }
+    let sites = &local.generation.config.sites;
+    let name = site.and_then(|index| sites.get(index)?.names.first());
+    let peer = Peer {
+        address: client.address,
+        session,
+        identity: identity.as_ref(),
+        site: name.map(String::as_str),
+    };
+    local.logs.record(site, &peer, exchange);
 }
 
 const PLAIN_HTTP_ANSWER: Bytes =

@@ -86,6 +86,7 @@ impl Checker<'_> {
         let port = self.number_or("redirect_port", raw.redirect_port, &range::PORT, 443);
         let is_redirect = self.choice_or("service", raw.service, &SERVICES, false);
         let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "listener");
+        let access = self.access(raw.allow, raw.deny);
         let service = match (is_redirect, tunnel) {
             (true, None) => Service::RedirectToHttps { port },
             (false, None) => Service::Https,
@@ -135,6 +136,7 @@ impl Checker<'_> {
                 ipv6_only: raw.ipv6_only.is_some_and(Spanned::into_inner),
                 backlog,
                 service,
+                access,
             },
             span: text.span(),
         })

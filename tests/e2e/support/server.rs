@@ -26,6 +26,10 @@ pub(crate) struct Setup {
     workers: usize,
     sites: Vec<SiteSetup>,
     tables: BTreeMap<&'static str, Vec<String>>,
+    /// Files that are in the document root before it starts.
+    root_files: Vec<(&'static str, &'static str)>,
+    /// More of its listener.
+    listener: String,
     /// More of the configuration.
     text: String,
     has_redirect: bool,
@@ -89,6 +93,8 @@ impl Setup {
             workers: 2,
             sites: Vec::new(),
             tables: BTreeMap::new(),
+            listener: String::new(),
+            root_files: Vec::new(),
             text: String::new(),
             has_redirect: false,
             descriptors_max: None,
@@ -106,6 +112,19 @@ impl Setup {
     /// Adds a line to a table of the configuration.
     pub(crate) fn table(mut self, table: &'static str, line: &str) -> Self {
         self.tables.entry(table).or_default().push(line.to_owned());
+        self
+    }
+
+    /// Puts a file into the document root "root" before the server starts.
+    pub(crate) fn root_file(mut self, name: &'static str, text: &'static str) -> Self {
+        self.root_files.push((name, text));
+        self
+    }
+
+    /// Adds lines to the listener that speaks TLS.
+    pub(crate) fn listener(mut self, lines: &str) -> Self {
+        self.listener.push_str(lines);
+        self.listener.push('\n');
         self
     }
 
@@ -208,6 +227,7 @@ impl Setup {
     fn config(&self, folder: &Path) -> String {
         let mut text = format!("[workers]\ncount = {}\n", self.workers);
         text.push_str("[[listener]]\naddress = \"127.0.0.1:0\"\n");
+        text.push_str(&self.listener);
         if self.has_redirect {
             text.push_str(
                 "[[listener]]\naddress = \"127.0.0.2:0\"\nservice = \"redirect\"\n\
@@ -234,6 +254,9 @@ impl Setup {
                 site.names, site.is_default, site.extra
             )
             .unwrap();
+        }
+        for (name, content) in &self.root_files {
+            fs::write(folder.join("root").join(name), content).unwrap();
         }
         text.push_str(&self.text);
         for (table, lines) in &self.tables {
