@@ -14,6 +14,7 @@ mod route;
 mod site;
 mod tls;
 mod upstream;
+mod upstream_tls;
 
 use std::path::Path;
 use std::time::Duration;
@@ -43,7 +44,7 @@ pub(super) fn check(
         warnings: Vec::new(),
     };
     let workers = checker.workers(raw.workers);
-    let upstreams = checker.upstreams(raw.upstream);
+    let (upstreams, upstream_places) = checker.upstreams(raw.upstream);
     let listeners = checker.listeners(raw.listener, &upstreams);
     let policy = checker.tls_policy(&raw.tls, &Default::default());
     let has_passthrough = !raw.passthrough.is_empty();
@@ -58,6 +59,8 @@ pub(super) fn check(
     let admin = checker.admin(raw.admin);
     let http2 = checker.http2(&raw.http2);
     let access_log = checker.access_log(raw.access_log);
+    let mut places = sites.places;
+    places.upstreams = upstream_places;
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -79,7 +82,7 @@ pub(super) fn check(
                 http2,
                 access_log,
             },
-            places: sites.places,
+            places,
             warnings: checker.warnings,
         }),
     }
