@@ -178,11 +178,6 @@ impl CertificateError {
                 "holds no certificate{}; it must hold the PEM chain, leaf first",
                 Found(sections)
             ),
-            Self::NoAuthority { sections, .. } => write!(
-                f,
-                "holds no certificate{}; it must hold those of the authorities, as PEM",
-                Found(sections)
-            ),
             Self::CertificateNotPem { file } => write!(
                 f,
                 "is binary (DER), not PEM; convert it with: openssl x509 -inform der -in {0} \
@@ -235,7 +230,8 @@ impl CertificateError {
                 write!(f, "the certificate expired on {}; renew it", Date(*expires))
             }
             Self::NamesNotCovered { names, covered, .. } => fmt_names(f, names, covered),
-            Self::Unreadable { .. }
+            Self::NoAuthority { .. }
+            | Self::Unreadable { .. }
             | Self::NotRegularFile { .. }
             | Self::TooLarge { .. }
             | Self::Malformed { .. }
@@ -264,6 +260,11 @@ impl CertificateError {
                 };
                 write!(f, "cannot be read: {error}; {remedy}")
             }
+            Self::NoAuthority { sections, .. } => write!(
+                f,
+                "holds no certificate{}; it must hold those of the authorities, as PEM",
+                Found(sections)
+            ),
             Self::NotRegularFile { .. } => f.write_str("is not a regular file; name a PEM file"),
             Self::TooLarge { bytes_max, .. } => write!(
                 f,

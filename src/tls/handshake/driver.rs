@@ -219,7 +219,10 @@ where
                 }
             }
         }
-        self.extract(std::mem::take(&mut wire.received))
+        let Self {
+            session, outgoing, ..
+        } = *self;
+        extract(session, outgoing, std::mem::take(&mut wire.received))
     }
 
     /// Whether what is to be sent can share a segment with the first data. RFC 8446 4.6.1: tickets
@@ -308,41 +311,43 @@ where
             }
         }
     }
+}
 
-    /// Takes the secrets out of a finished handshake.
-    fn extract(self: Box<Self>, received: Vec<u8>) -> Result<Established, Cause> {
-        let Self {
-            session, outgoing, ..
-        } = *self;
-        let common = session.common();
-        let alpn = common.alpn_protocol().map(Box::from);
-        let is_resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
-        let (secrets, connection) = session.into_kernel().map_err(|error| {
-            tracing::error!(%error, "the TLS library gives no secrets");
-            Cause::Internal("the TLS library gives no secrets")
-        })?;
-        let suite = connection.negotiated_cipher_suite();
-        let version = connection.protocol_version();
-        let send = TrafficKeys::from_rustls(suite, secrets.tx).map_err(|_| UNSUPPORTED)?;
-        let receive = TrafficKeys::from_rustls(suite, secrets.rx).map_err(|_| UNSUPPORTED)?;
-        let can_update = version == ProtocolVersion::TLSv1_3;
-        let schedule =
-            can_update.then(|| Box::new(Schedule { connection, suite }) as Box<dyn KeySchedule>);
-        Ok(Established {
-            parts: TlsParts {
-                role: S::ROLE,
-                send,
-                receive,
-                schedule,
-                unsent: outgoing,
-                received,
-            },
-            alpn,
-            version,
-            suite: suite.suite(),
-            is_resumed,
-        })
-    }
+/// Takes the secrets out of a finished handshake.
+fn extract<S>(session: S, unsent: Vec<u8>, received: Vec<u8>) -> Result<Established, Cause>
+where
+    S: Session,
+    S::Data: 'static,
+    KernelConnection<S::Data>: KeepTicket,
+{
+    let common = session.common();
+    let alpn = common.alpn_protocol().map(Box::from);
+    let is_resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
+    let (secrets, connection) = session.into_kernel().map_err(|error| {
+        tracing::error!(%error, "the TLS library gives no secrets");
+        Cause::Internal("the TLS library gives no secrets")
+    })?;
+    let suite = connection.negotiated_cipher_suite();
+    let version = connection.protocol_version();
+    let send = TrafficKeys::from_rustls(suite, secrets.tx).map_err(|_| UNSUPPORTED)?;
+    let receive = TrafficKeys::from_rustls(suite, secrets.rx).map_err(|_| UNSUPPORTED)?;
+    let can_update = version == ProtocolVersion::TLSv1_3;
+    let schedule =
+        can_update.then(|| Box::new(Schedule { connection, suite }) as Box<dyn KeySchedule>);
+    Ok(Established {
+        parts: TlsParts {
+            role: S::ROLE,
+            send,
+            receive,
+            schedule,
+            unsent,
+            received,
+        },
+        alpn,
+        version,
+        suite: suite.suite(),
+        is_resumed,
+    })
 }
 
 /// The key schedule of a TLS 1.3 session.
