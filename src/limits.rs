@@ -47,6 +47,16 @@ pub const KEY_UPDATES_PER_WINDOW_MAX: u32 = 8;
 /// The window of [`KEY_UPDATES_PER_WINDOW_MAX`], in milliseconds.
 pub const KEY_UPDATE_WINDOW_MS: u64 = 10_000;
 
+/// Session tickets of a server that one connection keeps; others are passed over.
+pub const SESSION_TICKETS_MAX: u32 = 16;
+
+/// The longest session ticket that is kept, with all that comes with it.
+pub const SESSION_TICKET_BYTES_MAX: usize = 16 * 1024;
+
+/// Servers of one group whose sessions are remembered, so that they can be resumed; of each, rustls
+/// keeps eight tickets at most.
+pub const UPSTREAM_SESSIONS_MAX: usize = 256;
+
 /// Handshake bytes accepted from a client before the session is established: a ClientHello with
 /// post-quantum key shares and a client certificate chain fit several times.
 pub const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;

@@ -19,11 +19,26 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
 }
 
-/// Places in the configuration file, by site. Empty for a configuration that no file says.
+/// Places in the configuration file. Empty for a configuration that no file says.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// In the order of [`Config::sites`].
     pub sites: Vec<SitePlaces>,
+    /// In the order of [`Config::upstreams`].
+    pub upstreams: Vec<UpstreamTlsPlaces>,
+}
+
+/// Where the files of an upstream's TLS are written.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamTlsPlaces {
+    /// The table.
+    pub table: Option<Place>,
+    /// Its authorities.
+    pub authorities: Option<Place>,
+    /// Its certificate.
+    pub certificate: Option<Place>,
+    /// Its key.
+    pub key: Option<Place>,
 }
 
 /// Where a site is written.
@@ -41,6 +56,11 @@ impl Places {
     /// The places of the site with that index.
     pub fn site(&self, index: usize) -> Option<&SitePlaces> {
         self.sites.get(index)
+    }
+
+    /// The places of the upstream with that index.
+    pub fn upstream(&self, index: usize) -> Option<&UpstreamTlsPlaces> {
+        self.upstreams.get(index)
     }
 }
 

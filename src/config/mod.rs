@@ -33,14 +33,15 @@ use crate::proto::content_coding::Coding;
 pub use self::access::{Access, Networks};
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::files::{ErrorPage, HeaderRule};
-pub use self::load::{Loaded, Places, SitePlaces, load, parse};
+pub use self::load::{Loaded, Places, SitePlaces, UpstreamTlsPlaces, load, parse};
 pub use self::rate::RateLimit;
 pub use self::route::{
     FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
     UpstreamHttp,
 };
 pub use self::upstream::{
-    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
+    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamIdentity,
+    UpstreamServer, UpstreamTls,
 };
 
 /// A whole, checked configuration.

@@ -145,8 +145,22 @@ pub(super) struct RawUpstream {
     pub(super) eject_ms: Value<i64>,
     pub(super) resolve_s: Value<i64>,
     pub(super) server: Vec<Spanned<RawUpstreamServer>>,
+    pub(super) tls: Value<RawUpstreamTls>,
     pub(super) http: Value<RawUpstreamHttp>,
     pub(super) health: Value<RawHealth>,
+}
+
+/// `[upstream.tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawUpstreamTls {
+    pub(super) server_name: Value<String>,
+    pub(super) ca: Value<String>,
+    pub(super) certificate: Value<String>,
+    pub(super) key: Value<String>,
+    pub(super) version_min: Value<String>,
+    pub(super) alpn: Value<Vec<Spanned<String>>>,
+    pub(super) danger_accept_any_certificate: Value<bool>,
 }
 
 /// `[upstream.http]`
@@ -346,6 +360,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[[passthrough]]", keys::<RawPassthrough>()),
         ("[[upstream]]", keys::<RawUpstream>()),
         ("[[upstream.server]]", keys::<RawUpstreamServer>()),
+        ("[upstream.tls]", keys::<RawUpstreamTls>()),
         ("[upstream.http]", keys::<RawUpstreamHttp>()),
         ("[upstream.health]", keys::<RawHealth>()),
         ("[proxies]", keys::<RawProxies>()),

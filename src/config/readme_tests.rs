@@ -19,6 +19,11 @@ const UPSTREAM_HTTP: &[(&str, &str, &str)] = &[
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
     ("[upstream.http]", "", ""),
 ];
+const UPSTREAM_TLS: &[(&str, &str, &str)] = &[
+    ("[[upstream]]", "name", "\"app\""),
+    ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
+    ("[upstream.tls]", "", ""),
+];
 const PASSTHROUGH: &[(&str, &str, &str)] = &[
     ("[[upstream]]", "name", "\"app\""),
     ("[[upstream.server]]", "address", "\"tcp://127.0.0.1:8080\""),
@@ -131,6 +136,8 @@ impl Row {
             }
             ("[[site.route]]", _) => ROUTE,
             ("[upstream.http]", _) => UPSTREAM_HTTP,
+            // A certificate has its key.
+            ("[upstream.tls]", _) => UPSTREAM_TLS,
             ("[[passthrough]]", _) => PASSTHROUGH,
             (table, _) if table.trim_matches('[').starts_with("upstream") => UPSTREAM,
             _ => &[],

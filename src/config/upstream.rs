@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::UpstreamHttp;
+use super::{TlsVersion, UpstreamHttp};
 
 /// A group of servers that can stand in for each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Upstream {
     pub ejection: Ejection,
     /// How often host names are looked up again.
     pub resolve: Duration,
+    /// How TLS is spoken with them; `None` connects in plain text.
+    pub tls: Option<UpstreamTls>,
     /// How HTTP is spoken with them.
     pub http: UpstreamHttp,
     /// Checks that are made whether anybody connects or not.
@@ -53,6 +55,34 @@ pub struct UpstreamServer {
     pub weight: u32,
     /// Connections open to it at a time, over all workers; `None` sets no bound.
     pub connections_max: Option<usize>,
+}
+
+/// How TLS is spoken with the servers of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The host name or IP address that every server's certificate must have; `None`: each has that
+    /// of its own address.
+    pub server_name: Option<String>,
+    /// The PEM file with the authorities that certificates are taken from; `None`: those that
+    /// browsers take them from.
+    pub authorities_file: Option<PathBuf>,
+    /// Our own certificate, for servers that ask for one.
+    pub identity: Option<UpstreamIdentity>,
+    /// The oldest version.
+    pub version_min: TlsVersion,
+    /// The application protocols that tunnels offer (RFC 7301), in order of preference.
+    pub alpn: Vec<String>,
+    /// Whether servers' certificates are verified at all.
+    pub verifies: bool,
+}
+
+/// A certificate of ours for servers that ask for one; its files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamIdentity {
+    /// The chain, leaf first.
+    pub certificate_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
 }
 
 /// Where a server listens.
@@ -114,6 +144,19 @@ pub enum HealthCheckKind {
         /// The Host field.
         host: String,
     },
+}
+
+impl UpstreamTls {
+    /// The name that the certificate of the server at `address` must have. A group with a Unix socket
+    /// has one for all.
+    pub fn name_of(&self, address: &UpstreamAddress) -> Option<String> {
+        let own = || match address {
+            UpstreamAddress::Ip(address) => Some(address.ip().to_string()),
+            UpstreamAddress::Name(host, _) => Some(host.clone()),
+            UpstreamAddress::Unix(_) => None,
+        };
+        self.server_name.clone().or_else(own)
+    }
 }
 
 impl Upstream {

@@ -93,8 +93,8 @@ impl Control {
         let config = Arc::new(config);
         let routes = Routes::new(config.clone(), tls.site_policies())
             .map_err(|e| StartError::Io("use the roots", e))?;
-        let upstreams =
-            Upstreams::new(&config, None).map_err(|e| StartError::Io("watch the upstreams", e))?;
+        let upstreams = Upstreams::new(&config, tls.upstreams(), None)
+            .map_err(|e| StartError::Io("watch the upstreams", e))?;
         let mut listeners = Listeners::new(workers);
         let change = listeners.plan(&config.listeners, &config.tcp)?;
         let Changed {

@@ -135,7 +135,7 @@ impl Origin {
         let config = Arc::new(read.config);
         let routes = Routes::new(config.clone(), read.tls.site_policies())
             .map_err(|error| ReloadError::Start(StartError::Io("use the roots", error)))?;
-        let upstreams = Upstreams::new(&config, Some(&running.upstreams))
+        let upstreams = Upstreams::new(&config, read.tls.upstreams(), Some(&running.upstreams))
             .map_err(|error| ReloadError::Start(StartError::Io("watch the upstreams", error)))?;
         let access_logs =
             super::open_access_logs(&config, &running.access_logs).map_err(ReloadError::Start)?;
@@ -204,7 +204,7 @@ impl Origin {
         match tls {
             Ok(tls) => Some(Generation {
                 config: running.config.clone(),
-                tls: Arc::new(tls),
+                tls: Arc::new(tls.with_upstreams(running.tls.upstreams().to_vec())),
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
                 listeners: running.listeners.clone(),

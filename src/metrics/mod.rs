@@ -141,6 +141,20 @@ counters! {
     UpstreamConnects = "upstream_connects",
     /// Connections to servers behind this one that could not be made.
     UpstreamConnectsFailed = "upstream_connects_failed",
+    /// Full TLS handshakes with servers behind this one.
+    UpstreamHandshakesFull = "upstream_handshakes_full",
+    /// TLS handshakes with servers behind this one that took up an earlier session.
+    UpstreamHandshakesResumed = "upstream_handshakes_resumed",
+    /// TLS handshakes with servers behind this one that failed.
+    UpstreamHandshakesFailed = "upstream_handshakes_failed",
+    /// Of those, for a certificate that has expired or is not valid yet.
+    UpstreamCertificatesExpired = "upstream_certificates_expired",
+    /// Of those, for a certificate that no known authority has issued.
+    UpstreamCertificatesUntrusted = "upstream_certificates_untrusted",
+    /// Of those, for a certificate of another name.
+    UpstreamCertificatesMisnamed = "upstream_certificates_misnamed",
+    /// Of those, for a certificate that cannot be used otherwise.
+    UpstreamCertificatesInvalid = "upstream_certificates_invalid",
     /// Times a server was left out for a while because connections to it failed.
     UpstreamEjections = "upstream_ejections",
     /// Times health checks found that a server is down.

@@ -80,6 +80,16 @@ impl FileThreads {
 }
 
 impl FileThreadsHandle {
+    /// A way to no threads, for a runtime that carries no files: jobs are refused as
+    /// [`JobError::Overloaded`].
+    ///
+    /// # Errors
+    /// As [`FileThreads::attach`].
+    pub fn to_none() -> io::Result<Self> {
+        let (jobs, _) = sync_channel(0);
+        FileThreads { jobs }.attach()
+    }
+
     /// Runs `job` on a file thread and waits for its result.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use super::encode::{HANDSHAKE_KEY_UPDATE, KEY_UPDATE_BYTES, LEVEL_FATAL, LEVEL_W
 use super::keys::Version;
 use crate::limits::{
     EMPTY_RECORDS_MAX, HANDSHAKE_BYTES_MAX, KEY_UPDATE_WINDOW_MS, KEY_UPDATES_PER_WINDOW_MAX,
-    RENEGOTIATIONS_REFUSED_MAX, WARNING_ALERTS_MAX,
+    RENEGOTIATIONS_REFUSED_MAX, SESSION_TICKET_BYTES_MAX, SESSION_TICKETS_MAX, WARNING_ALERTS_MAX,
 };
 
 /// What a record asks of the connection.
@@ -15,7 +15,8 @@ use crate::limits::{
 pub enum Event {
     /// The payload is application data, at least one byte.
     Data,
-    /// Nothing: an empty record, a tolerated warning, a part of a message.
+    /// Nothing: an empty record, a tolerated warning, a part of a message, session tickets (see
+    /// [`PostHandshake::take_tickets`]).
     Nothing,
     /// The peer's next record is under its next key: replace the receiving keys before any other
     /// record is opened (RFC 8446 4.6.3).
@@ -24,8 +25,8 @@ pub enum Event {
         /// replace that, before the next application data. One answers any number that came before it.
         reply: bool,
     },
-    /// A TLS 1.2 client asked for renegotiation: answer with the warning `no_renegotiation` and go on
-    /// (RFC 5246 7.2.2). Whether to go on is then the client's choice.
+    /// A TLS 1.2 peer asked for renegotiation: answer with the warning `no_renegotiation` and go on
+    /// (RFC 5246 7.2.2). Whether to go on is then the peer's choice.
     RefuseRenegotiation,
     /// The peer will send nothing more (RFC 8446 6.1). Also for every record after it.
     CloseNotify,
@@ -33,7 +34,16 @@ pub enum Event {
     FatalAlert(AlertDescription),
 }
 
-/// The server's side of a session after its handshake.
+/// Which side of a session is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The peer is a client.
+    Server,
+    /// The peer is a server.
+    Client,
+}
+
+/// Our side of a session after its handshake.
 ///
 /// It sees every received record in order, after decryption. From the kernel that is the type in the
 /// control message of `recvmsg` and the bytes that came with it; the buffer must hold a whole record
@@ -42,9 +52,11 @@ pub enum Event {
 #[derive(Debug)]
 pub struct PostHandshake {
     version: Version,
+    role: Role,
     /// The end of the session, once the peer has sent it.
     ended: Option<Event>,
     message: PartialMessage,
+    tickets: Tickets,
     empty_records: u32,
     warning_alerts: u32,
     renegotiations_refused: u32,
@@ -57,17 +69,35 @@ pub struct PostHandshake {
 struct PartialMessage {
     head: [u8; KEY_UPDATE_BYTES],
     head_bytes: usize,
-    /// Bytes of a refused ClientHello that are still to be passed over.
+    /// Bytes of a refused ClientHello, or of a session ticket, that are still to come.
     skip_bytes: usize,
 }
 
+/// Session tickets of a server (RFC 8446 4.6.1).
+#[derive(Debug, Default)]
+struct Tickets {
+    /// Those that are whole: the content of each message.
+    whole: Vec<Vec<u8>>,
+    /// The front of the one whose rest is to come; `None` for one that is not kept.
+    partial: Option<Vec<u8>>,
+    /// How many have come in all.
+    seen: u32,
+}
+
 impl PostHandshake {
-    /// The state right after the handshake.
+    /// The state right after the handshake, our side the server.
     pub fn new(version: Version) -> Self {
+        Self::of(version, Role::Server)
+    }
+
+    /// The state right after the handshake, our side `role`.
+    pub fn of(version: Version, role: Role) -> Self {
         Self {
             version,
+            role,
             ended: None,
             message: PartialMessage::default(),
+            tickets: Tickets::default(),
             empty_records: 0,
             warning_alerts: 0,
             renegotiations_refused: 0,
@@ -108,6 +138,19 @@ impl PostHandshake {
             | ContentType::Unknown(_)
             | _ => Err(UNEXPECTED_TYPE),
         }
+    }
+
+    /// Which side of the session this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The session tickets that have come since the last call, each the content of a
+    /// NewSessionTicket message; to be asked for after [`Event::Nothing`] and [`Event::KeyUpdate`].
+    /// A server sends none, and what goes over [`SESSION_TICKETS_MAX`] or
+    /// [`SESSION_TICKET_BYTES_MAX`] is passed over.
+    pub fn take_tickets(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.tickets.whole)
     }
 
     /// Whether a handshake message has begun and not ended. The receiving side can then not be handed
@@ -163,10 +206,17 @@ impl PostHandshake {
         if payload.is_empty() {
             return Err(EMPTY_FRAGMENT);
         }
+        match self.role {
+            // Post-handshake authentication was not offered and a client sends no tickets, so all
+            // that may come is a KeyUpdate (RFC 8446 4.6).
+            Role::Server => self.on_key_update(payload, now_ms),
+            Role::Client => self.on_messages_of_server(payload, now_ms),
+        }
+    }
+
+    fn on_key_update(&mut self, payload: &[u8], now_ms: u64) -> Result<Event, ProtocolError> {
         let rest = self.message.fill_head(payload, KEY_UPDATE_BYTES);
         let [kind, length @ .., request] = self.message.head;
-        // Post-handshake authentication was not offered and a client sends no tickets, so all that
-        // may come is a KeyUpdate (RFC 8446 4.6).
         if kind != HANDSHAKE_KEY_UPDATE {
             return Err(UNEXPECTED_MESSAGE);
         }
@@ -190,6 +240,46 @@ impl PostHandshake {
         })
     }
 
+    /// Session tickets, several in one record perhaps, and a KeyUpdate at its end. As we offered no
+    /// post-handshake authentication, nothing else may come (RFC 8446 4.6).
+    fn on_messages_of_server(
+        &mut self,
+        payload: &[u8],
+        now_ms: u64,
+    ) -> Result<Event, ProtocolError> {
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let is_new = self.message.head_bytes < HANDSHAKE_HEADER_BYTES;
+            rest = self.message.fill_head(rest, HANDSHAKE_HEADER_BYTES);
+            let [kind, high, middle, low, _] = self.message.head;
+            match kind {
+                HANDSHAKE_KEY_UPDATE => return self.on_key_update(rest, now_ms),
+                HANDSHAKE_NEW_SESSION_TICKET => {}
+                _ => return Err(UNEXPECTED_MESSAGE),
+            }
+            if self.message.head_bytes < HANDSHAKE_HEADER_BYTES {
+                break;
+            }
+            if is_new {
+                let bytes = u32::from_be_bytes([0, high, middle, low]) as usize;
+                if bytes > TICKET_MESSAGE_BYTES_MAX {
+                    return Err(TICKET_LENGTH);
+                }
+                self.message.skip_bytes = bytes;
+                self.tickets.begin(bytes);
+            }
+            let (front, after) = rest.split_at(self.message.skip_bytes.min(rest.len()));
+            self.message.skip_bytes -= front.len();
+            self.tickets.go_on(front);
+            if self.message.skip_bytes == 0 {
+                self.message = PartialMessage::default();
+                self.tickets.end();
+            }
+            rest = after;
+        }
+        Ok(Event::Nothing)
+    }
+
     /// Renegotiation is not offered. The first request on a connection is answered as RFC 5246 7.2.2
     /// says, with a warning, so that a client that can live without it goes on; another one is fatal,
     /// since each makes us read a ClientHello and answer.
@@ -197,11 +287,16 @@ impl PostHandshake {
         if payload.is_empty() {
             return Err(EMPTY_FRAGMENT);
         }
+        // RFC 5246 7.4.1.1: a server asks with a HelloRequest, which has no content.
+        let (asks, bytes_max) = match self.role {
+            Role::Server => (HANDSHAKE_CLIENT_HELLO, HANDSHAKE_BYTES_MAX),
+            Role::Client => (HANDSHAKE_HELLO_REQUEST, 0),
+        };
         let mut rest = payload;
         if self.message.head_bytes < HANDSHAKE_HEADER_BYTES {
             rest = self.message.fill_head(payload, HANDSHAKE_HEADER_BYTES);
             let [kind, high, middle, low, _] = self.message.head;
-            if kind != HANDSHAKE_CLIENT_HELLO {
+            if kind != asks {
                 return Err(UNEXPECTED_MESSAGE);
             }
             if self.renegotiations_refused >= RENEGOTIATIONS_REFUSED_MAX {
@@ -211,7 +306,7 @@ impl PostHandshake {
                 return Ok(Event::Nothing);
             }
             let bytes = u32::from_be_bytes([0, high, middle, low]) as usize;
-            if bytes > HANDSHAKE_BYTES_MAX {
+            if bytes > bytes_max {
                 return Err(HELLO_LENGTH);
             }
             self.message.skip_bytes = bytes;
@@ -246,6 +341,24 @@ impl PostHandshake {
     fn end(&mut self, event: Event) -> Event {
         self.ended = Some(event);
         event
+    }
+}
+
+impl Tickets {
+    fn begin(&mut self, bytes: usize) {
+        self.seen = self.seen.saturating_add(1);
+        let is_kept = self.seen <= SESSION_TICKETS_MAX && bytes <= SESSION_TICKET_BYTES_MAX;
+        self.partial = is_kept.then(|| Vec::with_capacity(bytes));
+    }
+
+    fn go_on(&mut self, bytes: &[u8]) {
+        if let Some(partial) = &mut self.partial {
+            partial.extend_from_slice(bytes);
+        }
+    }
+
+    fn end(&mut self) {
+        self.whole.extend(self.partial.take());
     }
 }
 
@@ -317,7 +430,11 @@ const TOO_MANY_KEY_UPDATES: ProtocolError =
     ProtocolError::new(AlertDescription::UnexpectedMessage, "too many KeyUpdates");
 const HELLO_LENGTH: ProtocolError = ProtocolError::new(
     AlertDescription::DecodeError,
-    "ClientHello longer than is accepted",
+    "request for renegotiation longer than is accepted",
+);
+const TICKET_LENGTH: ProtocolError = ProtocolError::new(
+    AlertDescription::DecodeError,
+    "session ticket longer than one can be",
 );
 const TOO_MANY_RENEGOTIATIONS: ProtocolError = ProtocolError::new(
     AlertDescription::UnexpectedMessage,
@@ -325,4 +442,10 @@ const TOO_MANY_RENEGOTIATIONS: ProtocolError = ProtocolError::new(
 );
 
 const HANDSHAKE_HEADER_BYTES: usize = 4;
+const HANDSHAKE_HELLO_REQUEST: u8 = 0;
 const HANDSHAKE_CLIENT_HELLO: u8 = 1;
+const HANDSHAKE_NEW_SESSION_TICKET: u8 = 4;
+
+/// A NewSessionTicket's fields at their longest: lifetime, age, nonce, ticket, extensions
+/// (RFC 8446 4.6.1).
+const TICKET_MESSAGE_BYTES_MAX: usize = 4 + 4 + 256 + 2 * (2 + 0xffff);

@@ -23,7 +23,7 @@ pub mod seal;
 pub(crate) mod tests;
 
 pub use keys::{Aead, TrafficKeys, Unsupported, Version};
-pub use machine::{Event, PostHandshake};
+pub use machine::{Event, PostHandshake, Role};
 pub use open::{Opened, Opener};
 pub use rustls::{AlertDescription, ContentType};
 pub use seal::{SealError, Sealer};

@@ -14,7 +14,7 @@ use crate::net::stream::{Stream, StreamContext};
 use crate::net::tunnel::{self, TunnelEnd, TunnelTimes};
 use crate::tls::client_hello::ClientHello;
 use crate::tls::names::Names;
-use crate::upstream::{Connector, Groups, Lease, NoServer, Upstreams};
+use crate::upstream::{Connected, Connector, Groups, Lease, NoServer, Upstreams};
 
 /// One worker's tunnels under one configuration.
 pub struct Tunnels {
@@ -128,8 +128,16 @@ impl Tunnels {
                     break;
                 }
             };
-            match self.connector.connect(&lease, self.context.clone()).await {
-                Ok(stream) => return Ok((lease, stream)),
+            let protocols = lease.group().tls.as_ref().map(|tls| tls.alpn.as_slice());
+            let protocols: Vec<&[u8]> = protocols
+                .unwrap_or_default()
+                .iter()
+                .map(String::as_bytes)
+                .collect();
+            let context = self.context.clone();
+            let connected = self.connector.connect(&lease, context, &protocols).await;
+            match connected {
+                Ok(Connected { stream, .. }) => return Ok((lease, stream)),
                 Err(error) => {
                     tried.push(lease.server());
                     let is_ours = error.side == crate::error::Side::Us;

@@ -18,10 +18,12 @@ use rustls::{
 use super::*;
 use crate::config::{Offload, OffloadPolicy};
 use crate::error::Side;
+use crate::limits::HANDSHAKE_BYTES_MAX;
 use crate::net::deadline::{Deadlines, Phase};
 use crate::net::file_threads::FileThreads;
 use crate::net::rt::{self, Driver};
 use crate::net::stream::{ReadHalf, Received, Stream, StreamContext, WriteHalf};
+use crate::sys;
 use crate::sys::probe::{KernelTls, Refusal, Ring, ring};
 use crate::sys::test_support::Signal;
 use crate::tls::server_config::ticketer;
@@ -143,9 +145,9 @@ fn send_bytewise(socket: &mut TcpStream, wire: &[u8]) {
 }
 
 /// One accepted connection on a worker's runtime.
-struct Accepting {
-    socket: Rc<Socket>,
-    deadline: Rc<Deadline>,
+pub(in crate::tls::handshake) struct Accepting {
+    pub(in crate::tls::handshake) socket: Rc<Socket>,
+    pub(in crate::tls::handshake) deadline: Rc<Deadline>,
     deadlines: Deadlines,
     file_threads: FileThreads,
 }
@@ -164,7 +166,7 @@ impl Accepting {
         }
     }
 
-    fn stream(&self, parts: TlsParts) -> (ReadHalf, WriteHalf) {
+    pub(in crate::tls::handshake) fn stream(&self, parts: TlsParts) -> (ReadHalf, WriteHalf) {
         let context = StreamContext {
             offload: Offload {
                 policy: OffloadPolicy::Never,
@@ -184,7 +186,7 @@ impl Accepting {
     }
 
     /// Lets the deadline pass at the worker's next turn.
-    fn expire_soon(&self) {
+    pub(in crate::tls::handshake) fn expire_soon(&self) {
         let deadlines = self.deadlines.clone();
         rt::spawn(async move {
             let mut now = Instant::now();
@@ -198,7 +200,10 @@ impl Accepting {
     }
 }
 
-fn on_each_driver(server: impl AsyncFn(Accepting), client: impl Fn(TcpStream) + Sync) {
+pub(in crate::tls::handshake) fn on_each_driver(
+    server: impl AsyncFn(Accepting),
+    client: impl Fn(TcpStream) + Sync,
+) {
     let Ring::Usable(setup) = ring() else {
         panic!("these tests need io_uring: {:?}", ring());
     };
@@ -235,7 +240,10 @@ fn on_each_driver(server: impl AsyncFn(Accepting), client: impl Fn(TcpStream) + 
     }
 }
 
-async fn receive_exactly(read: &mut ReadHalf, bytes: usize) -> Vec<u8> {
+pub(in crate::tls::handshake) async fn receive_exactly(
+    read: &mut ReadHalf,
+    bytes: usize,
+) -> Vec<u8> {
     let mut into = BytesMut::new();
     while into.len() < bytes {
         let received = read.receive(&mut into).await.unwrap();
@@ -581,7 +589,7 @@ fn a_client_hello_without_end_is_refused() {
                 match sys::socket::receive(accepting.socket.descriptor(), &mut scratch) {
                     Ok(0) => break,
                     Ok(_) => {}
-                    Err(error) if is_blocked(&error) => {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         accepting.socket.readable().await.unwrap();
                     }
                     Err(error) => panic!("{error}"),
@@ -677,4 +685,4 @@ fn a_finished_that_was_tampered_with_is_refused() {
 }
 
 /// Longer than any answer takes on a busy machine.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
+pub(in crate::tls::handshake) const CLIENT_PATIENCE: Duration = Duration::from_secs(60);

@@ -9,6 +9,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 
+use super::client_config::ClientTls;
 use super::names::Names;
 use crate::config::{Config, Group, Service, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 
@@ -21,6 +22,8 @@ pub struct TlsSetup {
     configs: Vec<Arc<ServerConfig>>,
     /// By the protocols of a listener's tunnel: as `configs`, with those protocols.
     tunnels: HashMap<Vec<String>, Vec<Arc<ServerConfig>>>,
+    /// By upstream.
+    upstreams: Vec<Option<Arc<ClientTls>>>,
 }
 
 impl TlsSetup {
@@ -70,7 +73,21 @@ impl TlsSetup {
             site_policies,
             configs,
             tunnels,
+            upstreams: Vec::new(),
         })
+    }
+
+    /// The same with what each upstream is connected to with, in the order of [`Config::upstreams`];
+    /// `None` where that is plain text.
+    #[must_use]
+    pub fn with_upstreams(mut self, upstreams: Vec<Option<Arc<ClientTls>>>) -> Self {
+        self.upstreams = upstreams;
+        self
+    }
+
+    /// What the upstreams are connected to with.
+    pub fn upstreams(&self) -> &[Option<Arc<ClientTls>>] {
+        &self.upstreams
     }
 
     /// The policy of the site that `server_name` (in lower case) belongs to, which is the default
@@ -173,7 +190,8 @@ fn protocols(alpn: &[String]) -> Vec<Vec<u8>> {
     alpn.iter().map(|name| name.clone().into_bytes()).collect()
 }
 
-fn provider(policy: &TlsPolicy) -> CryptoProvider {
+/// The suites and groups of `policy`.
+pub(super) fn provider(policy: &TlsPolicy) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = policy
         .suites

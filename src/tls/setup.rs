@@ -1,14 +1,19 @@
 //! A checked configuration file to a [`TlsSetup`]: the certificates it names, loaded, with what is
 //! wrong with them told at the line that names them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::server::ProducesTickets;
 
 use super::certificate::{self, CertificateError};
+use super::client_config::{self, ClientTls};
 use super::server_config::TlsSetup;
-use crate::config::{Config, ConfigError, Loaded, Place, Problem, Site, SitePlaces, Warning};
+use crate::config::{
+    Config, ConfigError, Loaded, Place, Problem, Site, SitePlaces, UpstreamTls, UpstreamTlsPlaces,
+    Warning,
+};
 
 /// What serving a configuration takes, and what its owner should know.
 #[derive(Debug)]
@@ -40,32 +45,21 @@ pub fn prepare(
                 for warning in &loaded.warnings {
                     let is_key = warning.file() == site.key_file;
                     let place = places.map(|places| file_place(places, is_key));
-                    let problem = Problem::new(place, warning.to_string(), "");
-                    if warnings
-                        .iter()
-                        .all(|known| known.0.message != problem.message)
-                    {
-                        warnings.push(Warning(problem));
-                    }
+                    warn_once(&mut warnings, place, warning);
                 }
                 certificates.push(loaded);
             }
             Err(error) => {
                 let place = places.map(|places| error_place(&error, site, places));
-                let problem = Problem::new(place, error.to_string(), "");
-                if problems
-                    .iter()
-                    .all(|known: &Problem| known.message != problem.message)
-                {
-                    problems.push(problem);
-                }
+                tell_once(&mut problems, place, error.to_string());
             }
         }
     }
+    let upstreams = upstreams(loaded, now, &mut problems, &mut warnings);
     if let Some(error) = ConfigError::of(problems) {
         return Err(error);
     }
-    let tls = assemble(&loaded.config, &certificates, tickets)?;
+    let tls = assemble(&loaded.config, &certificates, tickets)?.with_upstreams(upstreams);
     Ok(Prepared {
         tls,
         certificates,
@@ -91,6 +85,71 @@ pub fn assemble(
             "use the defaults of [tls] and [site.tls]",
         )
     })
+}
+
+/// What each upstream is connected to with.
+fn upstreams(
+    loaded: &Loaded,
+    now: SystemTime,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Warning>,
+) -> Vec<Option<Arc<ClientTls>>> {
+    let mut upstreams = Vec::with_capacity(loaded.config.upstreams.len());
+    for (index, upstream) in loaded.config.upstreams.iter().enumerate() {
+        let Some(tls) = &upstream.tls else {
+            upstreams.push(None);
+            continue;
+        };
+        let places = loaded.places.upstream(index);
+        match client_config::load(tls, now) {
+            Ok((made, of_files)) => {
+                for warning in of_files {
+                    let place =
+                        places.and_then(|places| upstream_place(tls, places, Some(warning.file())));
+                    warn_once(warnings, place, &warning);
+                }
+                upstreams.push(Some(Arc::new(made)));
+            }
+            Err(error) => {
+                let place = places.and_then(|places| upstream_place(tls, places, error.file()));
+                tell_once(problems, place, error.to_string());
+                upstreams.push(None);
+            }
+        }
+    }
+    upstreams
+}
+
+fn upstream_place(
+    tls: &UpstreamTls,
+    places: &UpstreamTlsPlaces,
+    file: Option<&Path>,
+) -> Option<Place> {
+    let is = |own: Option<&Path>| own.is_some() && own == file;
+    let identity = tls.identity.as_ref();
+    let place = if is(tls.authorities_file.as_deref()) {
+        &places.authorities
+    } else if is(identity.map(|identity| identity.key_file.as_path())) {
+        &places.key
+    } else if is(identity.map(|identity| identity.certificate_file.as_path())) {
+        &places.certificate
+    } else {
+        &places.table
+    };
+    place.clone()
+}
+
+fn tell_once(problems: &mut Vec<Problem>, place: Option<Place>, message: String) {
+    if problems.iter().all(|known| known.message != message) {
+        problems.push(Problem::new(place, message, ""));
+    }
+}
+
+fn warn_once(warnings: &mut Vec<Warning>, place: Option<Place>, warning: &certificate::Warning) {
+    let message = warning.to_string();
+    if warnings.iter().all(|known| known.0.message != message) {
+        warnings.push(Warning(Problem::new(place, message, "")));
+    }
 }
 
 fn error_place(error: &CertificateError, site: &Site, places: &SitePlaces) -> Place {

@@ -14,7 +14,7 @@ use super::group::Lease;
 use crate::config::{Tcp, UpstreamAddress};
 use crate::error::{Cause, Error, Stage};
 use crate::metrics::{self, Counter};
-use crate::net::deadline::{Deadline, Deadlines, Wait};
+use crate::net::deadline::{Deadline, Deadlines, Phase, Wait};
 use crate::net::rt;
 use crate::net::socket::Socket;
 use crate::net::stream::{Stream, StreamContext};
@@ -26,6 +26,14 @@ pub struct Connector {
     tcp: Tcp,
 }
 
+/// A connection to a server.
+pub struct Connected {
+    /// What bytes go over.
+    pub stream: Stream,
+    /// The application protocol that was agreed on, where TLS is spoken and one was (RFC 7301).
+    pub alpn: Option<Box<[u8]>>,
+}
+
 impl Connector {
     /// Connects under the deadlines of `deadlines`, with the TCP settings of `tcp`.
     pub fn new(deadlines: Deadlines, tcp: Tcp) -> Self {
@@ -33,27 +41,28 @@ impl Connector {
     }
 
     /// Connects to the lease's server, to one of its addresses after the other, within the group's
-    /// `connect_ms` in all. The lease learns whether it worked.
+    /// `connect_ms` in all, the TLS handshake included where the group speaks TLS: `protocols` are
+    /// offered in it. The lease learns whether it worked.
     ///
     /// # Errors
-    /// With the blame on the upstream: refused, unreachable, too slow. On us: no descriptor or port
-    /// is left, which tells nothing about the server.
+    /// With the blame on the upstream: refused, unreachable, too slow, no session to be had. On us: no
+    /// descriptor or port is left, which tells nothing about the server.
     pub async fn connect(
         &self,
         lease: &Lease,
         context: Rc<StreamContext>,
-    ) -> Result<Stream, Error> {
+        protocols: &[&[u8]],
+    ) -> Result<Connected, Error> {
         let deadline = Rc::new(self.deadlines.register());
-        let connected = self.within_time(lease, &deadline).await;
+        let connected = self.within_time(lease, &deadline, context, protocols).await;
         match connected {
-            Ok(socket) => {
+            Ok(connected) => {
                 lease.report_success(Instant::now());
                 metrics::count(Counter::UpstreamConnects);
-                Ok(Stream::plain(Rc::new(socket), deadline, context))
+                Ok(connected)
             }
-            Err(cause) => {
+            Err(error) => {
                 metrics::count(Counter::UpstreamConnectsFailed);
-                let error = blame(cause);
                 if error.side == crate::error::Side::Upstream {
                     lease.report_failure(Instant::now());
                 }
@@ -62,37 +71,69 @@ impl Connector {
         }
     }
 
-    async fn within_time(&self, lease: &Lease, deadline: &Deadline) -> Result<Socket, Cause> {
+    async fn within_time(
+        &self,
+        lease: &Lease,
+        deadline: &Rc<Deadline>,
+        context: Rc<StreamContext>,
+        protocols: &[&[u8]],
+    ) -> Result<Connected, Error> {
         let until = Instant::now() + lease.group().connect;
         let addresses = lease.addresses();
         let targets: Vec<Target<'_>> = match lease.address() {
             Some(UpstreamAddress::Unix(path)) => vec![Target::Unix(path)],
             _ => addresses.iter().copied().map(Target::Tcp).collect(),
         };
-        let mut last = Cause::Io(io::ErrorKind::AddrNotAvailable.into());
+        let mut last = blame(Cause::Io(io::ErrorKind::AddrNotAvailable.into()));
         for (index, target) in targets.iter().enumerate() {
             // What is left is shared among the addresses left, so that one that swallows
             // everything leaves time for the next.
             let left = until.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(targets.len() - index).unwrap_or(u32::MAX);
-            let mut outcome = None;
-            let wait = {
-                let attempt = pin!(async {
-                    outcome = Some(establish(target, &self.tcp).await);
-                    Ok(())
-                });
-                deadline.to_send(share, attempt).await
-            };
-            last = match (wait, outcome) {
-                (_, Some(Ok(socket))) => return Ok(socket),
-                (_, Some(Err(error))) => Cause::Io(error),
-                (Err(error), None) => Cause::Io(error),
-                (Ok(Wait::Ready { .. } | Wait::Expired(())), None) => {
-                    Cause::Timeout("upstream.connect_ms")
+            let share_ends = Instant::now() + share;
+            let socket = match self.establish_within(share, target, deadline).await {
+                Ok(socket) => Rc::new(socket),
+                Err(cause) => {
+                    last = blame(cause);
+                    continue;
                 }
             };
+            let Some(tls) = lease.tls() else {
+                let stream = Stream::plain(socket, deadline.clone(), context);
+                return Ok(Connected { stream, alpn: None });
+            };
+            let left = share_ends.saturating_duration_since(Instant::now());
+            deadline.arm(Phase::Handshake, left);
+            let secured = Box::pin(tls.secure(socket, deadline, context.clone(), protocols)).await;
+            deadline.disarm();
+            match secured {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = error,
+            }
         }
         Err(last)
+    }
+
+    async fn establish_within(
+        &self,
+        time: Duration,
+        target: &Target<'_>,
+        deadline: &Deadline,
+    ) -> Result<Socket, Cause> {
+        let mut outcome = None;
+        let wait = {
+            let attempt = pin!(async {
+                outcome = Some(establish(target, &self.tcp).await);
+                Ok(())
+            });
+            deadline.to_send(time, attempt).await
+        };
+        match (wait, outcome) {
+            (_, Some(Ok(socket))) => Ok(socket),
+            (_, Some(Err(error))) => Err(Cause::Io(error)),
+            (Err(error), None) => Err(Cause::Io(error)),
+            (Ok(Wait::Ready { .. } | Wait::Expired(())), None) => Err(Cause::Timeout(CONNECT_KEY)),
+        }
     }
 }
 
@@ -198,6 +239,9 @@ fn blame(cause: Cause) -> Error {
         false => Error::upstream(Stage::Connect, cause),
     }
 }
+
+/// What bounds the time to connect.
+pub(super) const CONNECT_KEY: &str = "upstream.connect_ms";
 
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
 const QUEUE_FULL_PAUSE_MAX: Duration = Duration::from_millis(100);

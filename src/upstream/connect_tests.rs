@@ -32,10 +32,11 @@ fn group(addresses: &[UpstreamAddress], connect: Duration) -> (Arc<Shared>, Grou
             ..Default::default()
         },
         resolve: Upstream::RESOLVE_DEFAULT,
+        tls: None,
         http: Default::default(),
         health: None,
     };
-    let shared = Arc::new(Shared::new(Arc::new(config)));
+    let shared = Arc::new(Shared::new(Arc::new(config), None));
     (shared.clone(), Group::new(shared))
 }
 
@@ -114,7 +115,8 @@ fn tcp_and_unix_servers_are_connected_to() {
         let address = UpstreamAddress::Ip(listener.local_addr().unwrap());
         let (shared, tcp) = group(&[address], Duration::from_secs(5));
         let lease = tcp.pick(None, &[], Instant::now()).unwrap();
-        let stream = connector.connect(&lease, context.clone()).await.unwrap();
+        let connected = connector.connect(&lease, context.clone(), &[]);
+        let stream = connected.await.unwrap().stream;
         speaks(stream, listener.accept().unwrap().0).await;
         assert_eq!(shared.open(0), 1);
         drop(lease);
@@ -125,7 +127,8 @@ fn tcp_and_unix_servers_are_connected_to() {
         let listener = UnixListener::bind(&path).unwrap();
         let (_, unix) = group(&[UpstreamAddress::Unix(path)], Duration::from_secs(5));
         let lease = unix.pick(None, &[], Instant::now()).unwrap();
-        let stream = connector.connect(&lease, context).await.unwrap();
+        let connected = connector.connect(&lease, context, &[]);
+        let stream = connected.await.unwrap().stream;
         speaks(stream, listener.accept().unwrap().0).await;
     });
 }
@@ -137,7 +140,7 @@ fn a_refusal_is_the_servers_failure() {
         let (shared, group) = group(&[UpstreamAddress::Ip(address)], Duration::from_secs(5));
         let lease = group.pick(None, &[], Instant::now()).unwrap();
         let refused = connector
-            .connect(&lease, context.clone())
+            .connect(&lease, context.clone(), &[])
             .await
             .err()
             .unwrap();
@@ -149,7 +152,7 @@ fn a_refusal_is_the_servers_failure() {
         let missing = UpstreamAddress::Unix("/nonexistent/socket".into());
         let (shared, group) = self::group(&[missing], Duration::from_secs(5));
         let lease = group.pick(None, &[], Instant::now()).unwrap();
-        assert!(connector.connect(&lease, context).await.is_err());
+        assert!(connector.connect(&lease, context, &[]).await.is_err());
         assert!(shared.is_ejected(0, Instant::now()));
     });
 }
@@ -160,7 +163,7 @@ fn a_server_that_does_not_answer_is_given_up() {
         let (_listener, _fillers, address) = full_listener();
         let (shared, group) = group(&[UpstreamAddress::Ip(address)], Duration::from_millis(250));
         let lease = group.pick(None, &[], Instant::now()).unwrap();
-        let error = connector.connect(&lease, context).await.err().unwrap();
+        let error = connector.connect(&lease, context, &[]).await.err().unwrap();
         assert!(
             matches!(error.cause, Cause::Timeout("upstream.connect_ms")),
             "{error}"
@@ -180,7 +183,8 @@ fn an_address_that_swallows_everything_leaves_time_for_the_next() {
         let (shared, group) = group(&[name], Duration::from_secs(1));
         shared.set_addresses(0, vec![silent, refused, listener.local_addr().unwrap()]);
         let lease = group.pick(None, &[], Instant::now()).unwrap();
-        let stream = connector.connect(&lease, context).await.unwrap();
+        let connected = connector.connect(&lease, context, &[]);
+        let stream = connected.await.unwrap().stream;
         speaks(stream, listener.accept().unwrap().0).await;
     });
 }
@@ -215,7 +219,7 @@ fn a_full_queue_of_a_unix_socket_is_waited_for() {
                 rt::yield_turn().await;
             }
         });
-        connector.connect(&lease, context).await.unwrap();
+        connector.connect(&lease, context, &[]).await.unwrap();
     });
 }
 

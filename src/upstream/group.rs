@@ -12,8 +12,10 @@ use arc_swap::ArcSwap;
 
 use super::balance::{self, Balancer, Candidate};
 use super::health::{Checked, Observed};
+use super::secure::ServerTls;
 use crate::config::{Upstream, UpstreamAddress, UpstreamServer};
 use crate::metrics::{self, Counter};
+use crate::tls::client_config::ClientTls;
 
 /// One worker's view of a group of servers.
 pub struct Group {
@@ -131,6 +133,11 @@ impl Lease {
         self.shared.report_failure(self.server, now);
     }
 
+    /// How TLS is spoken with the server, where it is.
+    pub(super) fn tls(&self) -> Option<ServerTls<'_>> {
+        ServerTls::of(&self.shared, self.server)
+    }
+
     /// Where to connect to now, in the order to try.
     pub(super) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
         self.shared.addresses(self.server)
@@ -154,6 +161,7 @@ struct Own {
 /// A group as all workers and the watching threads see it.
 pub struct Shared {
     config: Arc<Upstream>,
+    tls: Option<Arc<ClientTls>>,
     /// Times below are in milliseconds since then.
     start: Instant,
     servers: Box<[ServerState]>,
@@ -177,11 +185,13 @@ struct ServerState {
 }
 
 impl Shared {
-    /// A group of which nothing is known but its configuration.
-    pub fn new(config: Arc<Upstream>) -> Self {
+    /// A group of which nothing is known but its configuration. `tls` is what its servers are
+    /// connected to with, where that is not plain text.
+    pub fn new(config: Arc<Upstream>, tls: Option<Arc<ClientTls>>) -> Self {
         let servers = config.servers.iter().map(ServerState::new).collect();
         Self {
             config,
+            tls,
             start: Instant::now(),
             servers,
         }
@@ -190,6 +200,11 @@ impl Shared {
     /// Its configuration.
     pub fn config(&self) -> &Arc<Upstream> {
         &self.config
+    }
+
+    /// What its servers are connected to with, where that is not plain text.
+    pub fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.tls.as_ref()
     }
 
     /// Connections open to a server.

@@ -17,11 +17,12 @@ fn shared(servers: usize, change: impl FnOnce(&mut Upstream)) -> Arc<Shared> {
         slow_start: Duration::ZERO,
         ejection: Ejection::default(),
         resolve: Upstream::RESOLVE_DEFAULT,
+        tls: None,
         http: Default::default(),
         health: Some(HealthCheck::default()),
     };
     change(&mut config);
-    Arc::new(Shared::new(Arc::new(config)))
+    Arc::new(Shared::new(Arc::new(config), None))
 }
 
 fn go_down(shared: &Shared, server: usize, now: Instant) {

@@ -11,6 +11,7 @@ mod connect;
 mod group;
 pub mod health;
 mod pool;
+mod secure;
 mod watch;
 
 use std::io;
@@ -18,10 +19,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use self::connect::Connector;
+pub use self::connect::{Connected, Connector};
 pub use self::group::{Group, Lease, NoServer, Shared};
 pub use self::pool::{Connection, NoConnection, Place, Pool};
 use crate::config::{Config, Upstream};
+use crate::tls::client_config::ClientTls;
 
 /// The groups of one configuration, for all workers.
 #[derive(Debug)]
@@ -35,22 +37,28 @@ pub struct Groups {
 }
 
 impl Upstreams {
-    /// The groups of `config`. Those that stand in `previous` with the same settings are taken over
-    /// with all that is known about them. New ones begin to be watched; names are given
-    /// [`FIRST_LOOKUP_MAX`] to be looked up for the first time.
+    /// The groups of `config`; `tls` is what each is connected to with, in the same order. Those that
+    /// stand in `previous` with the same settings and certificates are taken over with all that is
+    /// known about them. New ones begin to be watched; names are given [`FIRST_LOOKUP_MAX`] to be
+    /// looked up for the first time.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn new(config: &Config, previous: Option<&Self>) -> io::Result<Self> {
+    pub fn new(
+        config: &Config,
+        tls: &[Option<Arc<ClientTls>>],
+        previous: Option<&Self>,
+    ) -> io::Result<Self> {
         let until = Instant::now() + FIRST_LOOKUP_MAX;
         let mut groups = Vec::with_capacity(config.upstreams.len());
         let mut lookups = Vec::new();
-        for upstream in &config.upstreams {
-            let known = previous.and_then(|previous| previous.same(upstream));
+        for (index, upstream) in config.upstreams.iter().enumerate() {
+            let tls = tls.get(index).cloned().flatten();
+            let known = previous.and_then(|previous| previous.same(upstream, tls.as_deref()));
             let group = match known {
                 Some(group) => group.clone(),
                 None => {
-                    let group = Arc::new(Shared::new(upstream.clone()));
+                    let group = Arc::new(Shared::new(upstream.clone(), tls));
                     lookups.push(watch::start(&group, &config.tcp)?);
                     group
                 }
@@ -70,10 +78,15 @@ impl Upstreams {
         &self.groups
     }
 
-    fn same(&self, upstream: &Upstream) -> Option<&Arc<Shared>> {
+    fn same(&self, upstream: &Upstream, tls: Option<&ClientTls>) -> Option<&Arc<Shared>> {
+        let has_same_tls = |group: &Shared| match (group.tls(), tls) {
+            (Some(old), Some(new)) => old.is_same(new),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
         self.groups
             .iter()
-            .find(|group| **group.config() == *upstream)
+            .find(|group| **group.config() == *upstream && has_same_tls(group))
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::{Connector, Group, Lease, NoServer};
+use super::{Connected, Connector, Group, Lease, NoServer};
 use crate::config::UpstreamHttp;
 use crate::error::Error;
 use crate::metrics::{self, Counter};
@@ -43,6 +43,7 @@ pub struct Place {
     pool: Weak<Inner>,
     born: Instant,
     is_reused: bool,
+    alpn: Option<Box<[u8]>>,
 }
 
 /// Why there is no connection.
@@ -126,8 +127,9 @@ impl Pool {
             if may_be_idle && let Some(idle) = self.0.take_idle(server, now) {
                 return Ok(idle);
             }
-            match connector.connect(&lease, context.clone()).await {
-                Ok(stream) => {
+            let connected = connector.connect(&lease, context.clone(), PROTOCOLS);
+            match connected.await {
+                Ok(Connected { stream, alpn }) => {
                     let (read, write) = stream.into_halves();
                     return Ok(Connection {
                         read,
@@ -138,6 +140,7 @@ impl Pool {
                             pool: Rc::downgrade(&self.0),
                             born: Instant::now(),
                             is_reused: false,
+                            alpn,
                         },
                     });
                 }
@@ -201,6 +204,13 @@ impl Pool {
     /// How many connections are idle.
     pub fn idle_count(&self) -> usize {
         self.0.idle.borrow().iter().map(VecDeque::len).sum()
+    }
+}
+
+impl Connection {
+    /// The application protocol that was agreed on, where TLS is spoken and one was (RFC 7301).
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.place.alpn.as_deref()
     }
 }
 
@@ -374,6 +384,9 @@ fn next_number() -> u64 {
     }
     NEXT.replace(NEXT.get() + 1)
 }
+
+/// What connections of a pool speak (RFC 7301 6).
+const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
 /// How long a request waits before it looks for places that other workers have given back.
 const OTHERS_PLACES_PAUSE: Duration = Duration::from_millis(50);

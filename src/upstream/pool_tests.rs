@@ -32,10 +32,11 @@ impl Fixture {
             slow_start: Duration::ZERO,
             ejection: Ejection::default(),
             resolve: Duration::from_secs(30),
+            tls: None,
             http,
             health: None,
         };
-        let shared = Arc::new(Shared::new(Arc::new(config)));
+        let shared = Arc::new(Shared::new(Arc::new(config), None));
         let context = StreamContext {
             offload: Default::default(),
             kernel: probe::kernel_tls(),

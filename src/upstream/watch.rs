@@ -1,20 +1,27 @@
 //! What is found out about servers whether anybody connects or not: the addresses of names, and
 //! checks. Once per process, on threads that workers never wait for.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::connect::{Target, establish};
 use super::group::Shared;
-use crate::config::{HealthCheckKind, Tcp, UpstreamAddress};
-use crate::limits::{HEALTH_ANSWER_BYTES_MAX, UPSTREAM_ADDRESSES_MAX};
+use super::secure::ServerTls;
+use crate::config::{HealthCheckKind, Offload, OffloadPolicy, Tcp, UpstreamAddress};
+use crate::error::{Cause, Error, Stage};
+use crate::limits::{AES_GCM_RECORDS_MAX, HEALTH_ANSWER_BYTES_MAX, UPSTREAM_ADDRESSES_MAX};
 use crate::metrics::{self, Counter};
+use crate::net::deadline::Deadlines;
+use crate::net::file_threads::FileThreadsHandle;
 use crate::net::rt::{self, Driver};
-use crate::net::socket::Socket;
-use crate::sys;
+use crate::net::stream::{Received, Stream, StreamContext};
+use crate::sys::probe::{KernelTls, Refusal};
 
 /// Starts what `shared` needs: a thread that looks up its names, a thread that checks its servers.
 /// Both end when the group is dropped. What is given receives a word, or the end, when every name
@@ -91,8 +98,15 @@ fn check_forever(group: &Weak<Shared>, tcp: Tcp) {
         let Some(shared) = group.upgrade() else {
             return;
         };
+        let means = match Means::new(tcp) {
+            Ok(means) => Rc::new(means),
+            Err(error) => {
+                tracing::error!(%error, "health checks cannot be made");
+                return;
+            }
+        };
         for server in 0..shared.config().servers.len() {
-            rt::spawn(check_server_forever(group.clone(), server, tcp));
+            rt::spawn(check_server_forever(group.clone(), server, means.clone()));
         }
         drop(shared);
         while group.strong_count() > 0 {
@@ -104,12 +118,43 @@ fn check_forever(group: &Weak<Shared>, tcp: Tcp) {
     }
 }
 
-async fn check_server_forever(group: Weak<Shared>, server: usize, tcp: Tcp) {
+/// What checks are made with.
+struct Means {
+    tcp: Tcp,
+    /// Never turned: a check's time is bounded as a whole.
+    deadlines: Deadlines,
+    context: Rc<StreamContext>,
+}
+
+impl Means {
+    fn new(tcp: Tcp) -> io::Result<Self> {
+        let context = StreamContext {
+            // So little is said that no check pays for the kernel's record layer.
+            offload: Offload {
+                policy: OffloadPolicy::Auto,
+                file_bytes_min: u64::MAX,
+                sent_bytes_min: u64::MAX,
+                tunnel_bytes_min: u64::MAX,
+            },
+            kernel: KernelTls::refused(Refusal::NoModule),
+            send_progress: Duration::MAX,
+            records_per_key_max: AES_GCM_RECORDS_MAX,
+            file_threads: FileThreadsHandle::to_none()?,
+        };
+        Ok(Self {
+            tcp,
+            deadlines: Deadlines::new(),
+            context: Rc::new(context),
+        })
+    }
+}
+
+async fn check_server_forever(group: Weak<Shared>, server: usize, means: Rc<Means>) {
     while let Some(shared) = group.upgrade() {
         let Some(health) = shared.config().health.clone() else {
             return;
         };
-        let check = check(&shared, server, &health.kind, &tcp);
+        let check = check(&shared, server, &health.kind, &means);
         let passed = rt::timeout(health.timeout, check).await;
         let has_passed = matches!(passed, Some(Ok(true)));
         if let Some(Err(error)) = passed {
@@ -129,8 +174,9 @@ async fn check(
     shared: &Shared,
     server: usize,
     kind: &HealthCheckKind,
-    tcp: &Tcp,
-) -> io::Result<bool> {
+    means: &Means,
+) -> Result<bool, Error> {
+    let failed = |error| Error::upstream(Stage::Connect, Cause::Io(error));
     let addresses = shared.addresses(server);
     let Some(config) = shared.config().servers.get(server) else {
         return Ok(false);
@@ -142,39 +188,51 @@ async fn check(
         }
         (UpstreamAddress::Ip(_) | UpstreamAddress::Name(..), None) => return Ok(false),
     };
-    let socket = establish(&target, tcp).await?;
+    let socket = Rc::new(establish(&target, &means.tcp).await.map_err(failed)?);
+    let deadline = Rc::new(means.deadlines.register());
+    let context = means.context.clone();
+    let protocols: &[&[u8]] = match kind {
+        HealthCheckKind::Connect => &[],
+        HealthCheckKind::Http { .. } => &[b"http/1.1"],
+    };
+    let stream = match ServerTls::of(shared, server) {
+        None => Stream::plain(socket, deadline, context),
+        Some(tls) => {
+            let secured = Box::pin(tls.secure(socket, &deadline, context, protocols));
+            secured.await?.stream
+        }
+    };
     match kind {
-        HealthCheckKind::Connect => Ok(true),
-        HealthCheckKind::Http { path, host } => ask(&socket, path, host).await,
+        HealthCheckKind::Connect => {
+            // A server is not to take it for somebody who vanished.
+            let (_read, mut write) = stream.into_halves();
+            drop(write.finish().await);
+            Ok(true)
+        }
+        HealthCheckKind::Http { path, host } => {
+            let asked = ask(stream, path, host).await;
+            asked.map_err(|cause| Error::upstream(Stage::Exchange, cause))
+        }
     }
 }
 
 /// Whether the server answers with a status from 200 to 399.
-async fn ask(socket: &Socket, path: &str, host: &str) -> io::Result<bool> {
+async fn ask(stream: Stream, path: &str, host: &str) -> Result<bool, Cause> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portcullis-health\r\n\
          Connection: close\r\n\r\n"
     );
-    let mut rest = request.as_bytes();
-    while !rest.is_empty() {
-        match sys::socket::send(socket.descriptor(), rest, false) {
-            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    let mut answer = Vec::with_capacity(HEALTH_ANSWER_BYTES_MAX);
+    let (mut read, mut write) = stream.into_halves();
+    write.send(&[IoSlice::new(request.as_bytes())]).await?;
+    let mut answer = BytesMut::new();
     while answer.len() < HEALTH_ANSWER_BYTES_MAX {
-        let room = HEALTH_ANSWER_BYTES_MAX - answer.len();
-        match sys::socket::receive_spare(socket.descriptor(), &mut answer, room) {
-            Ok(0) => return Ok(false),
-            Ok(_) => {
+        match read.receive(&mut answer).await? {
+            Received::Data(_) => {
                 if let Some(passes) = judge(&answer) {
                     return Ok(passes);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable().await?,
-            Err(error) => return Err(error),
+            Received::Closed(_) | Received::Expired(_) => return Ok(false),
         }
     }
     Ok(false)

@@ -25,10 +25,11 @@ fn watched(address: UpstreamAddress, kind: Option<HealthCheckKind>) -> Arc<Share
         slow_start: Duration::ZERO,
         ejection: Ejection::default(),
         resolve: Duration::from_secs(1),
+        tls: None,
         http: Default::default(),
         health,
     };
-    Arc::new(Shared::new(Arc::new(config)))
+    Arc::new(Shared::new(Arc::new(config), None))
 }
 
 /// Until `condition` holds, as a condition of the world that cannot wake us, within a bound.

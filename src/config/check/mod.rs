@@ -16,6 +16,7 @@ mod route;
 mod site;
 mod tls;
 mod upstream;
+mod upstream_tls;
 
 use std::path::Path;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub(super) fn check(
         warnings: Vec::new(),
     };
     let workers = checker.workers(raw.workers);
-    let upstreams = checker.upstreams(raw.upstream);
+    let (upstreams, upstream_places) = checker.upstreams(raw.upstream);
     let listeners = checker.listeners(raw.listener, &upstreams);
     let policy = checker.tls_policy(&raw.tls, &Default::default());
     let has_passthrough = !raw.passthrough.is_empty();
@@ -63,6 +64,8 @@ pub(super) fn check(
     let access_log = checker.access_log(raw.access_log);
     checker.check_logs(access_log.as_ref(), &sites.sites);
     let request_id = checker.request_id(raw.request_id);
+    let mut places = sites.places;
+    places.upstreams = upstream_places;
     match ConfigError::of(checker.problems) {
         Some(error) => Err(error),
         None => Ok(Loaded {
@@ -86,7 +89,7 @@ pub(super) fn check(
                 access_log,
                 request_id,
             },
-            places: sites.places,
+            places,
             warnings: checker.warnings,
         }),
     }

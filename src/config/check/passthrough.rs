@@ -117,7 +117,7 @@ impl Checker<'_> {
     }
 
     /// RFC 7301 3.1: a protocol's name is from 1 to 255 bytes.
-    fn alpn(&mut self, raw: Option<&Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+    pub(super) fn alpn(&mut self, raw: Option<&Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
         let mut protocols: Vec<String> = Vec::new();
         for protocol in raw.map(Spanned::get_ref).into_iter().flatten() {
             let written = protocol.get_ref();

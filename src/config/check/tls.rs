@@ -96,7 +96,8 @@ impl Checker<'_> {
     }
 }
 
-const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+pub(super) const VERSIONS: [(&str, TlsVersion); 2] =
+    [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
 
 const SUITES: [(&str, Suite); 3] = [
     ("aes-128-gcm", Suite::Aes128Gcm),

@@ -12,26 +12,32 @@ use super::host_name::host_name;
 use crate::config::raw::{RawHealth, RawUpstream, RawUpstreamServer, Value};
 use crate::config::{
     Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
-    range, suggest,
+    UpstreamTlsPlaces, range, suggest,
 };
 use crate::limits::{UPSTREAM_SERVERS_MAX, UPSTREAMS_MAX};
 
 impl Checker<'_> {
     /// The groups. When there is a problem with one, it is missing: the caller gives up anyway.
-    pub(super) fn upstreams(&mut self, raw: Vec<Spanned<RawUpstream>>) -> Vec<Arc<Upstream>> {
+    /// With the places of their TLS, in the same order.
+    pub(super) fn upstreams(
+        &mut self,
+        raw: Vec<Spanned<RawUpstream>>,
+    ) -> (Vec<Arc<Upstream>>, Vec<UpstreamTlsPlaces>) {
         if let Some(first) = raw.get(UPSTREAMS_MAX) {
             self.problem(
                 first.span(),
                 format!("more than {UPSTREAMS_MAX} [[upstream]] tables"),
                 "put servers that can stand in for each other into one",
             );
-            return Vec::new();
+            return Default::default();
         }
+        let mut places = Vec::with_capacity(raw.len());
         let mut upstreams: Vec<Arc<Upstream>> = Vec::with_capacity(raw.len());
         for raw in raw {
             let header = raw.span();
             let raw = raw.into_inner();
             let name = raw.name.as_ref().map(Spanned::span);
+            let place = self.upstream_tls_places(raw.tls.as_ref());
             let Some(upstream) = self.upstream(raw, header) else {
                 continue;
             };
@@ -44,8 +50,9 @@ impl Checker<'_> {
                 continue;
             }
             upstreams.push(Arc::new(upstream));
+            places.push(place);
         }
-        upstreams
+        (upstreams, places)
     }
 
     /// The index of the group that `name` names.
@@ -82,6 +89,7 @@ impl Checker<'_> {
         let health = raw.health.map(|health| self.health(health.into_inner()));
         let name = self.upstream_name(raw.name, &header);
         let servers = self.upstream_servers(raw.server, &header)?;
+        let tls = raw.tls.map(|tls| self.upstream_tls(tls, &servers));
         Some(Upstream {
             name: name?,
             balance,
@@ -90,6 +98,7 @@ impl Checker<'_> {
             slow_start: slow_start.map_or(Duration::ZERO, Duration::from_millis),
             ejection,
             resolve: resolve.map_or(Upstream::RESOLVE_DEFAULT, Duration::from_secs),
+            tls,
             http,
             health,
         })
@@ -275,8 +284,8 @@ fn parse_address(written: &str) -> Result<UpstreamAddress, String> {
     }
     let Some(rest) = written.strip_prefix("tcp://") else {
         return Err(
-            "write \"tcp://host:port\", or \"unix:/path\" for a Unix socket; an upstream is \
-             connected to in plain text"
+            "write \"tcp://host:port\", or \"unix:/path\" for a Unix socket; [upstream.tls] below \
+             it speaks TLS"
                 .to_owned(),
         );
     };

@@ -272,3 +272,80 @@ fn tunnels_and_passthroughs_are_read_whole() {
         format!("{LISTENER}{UPSTREAM}[[passthrough]]\nnames = [\"c.test\"]\nupstream = \"app\"");
     assert!(parse_text(&only).unwrap().config.sites.is_empty());
 }
+
+#[test]
+fn tls_that_cannot_be() {
+    let tls = |lines: &str| format!("{UPSTREAM}[upstream.tls]\n{lines}");
+    let over_socket = UPSTREAM.replace("tcp://127.0.0.1:80", "unix:/run/app.sock");
+    for (marked, what, remedy) in [
+        (
+            format!("{over_socket}«[upstream.tls]»"),
+            "no name",
+            "server_name = ",
+        ),
+        (
+            tls("server_name = «\"*.a.test\"»"),
+            "no server's name",
+            "wildcard",
+        ),
+        (tls("server_name = «\"a.test:443\"»"), "has a port", "alone"),
+        (tls("ca = «\"\"»"), "no path", "ca.pem"),
+        (
+            tls("certificate = «\"a.pem\"»"),
+            "without its `key`",
+            "add key",
+        ),
+        (
+            tls("key = «\"a.key\"»"),
+            "without its `certificate`",
+            "add certificate",
+        ),
+        (tls("version_min = «\"1.1\"»"), "does not know", "known are"),
+        (
+            tls("alpn = [\"a\", «\"a\"»]"),
+            "no further protocol",
+            "once",
+        ),
+        (
+            tls("ca = «\"a.pem\"»\ndanger_accept_any_certificate = true"),
+            "takes no notice",
+            "verified",
+        ),
+    ] {
+        refused(&with_site(&marked), what, remedy);
+    }
+}
+
+#[test]
+fn tls_is_read_whole_and_carelessness_is_warned_of() {
+    let text = with_site(&format!(
+        "{UPSTREAM}[[upstream.server]]\naddress = \"tcp://App.test:1\"\n\
+         [upstream.tls]\nca = \"ca.pem\"\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n\
+         version_min = \"1.3\"\nalpn = [\"mqtt\"]\n"
+    ));
+    let loaded = parse_text(&text).unwrap();
+    let upstream = &loaded.config.upstreams[0];
+    let tls = upstream.tls.as_ref().unwrap();
+    let names: Vec<_> = upstream
+        .servers
+        .iter()
+        .map(|server| tls.name_of(&server.address).unwrap())
+        .collect();
+    assert_eq!(names, ["127.0.0.1", "app.test"]);
+    assert!(tls.verifies);
+    assert_eq!(tls.alpn, ["mqtt"]);
+    assert_eq!(tls.version_min, TlsVersion::Tls13);
+    assert!(tls.identity.is_some());
+    assert!(loaded.places.upstream(0).unwrap().authorities.is_some());
+    assert_eq!(loaded.warnings, []);
+
+    let careless = with_site(&format!(
+        "{UPSTREAM}[upstream.tls]\ndanger_accept_any_certificate = true\n"
+    ));
+    let loaded = parse_text(&careless).unwrap();
+    assert!(!loaded.config.upstreams[0].tls.as_ref().unwrap().verifies);
+    let [warning] = &loaded.warnings[..] else {
+        panic!("{:?}", loaded.warnings);
+    };
+    assert!(warning.to_string().contains("pretend"), "{warning}");
+}

@@ -260,11 +260,15 @@ impl KernelReceive {
                         filled: count == scratch.len(),
                     })
                 }
-                Ok(Event::Nothing) => Ok(Took::Bytes {
-                    data: 0,
-                    filled: true,
-                }),
+                Ok(Event::Nothing) => {
+                    transport.keep_tickets(&mut self.machine)?;
+                    Ok(Took::Bytes {
+                        data: 0,
+                        filled: true,
+                    })
+                }
                 Ok(Event::KeyUpdate { reply }) => {
+                    transport.keep_tickets(&mut self.machine)?;
                     change_key(transport, reply)?;
                     Ok(Took::Bytes {
                         data: 0,

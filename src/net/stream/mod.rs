@@ -42,7 +42,7 @@ use crate::config::{Offload, OffloadPolicy};
 use crate::error::Cause;
 use crate::limits::TURN_BYTES_MAX;
 use crate::metrics::{self, Counter};
-use crate::record::TrafficKeys;
+use crate::record::{Role, TrafficKeys};
 use crate::sys;
 use crate::sys::probe::KernelTls;
 
@@ -62,6 +62,8 @@ pub struct StreamContext {
 
 /// What a finished handshake leaves behind: everything the record layer needs.
 pub struct TlsParts {
+    /// Which side of the session is ours.
+    pub role: Role,
     /// Keys for what we send, with the next sequence number.
     pub send: TrafficKeys,
     /// Keys for what we receive, with the next sequence number.
@@ -87,6 +89,12 @@ pub trait KeySchedule {
     /// # Errors
     /// When the TLS library refuses; the connection cannot go on.
     fn next_receive(&mut self) -> Result<TrafficKeys, Cause>;
+
+    /// Remembers a server's session ticket (RFC 8446 4.6.1) for the next handshake with it.
+    ///
+    /// # Errors
+    /// When it is malformed; the connection cannot go on.
+    fn keep_ticket(&mut self, ticket: &[u8]) -> Result<(), Cause>;
 }
 
 /// What a receive brought.
@@ -145,7 +153,7 @@ impl Stream {
         parts: TlsParts,
     ) -> Result<Self, Cause> {
         let records_max = context.records_per_key_max;
-        let receiving = Receiving::user_tls(parts.receive, parts.received)?;
+        let receiving = Receiving::user_tls(parts.receive, parts.received, parts.role)?;
         let sending = Sending::user_tls(parts.send, records_max, parts.unsent)?;
         let transport = Transport::new(
             socket,

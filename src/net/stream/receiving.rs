@@ -9,7 +9,7 @@ use super::user_tls::UserReceive;
 use super::{Closure, Received, Transport, plain};
 use crate::error::Cause;
 use crate::metrics::{self, Counter};
-use crate::record::{AlertDescription, ProtocolError, TrafficKeys};
+use crate::record::{AlertDescription, PostHandshake, ProtocolError, Role, TrafficKeys};
 
 /// Where received bytes are opened.
 pub(crate) enum ReceivePath {
@@ -51,8 +51,12 @@ impl Receiving {
         Self::new(ReceivePath::Plain)
     }
 
-    pub(super) fn user_tls(keys: TrafficKeys, received: Vec<u8>) -> Result<Self, Cause> {
-        let user = UserReceive::new(keys, received)?;
+    pub(super) fn user_tls(
+        keys: TrafficKeys,
+        received: Vec<u8>,
+        role: Role,
+    ) -> Result<Self, Cause> {
+        let user = UserReceive::new(keys, received, role)?;
         Ok(Self::new(ReceivePath::UserTls(Box::new(user))))
     }
 
@@ -182,6 +186,18 @@ impl Transport {
         Ok(keys)
     }
 
+    /// Gives the TLS library the session tickets that have come.
+    pub(super) fn keep_tickets(&self, machine: &mut PostHandshake) -> Result<(), Cause> {
+        for ticket in machine.take_tickets() {
+            if let Some(schedule) = &mut *self.schedule.borrow_mut()
+                && schedule.keep_ticket(&ticket).is_err()
+            {
+                return Err(self.refuse(&MALFORMED_TICKET));
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the peer why the connection ends, and makes the error of it.
     pub(super) fn refuse(&self, error: &ProtocolError) -> Cause {
         self.send_alert(error.alert);
@@ -243,6 +259,9 @@ fn end_of_stream(path: &ReceivePath) -> Closure {
 
 /// RFC 8446 4.6.3 is TLS 1.3's; the machine above the records lets no KeyUpdate through in 1.2.
 const NO_SCHEDULE: Cause = Cause::Internal("TLS 1.2 cannot change keys");
+
+const MALFORMED_TICKET: ProtocolError =
+    ProtocolError::new(AlertDescription::DecodeError, "malformed session ticket");
 
 /// Whether `error` says that nothing is there yet.
 pub(super) fn would_block(error: &io::Error) -> bool {

@@ -425,6 +425,7 @@ fn tls_parts(suite: usize) -> TlsParts {
     });
     let can_update = SUITES[suite].0 == Version::Tls13;
     TlsParts {
+        role: Role::Server,
         send: keys(suite, FROM_US, 0),
         receive: keys(suite, FROM_PEER, 0),
         schedule: can_update.then_some(schedule as Box<dyn KeySchedule>),
@@ -449,6 +450,10 @@ impl KeySchedule for TestSchedule {
     fn next_receive(&mut self) -> Result<TrafficKeys, Cause> {
         self.receive_generation += 1;
         Ok(keys(self.suite, FROM_PEER, self.receive_generation))
+    }
+
+    fn keep_ticket(&mut self, _ticket: &[u8]) -> Result<(), Cause> {
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::buf;
 use crate::error::Cause;
 use crate::limits::{RECORD_HEADER_BYTES, RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
 use crate::record::{
-    AlertDescription, ContentType, Event, Opened, Opener, PostHandshake, SealError, Sealer,
+    AlertDescription, ContentType, Event, Opened, Opener, PostHandshake, Role, SealError, Sealer,
     TrafficKeys, Unsupported,
 };
 use crate::sys;
@@ -150,8 +150,8 @@ pub(crate) struct UserReceive {
 }
 
 impl UserReceive {
-    pub(super) fn new(keys: TrafficKeys, received: Vec<u8>) -> Result<Self, Cause> {
-        let machine = PostHandshake::new(keys.version());
+    pub(super) fn new(keys: TrafficKeys, received: Vec<u8>, role: Role) -> Result<Self, Cause> {
+        let machine = PostHandshake::of(keys.version(), role);
         Ok(Self {
             opener: Opener::new(keys).map_err(key_cause)?,
             machine,
@@ -179,8 +179,8 @@ impl UserReceive {
 
     /// The state of the messages above the records, to go on with elsewhere. This path is over.
     pub(crate) fn take_machine(&mut self) -> PostHandshake {
-        let version = self.opener.keys().version();
-        std::mem::replace(&mut self.machine, PostHandshake::new(version))
+        let fresh = PostHandshake::of(self.opener.keys().version(), self.machine.role());
+        std::mem::replace(&mut self.machine, fresh)
     }
 
     /// Receives once and opens every whole record.
@@ -259,8 +259,10 @@ impl UserReceive {
                 Err(error) => return Err(transport.refuse(&error)),
             };
             match event {
-                Ok(Event::Data | Event::Nothing) => {}
+                Ok(Event::Data) => {}
+                Ok(Event::Nothing) => transport.keep_tickets(&mut self.machine)?,
                 Ok(Event::KeyUpdate { reply }) => {
+                    transport.keep_tickets(&mut self.machine)?;
                     self.opener
                         .replace(transport.on_key_update(reply)?)
                         .map_err(key_cause)?;

@@ -5,9 +5,9 @@ use rustls::AlertDescription;
 
 use crate::limits::{
     EMPTY_RECORDS_MAX, HANDSHAKE_BYTES_MAX, KEY_UPDATE_WINDOW_MS, KEY_UPDATES_PER_WINDOW_MAX,
-    RENEGOTIATIONS_REFUSED_MAX, WARNING_ALERTS_MAX,
+    RENEGOTIATIONS_REFUSED_MAX, SESSION_TICKET_BYTES_MAX, SESSION_TICKETS_MAX, WARNING_ALERTS_MAX,
 };
-use crate::record::{Event, PostHandshake, Version, encode};
+use crate::record::{Event, PostHandshake, Role, Version, encode};
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
@@ -431,4 +431,122 @@ proptest! {
         let event = machine.on_record(HANDSHAKE, &message[start..], 0);
         prop_assert_eq!(event, Ok(Event::KeyUpdate { reply: request == 1 }));
     }
+}
+
+fn client(version: Version) -> PostHandshake {
+    PostHandshake::of(version, Role::Client)
+}
+
+/// A NewSessionTicket as far as this side looks at it.
+fn ticket(content: &[u8]) -> Vec<u8> {
+    let mut message = (content.len() as u32).to_be_bytes().to_vec();
+    message[0] = 4;
+    message.extend_from_slice(content);
+    message
+}
+
+#[test]
+fn rfc8446_4_6_1_tickets_are_kept_however_they_are_cut() {
+    let large = vec![7; 3000];
+    let messages = [
+        ticket(b"one"),
+        ticket(&large),
+        ticket(b""),
+        KEY_UPDATE.to_vec(),
+    ]
+    .concat();
+    for cut in [1, 2, 3, 4, 5, 7, 100, 3000, messages.len()] {
+        let mut machine = client(Version::Tls13);
+        let mut tickets = Vec::new();
+        let mut events = Vec::new();
+        for part in messages.chunks(cut) {
+            events.push(machine.on_record(HANDSHAKE, part, 0).unwrap());
+            tickets.extend(machine.take_tickets());
+        }
+        assert_eq!(
+            tickets,
+            [b"one".to_vec(), large.clone(), Vec::new()],
+            "{cut}"
+        );
+        assert_eq!(
+            events.pop(),
+            Some(Event::KeyUpdate { reply: false }),
+            "{cut}"
+        );
+        assert!(events.iter().all(|&event| event == Event::Nothing), "{cut}");
+        assert!(!machine.is_mid_message());
+        assert_eq!(machine.on_record(DATA, b"x", 0), Ok(Event::Data));
+    }
+}
+
+#[test]
+fn tickets_beyond_the_bounds_are_passed_over() {
+    let mut machine = client(Version::Tls13);
+    let too_long = ticket(&vec![0; SESSION_TICKET_BYTES_MAX + 1]);
+    for part in too_long.chunks(16_384) {
+        assert_eq!(machine.on_record(HANDSHAKE, part, 0), Ok(Event::Nothing));
+    }
+    assert_eq!(machine.take_tickets(), Vec::<Vec<u8>>::new());
+    let mut kept = 0;
+    for _ in 0..2 * SESSION_TICKETS_MAX {
+        let event = machine.on_record(HANDSHAKE, &ticket(b"x"), 0);
+        assert_eq!(event, Ok(Event::Nothing));
+        kept += machine.take_tickets().len();
+    }
+    assert_eq!(kept, SESSION_TICKETS_MAX as usize - 1);
+    assert_eq!(machine.on_record(DATA, b"x", 0), Ok(Event::Data));
+}
+
+#[test]
+fn what_a_server_may_not_send_after_the_handshake() {
+    // RFC 8446 4.6.2: post-handshake authentication was not offered.
+    for message in [&[13, 0, 0, 0][..], &client_hello(10), &[2], &[0, 0, 0, 0]] {
+        let refused = client(Version::Tls13).on_record(HANDSHAKE, message, 0);
+        assert_eq!(
+            refused.unwrap_err().alert,
+            AlertDescription::UnexpectedMessage
+        );
+    }
+    let refused = client(Version::Tls13).on_record(HANDSHAKE, &[4, 0xff, 0, 0], 0);
+    assert_eq!(refused.unwrap_err().alert, AlertDescription::DecodeError);
+    let mut machine = client(Version::Tls13);
+    machine
+        .on_record(HANDSHAKE, &ticket(b"abc")[..5], 0)
+        .unwrap();
+    let refused = machine.on_record(DATA, b"x", 0);
+    assert_eq!(
+        refused.unwrap_err().alert,
+        AlertDescription::UnexpectedMessage
+    );
+    let behind = [&KEY_UPDATE[..], &ticket(b"x")].concat();
+    let refused = client(Version::Tls13).on_record(HANDSHAKE, &behind, 0);
+    assert_eq!(
+        refused.unwrap_err().alert,
+        AlertDescription::UnexpectedMessage
+    );
+}
+
+#[test]
+fn a_client_sends_no_tickets() {
+    assert_eq!(
+        alert(Version::Tls13, HANDSHAKE, &ticket(b"x")),
+        AlertDescription::UnexpectedMessage
+    );
+}
+
+#[test]
+fn rfc5246_7_4_1_1_a_hello_request_is_refused_and_the_next_one_ends_it() {
+    let mut machine = client(Version::Tls12);
+    for _ in 0..RENEGOTIATIONS_REFUSED_MAX {
+        let event = machine.on_record(HANDSHAKE, &[0, 0, 0, 0], 0);
+        assert_eq!(event, Ok(Event::RefuseRenegotiation));
+    }
+    assert!(machine.on_record(HANDSHAKE, &[0, 0, 0, 0], 0).is_err());
+    let long = client(Version::Tls12).on_record(HANDSHAKE, &[0, 0, 0, 1, 9], 0);
+    assert_eq!(long.unwrap_err().alert, AlertDescription::DecodeError);
+    let hello = client(Version::Tls12).on_record(HANDSHAKE, &client_hello(10), 0);
+    assert_eq!(
+        hello.unwrap_err().alert,
+        AlertDescription::UnexpectedMessage
+    );
 }

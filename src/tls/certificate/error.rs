@@ -26,6 +26,11 @@ pub enum CertificateError {
         file: PathBuf,
         sections: Vec<String>,
     },
+    /// Without a certificate of an authority; `sections` are the PEM labels it has.
+    NoAuthority {
+        file: PathBuf,
+        sections: Vec<String>,
+    },
     /// A binary file where PEM text is due.
     CertificateNotPem { file: PathBuf },
     /// More certificates than a chain has.
@@ -148,6 +153,7 @@ impl CertificateError {
             | Self::TooLarge { file, .. }
             | Self::Malformed { file, .. }
             | Self::NoCertificate { file, .. }
+            | Self::NoAuthority { file, .. }
             | Self::CertificateNotPem { file }
             | Self::TooManyCertificates { file, .. }
             | Self::CertificateInvalid { file, .. }
@@ -224,7 +230,8 @@ impl CertificateError {
                 write!(f, "the certificate expired on {}; renew it", Date(*expires))
             }
             Self::NamesNotCovered { names, covered, .. } => fmt_names(f, names, covered),
-            Self::Unreadable { .. }
+            Self::NoAuthority { .. }
+            | Self::Unreadable { .. }
             | Self::NotRegularFile { .. }
             | Self::TooLarge { .. }
             | Self::Malformed { .. }
@@ -253,10 +260,15 @@ impl CertificateError {
                 };
                 write!(f, "cannot be read: {error}; {remedy}")
             }
+            Self::NoAuthority { sections, .. } => write!(
+                f,
+                "holds no certificate{}; it must hold those of the authorities, as PEM",
+                Found(sections)
+            ),
             Self::NotRegularFile { .. } => f.write_str("is not a regular file; name a PEM file"),
             Self::TooLarge { bytes_max, .. } => write!(
                 f,
-                "is larger than {bytes_max} bytes; name the file with the site's own chain or key"
+                "is larger than {bytes_max} bytes; name the file with the certificates or the key alone"
             ),
             Self::Malformed { detail, .. } => {
                 write!(f, "is damaged PEM: {detail}; copy the file anew")

@@ -99,8 +99,33 @@ pub fn load_files(
     })
 }
 
+/// The certificates of authorities in `file`, PEM one behind the other.
+///
+/// # Errors
+/// When it cannot be read, holds none, or one that is damaged.
+pub fn load_authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let (text, _) = read(file, AUTHORITIES_BYTES_MAX)?;
+    let certificates = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| malformed(file, &error))?;
+    if certificates.is_empty() {
+        return Err(if is_der(&text) {
+            CertificateError::CertificateNotPem {
+                file: file.to_owned(),
+            }
+        } else {
+            CertificateError::NoAuthority {
+                file: file.to_owned(),
+                sections: pem_labels(&text),
+            }
+        });
+    }
+    parse(file, &certificates)?;
+    Ok(certificates)
+}
+
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let (text, _) = read(file)?;
+    let (text, _) = read(file, FILE_BYTES_MAX)?;
     let certificates = CertificateDer::pem_slice_iter(&text)
         .take(CERTIFICATES_MAX + 1)
         .collect::<Result<Vec<_>, _>>()
@@ -128,7 +153,7 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateEr
 
 /// The key, and the permission bits of its file.
 fn read_key(file: &Path) -> Result<(Arc<dyn SigningKey>, u32), CertificateError> {
-    let (text, metadata) = read(file)?;
+    let (text, metadata) = read(file, FILE_BYTES_MAX)?;
     let labels = pem_labels(&text);
     // RFC 1421 4.6.1.1 marks the keys that OpenSSL encrypts in its old format.
     let proc_type = b"Proc-Type: 4,ENCRYPTED";
@@ -179,7 +204,7 @@ fn read_key(file: &Path) -> Result<(Arc<dyn SigningKey>, u32), CertificateError>
 }
 
 /// The content of a regular file of bounded size, wiped when it is dropped.
-fn read(file: &Path) -> Result<(Zeroizing<Vec<u8>>, Metadata), CertificateError> {
+fn read(file: &Path, bytes_max: usize) -> Result<(Zeroizing<Vec<u8>>, Metadata), CertificateError> {
     let unreadable = |error| CertificateError::Unreadable {
         file: file.to_owned(),
         error,
@@ -198,14 +223,14 @@ fn read(file: &Path) -> Result<(Zeroizing<Vec<u8>>, Metadata), CertificateError>
     }
     let too_large = || CertificateError::TooLarge {
         file: file.to_owned(),
-        bytes_max: FILE_BYTES_MAX,
+        bytes_max,
     };
-    if metadata.len() > FILE_BYTES_MAX as u64 {
+    if metadata.len() > bytes_max as u64 {
         return Err(too_large());
     }
     // One buffer that never grows, so that no copy of a key is left behind in freed memory; a file
     // that grows while it is read is too large.
-    let mut buffer = Zeroizing::new(vec![0; FILE_BYTES_MAX + 1]);
+    let mut buffer = Zeroizing::new(vec![0; bytes_max + 1]);
     let mut filled = 0;
     while let Some(free) = buffer.get_mut(filled..).filter(|free| !free.is_empty()) {
         match opened.read(free) {
@@ -215,7 +240,7 @@ fn read(file: &Path) -> Result<(Zeroizing<Vec<u8>>, Metadata), CertificateError>
             Err(error) => return Err(unreadable(error)),
         }
     }
-    if filled > FILE_BYTES_MAX {
+    if filled > bytes_max {
         return Err(too_large());
     }
     buffer.truncate(filled);
@@ -424,6 +449,9 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const CERTIFICATES_MAX: usize = 16;
 
 const FILE_BYTES_MAX: usize = 256 * 1024;
+
+/// Several times what systems bring along.
+const AUTHORITIES_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 const LABELS_MAX: usize = 8;
 

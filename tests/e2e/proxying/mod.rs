@@ -3,7 +3,9 @@
 mod backend;
 mod faults;
 mod http2;
+mod tls;
 
+use std::path::Path;
 use std::process::{Child, Command};
 
 use self::backend::Backend;
@@ -283,6 +285,25 @@ fn routes_lead_to_what_they_name() {
 /// A process that ends with the test, whatever becomes of it.
 struct Ended(Child);
 
+/// nginx with this `http` block, which has `listen unix:SOCKET` for `socket`; it listens.
+fn start_nginx(folder: &Path, socket: &Path, http: &str) -> Ended {
+    let config = format!(
+        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\n\
+         worker_processes 1;\nuser root;\nevents {{}}\nhttp {{ access_log off;\n{http} }}\n"
+    );
+    std::fs::write(folder.join("nginx.conf"), config).unwrap();
+    let nginx = Command::new("/usr/sbin/nginx")
+        .args(["-p".as_ref(), folder, "-c".as_ref(), "nginx.conf".as_ref()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("nginx (Debian: nginx-light) is needed");
+    let nginx = Ended(nginx);
+    crate::support::wait::until_some("nginx listens", || {
+        std::os::unix::net::UnixStream::connect(socket).ok()
+    });
+    nginx
+}
+
 impl Drop for Ended {
     fn drop(&mut self) {
         drop(self.0.kill());
@@ -297,28 +318,12 @@ fn nginx_stands_behind() {
     std::fs::create_dir(folder.path().join("www")).unwrap();
     crate::support::files::write_content(&folder.path().join("www/4m"), 4 * MIB);
     let socket = folder.path().join("nginx.sock");
-    let config = format!(
-        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\nworker_processes 1;\nuser root;\n\
-         events {{}}\nhttp {{ access_log off;\n server {{ listen unix:{}; root {}; gzip on;\n\
-         gzip_types *; gzip_min_length 1; }} }}\n",
+    let http = format!(
+        "server {{ listen unix:{}; root {}; gzip on; gzip_types *; gzip_min_length 1; }}",
         socket.display(),
         folder.path().join("www").display()
     );
-    std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
-    let nginx = Command::new("/usr/sbin/nginx")
-        .args([
-            "-p".as_ref(),
-            folder.path(),
-            "-c".as_ref(),
-            "nginx.conf".as_ref(),
-        ])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("nginx (Debian: nginx-light) is needed");
-    let _nginx = Ended(nginx);
-    crate::support::wait::until_some("nginx listens", || {
-        std::os::unix::net::UnixStream::connect(&socket).ok()
-    });
+    let _nginx = start_nginx(folder.path(), &socket, &http);
     let upstream = format!(
         "name = \"app\"\n[[upstream.server]]\naddress = \"unix:{}\"",
         socket.display()

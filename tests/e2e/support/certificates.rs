@@ -46,6 +46,27 @@ pub(crate) fn leaf(kind: KeyKind, names: &[&str]) -> Leaf {
         KeyKind::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap(),
         KeyKind::Ed25519 => KeyPair::generate_for(&PKCS_ED25519).unwrap(),
     };
+    sign(&key, names, |_| {})
+}
+
+/// A certificate for `names` that is not valid any more.
+pub(crate) fn expired_leaf(names: &[&str]) -> Leaf {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    sign(&key, names, |parameters| {
+        parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    })
+}
+
+/// A certificate for a client.
+pub(crate) fn client_leaf(name: &str) -> Leaf {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    sign(&key, &[name], |parameters| {
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    })
+}
+
+fn sign(key: &KeyPair, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let mut parameters = CertificateParams::new(names).unwrap();
     parameters
@@ -54,7 +75,8 @@ pub(crate) fn leaf(kind: KeyKind, names: &[&str]) -> Leaf {
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     parameters.use_authority_key_identifier_extension = true;
-    let certificate = parameters.signed_by(&key, issuer()).unwrap();
+    change(&mut parameters);
+    let certificate = parameters.signed_by(key, issuer()).unwrap();
     Leaf {
         chain: certificate.pem(),
         key: key.serialize_pem(),
