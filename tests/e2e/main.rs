@@ -37,4 +37,5 @@ mod reload;
 mod resumption;
 mod stalls;
 mod suites;
+mod tuning;
 mod tunnels;
