@@ -23,6 +23,7 @@ mod admin;
 mod beside_nginx;
 mod closing;
 mod command_line;
+mod counting;
 mod downloads;
 mod faults;
 mod http2;
