@@ -1,6 +1,6 @@
 //! Requests passed on to servers behind this one: those that behave, and those that do not.
 
-mod backend;
+pub(crate) mod backend;
 mod faults;
 mod http2;
 mod tls;
@@ -106,6 +106,7 @@ fn answers_come_back_whole(policy: Policy) {
     let counters = server.counters();
     assert_eq!(counters["upstream_connects"], 2);
     assert_eq!(counters["upstream_requests"], 11);
+    assert_eq!(counters["upstream_connections_reused"], 9);
     assert_eq!(counters["upstream_failures"], 0);
 }
 
