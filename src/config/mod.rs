@@ -21,7 +21,7 @@ mod suggest;
 mod tests;
 mod upstream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +36,8 @@ pub use self::route::{
     UpstreamHttp,
 };
 pub use self::upstream::{
-    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamIdentity,
-    UpstreamServer, UpstreamTls,
+    Balance, Ejection, HealthCheck, HealthCheckKind, ProxyVersion, Upstream, UpstreamAddress,
+    UpstreamIdentity, UpstreamServer, UpstreamTls,
 };
 
 /// A whole, checked configuration.
@@ -90,6 +90,25 @@ pub struct Listener {
     pub backlog: u32,
     /// What is spoken there.
     pub service: Service,
+    /// Who tells, in front of a connection's own bytes, whose connection it is.
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
+}
+
+/// Proxies that send the PROXY protocol's header in front of each connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Their networks; from there a connection must begin with the header.
+    pub from: Vec<Network>,
+    /// Whether others may connect too, as if there were no such protocol. What they send is never
+    /// taken for a header.
+    pub takes_others: bool,
+}
+
+impl ProxyProtocol {
+    /// Whether `address` is one of the proxies.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.from.iter().any(|network| network.contains(address))
+    }
 }
 
 /// What a listener speaks.

@@ -86,6 +86,7 @@ fn candidates(listen: &[SocketAddr]) -> Vec<Vec<Listener>> {
 
 fn listener(address: SocketAddr) -> Listener {
     Listener {
+        proxy_protocol: None,
         address,
         ipv6_only: false,
         backlog: Listener::BACKLOG_DEFAULT,

@@ -8,10 +8,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::config::{Listener, Service, Tcp};
+use crate::config::{Listener, ProxyProtocol, Service, Tcp};
 use crate::sys;
 use crate::worker::ListenerId;
 
@@ -64,6 +65,18 @@ pub struct Changed {
     pub close: Vec<ListenerId>,
     /// What is spoken on each listener, on those to close too.
     pub services: HashMap<ListenerId, Service>,
+    /// The proxies in front of those listeners that have some.
+    pub proxy_protocols: HashMap<ListenerId, Arc<ProxyProtocol>>,
+}
+
+impl Changed {
+    fn note(&mut self, id: ListenerId, listener: &Listener) {
+        self.services.insert(id, listener.service.clone());
+        match &listener.proxy_protocol {
+            Some(proxies) => self.proxy_protocols.insert(id, proxies.clone()),
+            None => self.proxy_protocols.remove(&id),
+        };
+    }
 }
 
 impl Listeners {
@@ -102,12 +115,11 @@ impl Listeners {
             open: (0..self.workers).map(|_| Vec::new()).collect(),
             close: Vec::new(),
             services: HashMap::new(),
+            proxy_protocols: HashMap::new(),
         };
         let mut before = std::mem::take(&mut self.open);
         for open in &before {
-            changed
-                .services
-                .insert(open.id, open.listener.service.clone());
+            changed.note(open.id, &open.listener);
         }
         for planned in change.listeners {
             let open = match planned {
@@ -134,9 +146,7 @@ impl Listeners {
                     }
                 }
             };
-            changed
-                .services
-                .insert(open.id, open.listener.service.clone());
+            changed.note(open.id, &open.listener);
             self.open.push(open);
         }
         changed.close = before.into_iter().map(|open| open.id).collect();
@@ -301,6 +311,7 @@ mod tests {
 
     fn listener(address: &str) -> Listener {
         Listener {
+            proxy_protocol: None,
             address: address.parse().unwrap(),
             ipv6_only: false,
             backlog: 16,

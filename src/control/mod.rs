@@ -97,7 +97,12 @@ impl Control {
             .map_err(|e| StartError::Io("watch the upstreams", e))?;
         let mut listeners = Listeners::new(workers);
         let change = listeners.plan(&config.listeners, &config.tcp)?;
-        let Changed { open, services, .. } = listeners.apply(change, &config.tcp);
+        let Changed {
+            open,
+            services,
+            proxy_protocols,
+            ..
+        } = listeners.apply(change, &config.tcp);
         let access_log = config
             .access_log
             .as_ref()
@@ -117,6 +122,7 @@ impl Control {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                proxy_protocols,
                 access_log,
                 certificate_expiries: origin.as_ref().map(Origin::expiries).unwrap_or_default(),
             },

@@ -149,6 +149,7 @@ impl Origin {
             open,
             close,
             services,
+            proxy_protocols,
         } = listeners.apply(change, &config.tcp);
         let mut notes: Vec<String> = read.warnings.iter().map(ToString::to_string).collect();
         notes.extend(needs_restart(&running.config, &config));
@@ -162,6 +163,7 @@ impl Origin {
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
                 services,
+                proxy_protocols,
                 access_log,
                 certificate_expiries,
             },
@@ -211,6 +213,7 @@ impl Origin {
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
                 services: running.services.clone(),
+                proxy_protocols: running.proxy_protocols.clone(),
                 access_log: running.access_log.clone(),
                 certificate_expiries: self.expiries(),
             }),

@@ -92,11 +92,25 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: L
         metrics::count(Counter::ConnectionsClosed);
         return;
     }
-    let max = limits.connections_per_address_max;
-    let Some(address) = worker.shared.admission.admit(peer.ip(), max) else {
-        metrics::count(Counter::RefusedAddressFull);
+    let proxies = local.generation.proxy_protocols.get(&listener);
+    let is_proxy = proxies.is_some_and(|proxies| proxies.trusts(peer.ip()));
+    if proxies.is_some_and(|proxies| !is_proxy && !proxies.takes_others) {
+        metrics::count(Counter::RefusedNoProxy);
         metrics::count(Counter::ConnectionsClosed);
         return;
+    }
+    let max = limits.connections_per_address_max;
+    let address = match is_proxy {
+        // Whose connection it is, is to be told.
+        true => None,
+        false => match worker.shared.admission.admit(peer.ip(), max) {
+            Some(address) => Some(address),
+            None => {
+                metrics::count(Counter::RefusedAddressFull);
+                metrics::count(Counter::ConnectionsClosed);
+                return;
+            }
+        },
     };
     let Some(service) = local.generation.services.get(&listener).cloned() else {
         // It was closed by a configuration two reloads ago and its last queue is emptied only now.
@@ -107,7 +121,7 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: L
     let worker = worker.clone();
     rt::spawn(async move {
         let _slot = slot;
-        let connection = conn::serve(worker, local, descriptor, peer, service);
+        let connection = conn::serve(worker, local, descriptor, (peer, is_proxy), service);
         report(peer, CatchPanic::new(connection).await);
     });
 }
@@ -115,11 +129,11 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: L
 /// A connection's places in the worker and in the admission table; given back when dropped.
 struct Slot {
     worker: Rc<Worker>,
-    _address: AddressSlot,
+    _address: Option<AddressSlot>,
 }
 
 impl Slot {
-    fn take(worker: &Rc<Worker>, address: AddressSlot) -> Self {
+    fn take(worker: &Rc<Worker>, address: Option<AddressSlot>) -> Self {
         worker.connections.set(worker.connections.get() + 1);
         Self {
             worker: worker.clone(),

@@ -4,6 +4,7 @@ mod accept;
 pub mod access_log;
 pub mod admission;
 mod conn;
+mod introduction;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use arc_swap::ArcSwap;
 
 use self::access_log::{AccessLog, WorkerLog};
 use self::admission::Admission;
-use crate::config::{Config, Service};
+use crate::config::{Config, ProxyProtocol, Service};
 use crate::http;
 use crate::metrics;
 use crate::net::deadline::{Deadlines, TICK};
@@ -61,6 +62,8 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// What is spoken on each open listener, on those that are being closed too.
     pub services: HashMap<ListenerId, Service>,
+    /// The proxies in front of those listeners that have some.
+    pub proxy_protocols: HashMap<ListenerId, Arc<ProxyProtocol>>,
     /// Where responses are logged.
     pub access_log: Option<AccessLog>,
     /// By site: when its certificate expires. Empty where nobody watches.

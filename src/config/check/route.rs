@@ -421,12 +421,18 @@ impl Checker<'_> {
     }
 
     pub(super) fn proxies(&mut self, raw: RawProxies) -> Proxies {
-        let raw = raw.trusted.map(Spanned::into_inner).unwrap_or_default();
-        let mut trusted = Vec::with_capacity(raw.len());
+        Proxies {
+            trusted: self.networks(raw.trusted),
+        }
+    }
+
+    pub(super) fn networks(&mut self, raw: Value<Vec<Spanned<String>>>) -> Vec<Network> {
+        let raw = raw.map(Spanned::into_inner).unwrap_or_default();
+        let mut networks = Vec::with_capacity(raw.len());
         for text in raw {
             let written = text.get_ref();
             match Network::parse(written) {
-                Some(network) if !network.has_stray_bits() => trusted.push(network),
+                Some(network) if !network.has_stray_bits() => networks.push(network),
                 Some(_) => self.problem(
                     text.span(),
                     format!("{written:?} has bits beyond its prefix"),
@@ -439,7 +445,7 @@ impl Checker<'_> {
                 ),
             }
         }
-        Proxies { trusted }
+        networks
     }
 }
 

@@ -349,3 +349,43 @@ fn tls_is_read_whole_and_carelessness_is_warned_of() {
     };
     assert!(warning.to_string().contains("pretend"), "{warning}");
 }
+
+#[test]
+fn proxies_in_front_that_cannot_be() {
+    let listener = |lines: &str| {
+        let text = with_site(UPSTREAM);
+        text.replacen("[[listener]]\n", &format!("[[listener]]\n{lines}\n"), 1)
+    };
+    for (marked, what, remedy) in [
+        (
+            listener("proxy_protocol = «true»"),
+            "whose word is taken",
+            "proxy_protocol_from = ",
+        ),
+        (
+            listener("proxy_protocol_from = «[\"192.0.2.1\"]»"),
+            "that does not",
+            "proxy_protocol = true",
+        ),
+        (
+            listener("proxy_protocol_others = «\"plain\"»"),
+            "that does not",
+            "proxy_protocol = true",
+        ),
+        (
+            listener("proxy_protocol = true\nproxy_protocol_from = [«\"192.0.2.1/24\"»]"),
+            "beyond its prefix",
+            "first address",
+        ),
+        (
+            with_site(&UPSTREAM.replace(
+                "[[upstream.server]]",
+                "send_proxy_protocol = «\"v3\"»\n[[upstream.server]]",
+            )),
+            "does not know",
+            "v2",
+        ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}

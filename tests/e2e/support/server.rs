@@ -28,6 +28,8 @@ pub(crate) struct Setup {
     tables: BTreeMap<&'static str, Vec<String>>,
     /// More of the configuration.
     text: String,
+    /// More of its first listener.
+    listener: String,
     has_redirect: bool,
     descriptors_max: Option<u64>,
     forbids_io_uring: bool,
@@ -90,6 +92,7 @@ impl Setup {
             sites: Vec::new(),
             tables: BTreeMap::new(),
             text: String::new(),
+            listener: String::new(),
             has_redirect: false,
             descriptors_max: None,
             forbids_io_uring: std::env::var_os(FORBID_IO_URING).is_some(),
@@ -154,6 +157,13 @@ impl Setup {
         self
     }
 
+    /// Adds lines to the listener.
+    pub(crate) fn listener(mut self, lines: &str) -> Self {
+        self.listener.push_str(lines);
+        self.listener.push('\n');
+        self
+    }
+
     /// Lets the server have so many open descriptors.
     pub(crate) fn descriptors_max(mut self, count: u64) -> Self {
         self.descriptors_max = Some(count);
@@ -208,6 +218,7 @@ impl Setup {
     fn config(&self, folder: &Path) -> String {
         let mut text = format!("[workers]\ncount = {}\n", self.workers);
         text.push_str("[[listener]]\naddress = \"127.0.0.1:0\"\n");
+        text.push_str(&self.listener);
         if self.has_redirect {
             text.push_str(
                 "[[listener]]\naddress = \"127.0.0.2:0\"\nservice = \"redirect\"\n\
