@@ -95,6 +95,20 @@ pub const UPSTREAM_HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Interim responses (RFC 9110 15.2) before another server's final one.
 pub const INTERIM_RESPONSES_MAX: usize = 16;
 
+/// Networks in one list of the configuration: more than all allocations of a large country.
+pub const NETWORKS_PER_LIST_MAX: usize = 65_536;
+
+/// Addresses in a Forwarded or X-Forwarded-For field that are looked at, from the nearest proxy on.
+pub const FORWARDED_HOPS_MAX: usize = 16;
+
+/// Sets of buckets in which request rates are kept: with [`RATE_SLOTS_PER_SET`] a megabyte for 65,536
+/// clients at once.
+pub const RATE_SETS: usize = 8_192;
+
+/// Buckets that are looked through for one client: at as many busy clients as there are sets, one in a
+/// million finds all of them taken.
+pub const RATE_SLOTS_PER_SET: usize = 8;
+
 /// Routes of one site: finding one looks at each prefix.
 pub const ROUTES_PER_SITE_MAX: usize = 256;
 
@@ -170,6 +184,12 @@ pub const ACCESS_LOG_BATCH_BYTES: usize = 16 * 1024;
 
 /// Batches of access log that wait for the writer before others are dropped.
 pub const ACCESS_LOG_BATCHES_WAITING_MAX: usize = 256;
+
+/// Access logs of one configuration: each has a thread.
+pub const ACCESS_LOGS_MAX: usize = 256;
+
+/// The longest id of a request that is taken over from a proxy in front: it is logged and passed on.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Bytes of one value (a target, a user agent) that are logged.
 pub const ACCESS_LOG_VALUE_BYTES_MAX: usize = 4096;

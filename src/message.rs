@@ -7,9 +7,11 @@
 
 pub mod gather;
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -233,6 +235,8 @@ pub struct Request {
     pub body_length: BodyLength,
     /// Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 10.1.1).
     pub expects_continue: bool,
+    /// What it is known by, unless a proxy in front has named it.
+    pub id: RequestId,
 }
 
 impl Request {
@@ -246,6 +250,45 @@ impl Request {
     /// The target's query, without the '?'.
     pub fn query(&self) -> Option<&str> {
         self.target.split_once('?').map(|(_, query)| query)
+    }
+}
+
+/// A number that is made at random when it is first asked for: most requests need none.
+#[derive(Clone, Debug, Default)]
+pub struct RequestId(Cell<u128>);
+
+impl RequestId {
+    /// The number; the same each time.
+    pub fn number(&self) -> u128 {
+        if self.0.get() == 0 {
+            self.0.set(IDS.with(Ids::next).max(1));
+        }
+        self.0.get()
+    }
+}
+
+/// One thread's source of numbers: two keyed hashes of a count, so that they cannot be guessed from
+/// each other and threads do not meet.
+struct Ids {
+    high: RandomState,
+    low: RandomState,
+    count: Cell<u64>,
+}
+
+thread_local! {
+    static IDS: Ids = Ids {
+        high: RandomState::new(),
+        low: RandomState::new(),
+        count: Cell::new(0),
+    };
+}
+
+impl Ids {
+    fn next(&self) -> u128 {
+        let count = self.count.get();
+        self.count.set(count.wrapping_add(1));
+        let (high, low) = (self.high.hash_one(count), self.low.hash_one(count));
+        u128::from(high) << 64 | u128::from(low)
     }
 }
 
@@ -455,6 +498,9 @@ pub struct FileRange {
     pub offset: u64,
     /// How many bytes.
     pub length: u64,
+    /// Whether its file system may wait for somebody else even for bytes that are in memory (a
+    /// server across the network, a process): then threads read it, whatever is cached.
+    pub is_remote: bool,
 }
 
 /// A future on one worker's thread.

@@ -234,6 +234,7 @@ impl Handler for Site {
                 file: file.clone(),
                 offset: 0,
                 length: file.metadata().unwrap().len(),
+                is_remote: false,
             }),
             ("/echo", _) => {
                 let mut bytes = Vec::new();

@@ -66,15 +66,28 @@ fn named(name: &str, arguments: &Arguments) -> Result<Box<dyn Server>, Failure> 
     let locate = |program: &Path| {
         tools::locate(program).ok_or_else(|| format!("there is no program {}", program.display()))
     };
-    Ok(match name {
-        "portcullis" => Box::new(Portcullis {
+    let portcullis = |name, offload| -> Result<Box<dyn Server>, Failure> {
+        Ok(Box::new(Portcullis {
+            name,
+            offload,
             program: locate(&arguments.portcullis)?,
-        }),
-        "nginx" => Box::new(Nginx {
+        }))
+    };
+    let nginx = |name, kernel_tls| -> Result<Box<dyn Server>, Failure> {
+        Ok(Box::new(Nginx {
+            name,
+            kernel_tls,
             program: locate(&arguments.nginx)?,
-        }),
-        other => return Err(format!("no server {other:?}; known: portcullis, nginx").into()),
-    })
+        }))
+    };
+    match name {
+        "portcullis" => portcullis("portcullis", "auto"),
+        "portcullis-always" => portcullis("portcullis-always", "always"),
+        "portcullis-never" => portcullis("portcullis-never", "never"),
+        "nginx" => nginx("nginx", false),
+        "nginx-ktls" => nginx("nginx-ktls", true),
+        other => Err(format!("no server {other:?}; known: {KNOWN}").into()),
+    }
 }
 
 /// A server process that accepts connections; it ends when this is dropped.
@@ -192,6 +205,9 @@ pub(crate) fn pinned(command: &Command, cpu: usize) -> Command {
         .args(command.get_args());
     pinned
 }
+
+const KNOWN: &str = "portcullis (with its own choice of the offload policy), portcullis-always, \
+     portcullis-never, nginx (TLS in user space), nginx-ktls";
 
 fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)

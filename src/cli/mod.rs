@@ -28,6 +28,10 @@ struct Arguments {
     #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
     log: Level,
 
+    /// How messages are written: for people, or each as an object of JSON
+    #[arg(long, value_name = "FORMAT", default_value = "human", global = true)]
+    log_format: LogFormat,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -43,7 +47,7 @@ enum Command {
     /// Make the process that serves a configuration file read it again, connections untouched
     Reload(ConfigArguments),
     /// Report what this machine offers and how to mend what it lacks
-    Doctor,
+    Doctor(doctor::Arguments),
     /// Print the script that completes commands and options in a shell
     Completions(generate::CompletionsArguments),
     /// Print a manual page, in roff
@@ -83,6 +87,14 @@ struct ConfigArguments {
     config: PathBuf,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// A line of text
+    Human,
+    /// A line of JSON
+    Json,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OffloadArgument {
     /// When it pays
@@ -106,13 +118,13 @@ impl From<OffloadArgument> for OffloadPolicy {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let _log = log_to_stderr(arguments.log);
+    let _log = log_to_stderr(arguments.log, arguments.log_format);
     match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Manual(arguments) => generate::manual(&arguments),
     }
@@ -139,20 +151,22 @@ fn supervise(control: Control, announcement: &str) -> ExitCode {
 /// Logs to standard error through a thread of its own: a worker never waits for whoever reads the
 /// log. When the reader is too slow, or gone, lines are dropped. The guard writes out what is left
 /// when it is dropped.
-fn log_to_stderr(level: Level) -> WorkerGuard {
+fn log_to_stderr(level: Level, format: LogFormat) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LOG_LINES_WAITING_MAX)
         .thread_name("log")
         .finish(std::io::stderr());
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(writer)
-        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         // Reporting a failed write would go to the same place, and panic there.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    match format {
+        LogFormat::Human => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),
+    }
     // The default hook would write to standard error itself, and wait for its reader.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     guard

@@ -4,6 +4,7 @@
 //! refuses what cannot work, with the file, line, column, offending text and remedy. Every other
 //! room reads only these types.
 
+mod access;
 mod check;
 mod error;
 mod files;
@@ -11,6 +12,7 @@ mod load;
 mod locate;
 mod parse;
 mod range;
+mod rate;
 mod raw;
 #[cfg(test)]
 mod readme_tests;
@@ -28,9 +30,11 @@ use std::time::Duration;
 
 use crate::proto::content_coding::Coding;
 
+pub use self::access::{Access, Networks};
 pub use self::error::{ConfigError, Place, Problem, Warning};
 pub use self::files::{ErrorPage, HeaderRule};
 pub use self::load::{Loaded, Places, SitePlaces, UpstreamTlsPlaces, load, parse};
+pub use self::rate::RateLimit;
 pub use self::route::{
     FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
     UpstreamHttp,
@@ -61,6 +65,8 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The proxies in front of this server.
     pub proxies: Proxies,
+    /// How many requests one client may make, of the sites that have no limit of their own together.
+    pub rate_limit: Option<RateLimit>,
     /// When the record layer moves into the kernel.
     pub offload: Offload,
     /// Deadlines.
@@ -75,8 +81,10 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// Bounds of HTTP/2 connections.
     pub http2: Http2,
-    /// Where responses are logged; `None`: nowhere.
+    /// Where responses are logged, of sites without a log of their own; `None`: nowhere.
     pub access_log: Option<AccessLog>,
+    /// What requests are known by.
+    pub request_id: RequestIds,
 }
 
 /// One address to listen on.
@@ -90,6 +98,8 @@ pub struct Listener {
     pub backlog: u32,
     /// What is spoken there.
     pub service: Service,
+    /// Whose connections are taken, by the address that connects.
+    pub access: Access,
     /// Who tells, in front of a connection's own bytes, whose connection it is.
     pub proxy_protocol: Option<Arc<ProxyProtocol>>,
 }
@@ -98,7 +108,7 @@ pub struct Listener {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyProtocol {
     /// Their networks; from there a connection must begin with the header.
-    pub from: Vec<Network>,
+    pub from: Networks<()>,
     /// Whether others may connect too, as if there were no such protocol. What they send is never
     /// taken for a header.
     pub takes_others: bool,
@@ -107,7 +117,7 @@ pub struct ProxyProtocol {
 impl ProxyProtocol {
     /// Whether `address` is one of the proxies.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        self.from.iter().any(|network| network.contains(address))
+        self.from.find(address).is_some()
     }
 }
 
@@ -150,6 +160,13 @@ pub struct Site {
     pub routes: Vec<Route>,
     /// The index in [`Config::upstreams`] of the upstream to which everything goes instead.
     pub tunnel: Option<usize>,
+    /// Whose requests are answered, by the client's address (see [`Proxies::client`]); 403 for
+    /// others.
+    pub access: Access,
+    /// Where its responses are logged.
+    pub access_log: SiteLog,
+    /// How many requests one client may make, in place of [`Config::rate_limit`]; 429 for others.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// Names whose connections are passed on as they are: what their ClientHello says decides where to,
@@ -431,6 +448,29 @@ pub struct AccessLog {
     pub format: LogFormat,
 }
 
+/// Where a site's responses are logged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SiteLog {
+    /// In [`Config::access_log`].
+    #[default]
+    Common,
+    /// In a log of the site's own, which other sites may name too.
+    Own(AccessLog),
+    /// Nowhere.
+    Off,
+}
+
+/// What requests are known by in logs and beyond this server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestIds {
+    /// The field that carries it, in lower case. A trusted proxy's is taken over.
+    pub field: &'static str,
+    /// Whether servers behind this one get it.
+    pub to_upstreams: bool,
+    /// Whether responses have it.
+    pub to_clients: bool,
+}
+
 /// Where a log is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogDestination {
@@ -578,6 +618,16 @@ impl Default for Http2 {
             connection_window_bytes: 1024 * 1024,
             header_list_bytes_max: 32 * 1024,
             header_table_bytes: 4096,
+        }
+    }
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self {
+            field: "x-request-id",
+            to_upstreams: true,
+            to_clients: false,
         }
     }
 }

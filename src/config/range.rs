@@ -57,6 +57,9 @@ pub(super) const KEEPALIVE_IDLE_S: Range = 0..=32_767;
 pub(super) const KEEPALIVE_INTERVAL_S: Range = 1..=32_767;
 pub(super) const KEEPALIVE_PROBES: Range = 1..=127;
 
+pub(super) const RATE_REQUESTS: Range = 1..=1_000_000;
+pub(super) const RATE_PER_S: Range = 1..=86_400;
+
 /// More would only be memory and work for an attacker.
 pub(super) const STREAMS: Range = 1..=(limits::H2_STREAMS_MAX as i64);
 /// Every connection begins with windows of 65535 bytes (RFC 9113 6.9.2).

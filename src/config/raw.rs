@@ -31,6 +31,8 @@ pub(super) struct RawConfig {
     pub(super) admin: RawAdmin,
     pub(super) http2: RawHttp2,
     pub(super) access_log: RawAccessLog,
+    pub(super) rate_limit: Value<RawRateLimit>,
+    pub(super) request_id: RawRequestId,
 }
 
 /// `[workers]`
@@ -51,6 +53,8 @@ pub(super) struct RawListener {
     pub(super) redirect_port: Value<i64>,
     pub(super) tunnel: Value<String>,
     pub(super) alpn: Value<Vec<Spanned<String>>>,
+    pub(super) allow: Value<Vec<Spanned<String>>>,
+    pub(super) deny: Value<Vec<Spanned<String>>>,
     pub(super) proxy_protocol: Value<bool>,
     pub(super) proxy_protocol_from: Value<Vec<Spanned<String>>>,
     pub(super) proxy_protocol_others: Value<String>,
@@ -72,8 +76,12 @@ pub(super) struct RawSite {
     pub(super) listing: Value<bool>,
     pub(super) tunnel: Value<String>,
     pub(super) alpn: Value<Vec<Spanned<String>>>,
+    pub(super) allow: Value<Vec<Spanned<String>>>,
+    pub(super) deny: Value<Vec<Spanned<String>>>,
     pub(super) tls: Value<RawTls>,
     pub(super) hsts: Value<RawHsts>,
+    pub(super) rate_limit: Value<RawRateLimit>,
+    pub(super) access_log: Value<RawSiteLog>,
     pub(super) route: Vec<Spanned<RawRoute>>,
     pub(super) headers: Vec<Spanned<RawHeaders>>,
     pub(super) error_pages: Vec<Spanned<RawErrorPage>>,
@@ -200,6 +208,7 @@ pub(super) struct RawRoute {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct RawProxies {
     pub(super) trusted: Value<Vec<Spanned<String>>>,
+    pub(super) client_field: Value<String>,
 }
 
 /// `[[upstream.server]]`
@@ -311,6 +320,34 @@ pub(super) struct RawAccessLog {
     pub(super) format: Value<String>,
 }
 
+/// `[site.access_log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawSiteLog {
+    pub(super) enabled: Value<bool>,
+    pub(super) path: Value<String>,
+    pub(super) format: Value<String>,
+}
+
+/// `[request_id]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawRequestId {
+    pub(super) field: Value<String>,
+    pub(super) to_upstreams: Value<bool>,
+    pub(super) to_clients: Value<bool>,
+}
+
+/// `[rate_limit]` and `[site.rate_limit]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct RawRateLimit {
+    pub(super) requests: Value<i64>,
+    pub(super) per_s: Value<i64>,
+    pub(super) burst: Value<i64>,
+    pub(super) exempt: Value<Vec<Spanned<String>>>,
+}
+
 /// Every table as a file opens it, with its keys.
 pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
@@ -319,6 +356,8 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[[site]]", keys::<RawSite>()),
         ("[site.hsts]", keys::<RawHsts>()),
         ("[site.tls]", keys::<RawTls>()),
+        ("[site.rate_limit]", keys::<RawRateLimit>()),
+        ("[site.access_log]", keys::<RawSiteLog>()),
         ("[[site.route]]", keys::<RawRoute>()),
         ("[[site.headers]]", keys::<RawHeaders>()),
         ("[[site.error_pages]]", keys::<RawErrorPage>()),
@@ -329,6 +368,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[upstream.http]", keys::<RawUpstreamHttp>()),
         ("[upstream.health]", keys::<RawHealth>()),
         ("[proxies]", keys::<RawProxies>()),
+        ("[rate_limit]", keys::<RawRateLimit>()),
         ("[tls]", keys::<RawTls>()),
         ("[offload]", keys::<RawOffload>()),
         ("[timeouts]", keys::<RawTimeouts>()),
@@ -338,6 +378,7 @@ pub(super) fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("[admin]", keys::<RawAdmin>()),
         ("[http2]", keys::<RawHttp2>()),
         ("[access_log]", keys::<RawAccessLog>()),
+        ("[request_id]", keys::<RawRequestId>()),
     ]
 }
 

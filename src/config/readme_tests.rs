@@ -125,6 +125,9 @@ impl Row {
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
+            ("[rate_limit]", _) => &[("[rate_limit]", "requests", "10")],
+            ("[site.rate_limit]", _) => &[("[site.rate_limit]", "requests", "10")],
+            ("[site.access_log]", _) => &[("[site.access_log]", "path", "\"-\"")],
             ("[access_log]", "format") => &[("[access_log]", "path", "\"-\"")],
             ("[admin]", "allow_remote") => &[("[admin]", "address", "\"127.0.0.1:1\"")],
             ("[[site.headers]]", "content_type") => &[("[[site.headers]]", "fields", "[]")],
@@ -402,6 +405,7 @@ fn misnamed_keys(text: &str, keys: &[String], named: &mut usize) -> Vec<String> 
         let words = piece.split(|c: char| !c.is_ascii_alphanumeric() && !"_.".contains(c));
         for word in words.map(|word| word.trim_matches('.')) {
             let is_like_key = ["timeouts.", "limits."].iter().any(|t| word.starts_with(t));
+            let is_like_key = is_like_key && !word.ends_with(".md");
             let is_bare = keys.iter().any(|key| {
                 key.split_once('.')
                     .is_some_and(|(_, bare)| bare == word && bare.contains('_'))

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Files;
-use crate::proto::forwarded::Style;
+use super::access::Networks;
+use crate::message::Fields;
+use crate::proto::forwarded::{self, ClientField, Style};
 
 /// What requests for some paths of a site get.
 #[derive(Clone, Debug)]
@@ -159,13 +161,26 @@ impl Default for UpstreamHttp {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// Their networks.
-    pub trusted: Vec<Network>,
+    pub trusted: Networks<()>,
+    /// The field in which they say who a client is.
+    pub client_field: ClientField,
 }
 
 impl Proxies {
     /// Whether `address` is one of them.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|network| network.contains(address))
+        self.trusted.find(address).is_some()
+    }
+
+    /// The address of the client whose request came with `fields` over a connection from `peer`:
+    /// what the proxies say, as far as each of them is trusted.
+    pub fn client(&self, peer: IpAddr, fields: &Fields) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer;
+        }
+        forwarded::client(peer, self.client_field, fields, |address| {
+            self.trusts(address)
+        })
     }
 }
 
@@ -195,6 +210,22 @@ impl Network {
             address,
             prefix_bits,
         })
+    }
+
+    /// Whether it is one of IPv4.
+    pub fn is_v4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
+    /// Its first and its last address as numbers; stray bits are none of them.
+    pub fn edges(&self) -> (u128, u128) {
+        let rest = address_bits(self.address) - self.prefix_bits;
+        let address = match self.address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let beyond = 1_u128.checked_shl(rest).map_or(u128::MAX, |size| size - 1);
+        (address & !beyond, address | beyond)
     }
 
     /// Whether `address` is in it. An IPv4 address stays one where IPv6 maps it.

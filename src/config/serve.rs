@@ -44,6 +44,9 @@ pub fn config_for(options: Options) -> Plan {
         files: Files::new(options.root),
         routes: Vec::new(),
         tunnel: None,
+        access: Default::default(),
+        access_log: Default::default(),
+        rate_limit: None,
     };
     let config = Config {
         workers: options.workers,
@@ -54,6 +57,7 @@ pub fn config_for(options: Options) -> Plan {
         default_passthrough: None,
         upstreams: Vec::new(),
         proxies: Default::default(),
+        rate_limit: None,
         offload: Offload {
             policy: options.offload,
             ..Default::default()
@@ -65,6 +69,7 @@ pub fn config_for(options: Options) -> Plan {
         admin: None,
         http2: Default::default(),
         access_log: None,
+        request_id: Default::default(),
     };
     Plan { config, candidates }
 }
@@ -91,6 +96,7 @@ fn listener(address: SocketAddr) -> Listener {
         ipv6_only: false,
         backlog: Listener::BACKLOG_DEFAULT,
         service: Service::Https,
+        access: Default::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod access;
 mod files;
 mod routes;
 mod upstreams;

@@ -8,11 +8,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::config::{Listener, ProxyProtocol, Service, Tcp};
+use crate::config::{Listener, Tcp};
 use crate::sys;
 use crate::worker::ListenerId;
 
@@ -63,20 +62,8 @@ pub struct Changed {
     pub open: Vec<Vec<(ListenerId, OwnedFd)>>,
     /// The listeners that the configuration does not have.
     pub close: Vec<ListenerId>,
-    /// What is spoken on each listener, on those to close too.
-    pub services: HashMap<ListenerId, Service>,
-    /// The proxies in front of those listeners that have some.
-    pub proxy_protocols: HashMap<ListenerId, Arc<ProxyProtocol>>,
-}
-
-impl Changed {
-    fn note(&mut self, id: ListenerId, listener: &Listener) {
-        self.services.insert(id, listener.service.clone());
-        match &listener.proxy_protocol {
-            Some(proxies) => self.proxy_protocols.insert(id, proxies.clone()),
-            None => self.proxy_protocols.remove(&id),
-        };
-    }
+    /// What is said of each listener, of those to close too.
+    pub listeners: HashMap<ListenerId, Listener>,
 }
 
 impl Listeners {
@@ -114,12 +101,11 @@ impl Listeners {
         let mut changed = Changed {
             open: (0..self.workers).map(|_| Vec::new()).collect(),
             close: Vec::new(),
-            services: HashMap::new(),
-            proxy_protocols: HashMap::new(),
+            listeners: HashMap::new(),
         };
         let mut before = std::mem::take(&mut self.open);
         for open in &before {
-            changed.note(open.id, &open.listener);
+            changed.listeners.insert(open.id, open.listener.clone());
         }
         for planned in change.listeners {
             let open = match planned {
@@ -146,7 +132,7 @@ impl Listeners {
                     }
                 }
             };
-            changed.note(open.id, &open.listener);
+            changed.listeners.insert(open.id, open.listener.clone());
             self.open.push(open);
         }
         changed.close = before.into_iter().map(|open| open.id).collect();
@@ -316,6 +302,7 @@ mod tests {
             ipv6_only: false,
             backlog: 16,
             service: Service::Https,
+            access: Default::default(),
         }
     }
 
@@ -374,14 +361,14 @@ mod tests {
             (ids(&second), second.close.len()),
             (vec![vec![1], vec![1]], 0)
         );
-        assert_eq!(second.services[&ListenerId(0)], redirect.service);
+        assert_eq!(second.listeners[&ListenerId(0)], redirect);
         assert_eq!(listeners.bound().nth(1).unwrap().1, bound);
 
         let third = change(&mut listeners, &[b], &tcp);
-        assert_eq!(ids(&third), [vec![], vec![]]);
+        assert_eq!(ids(&third), [Vec::<usize>::new(), Vec::new()]);
         assert_eq!(third.close, [ListenerId(0)]);
         // Those in its queue are still to be served.
-        assert_eq!(third.services[&ListenerId(0)], redirect.service);
+        assert_eq!(third.listeners[&ListenerId(0)], redirect);
     }
 
     #[test]

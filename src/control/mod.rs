@@ -22,7 +22,7 @@ use self::admin::{AdminListener, CurrentPhase};
 use self::listen::{Changed, ListenError, Listeners};
 use self::reload::Origin;
 use self::supervise::{Event, Handle, Supervisor, forward_signals};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::net::file_threads::FileThreads;
 use crate::net::rt::Driver;
 use crate::serve::Routes;
@@ -30,7 +30,7 @@ use crate::sys;
 use crate::sys::probe::{self, KernelTls, Ring};
 use crate::tls::server_config::TlsSetup;
 use crate::upstream::Upstreams;
-use crate::worker::access_log::AccessLog;
+use crate::worker::access_log::AccessLogs;
 use crate::worker::admission::Admission;
 use crate::worker::{self, Generation, ListenerId, Shared, WorkerSetup};
 
@@ -99,15 +99,10 @@ impl Control {
         let change = listeners.plan(&config.listeners, &config.tcp)?;
         let Changed {
             open,
-            services,
-            proxy_protocols,
+            listeners: spoken,
             ..
         } = listeners.apply(change, &config.tcp);
-        let access_log = config
-            .access_log
-            .as_ref()
-            .map(open_access_log)
-            .transpose()?;
+        let access_logs = open_access_logs(&config, &AccessLogs::default())?;
         let admin = match &config.admin {
             Some(admin) => {
                 let opened = AdminListener::open(admin);
@@ -121,9 +116,8 @@ impl Control {
                 tls: Arc::new(tls),
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
-                services,
-                proxy_protocols,
-                access_log,
+                listeners: spoken,
+                access_logs,
                 certificate_expiries: origin.as_ref().map(Origin::expiries).unwrap_or_default(),
             },
             admin,
@@ -163,6 +157,7 @@ impl Control {
         let shared = Arc::new(Shared {
             generation: ArcSwap::from_pointee(self.generation),
             admission: Arc::new(Admission::new()),
+            rates: Arc::default(),
             file_threads,
             kernel: self.kernel,
         });
@@ -184,7 +179,15 @@ impl Control {
                 start_worker(index, cpu, driver, listeners, &shared, &sender)
             })
             .collect();
+        let logs = shared
+            .generation
+            .load()
+            .access_logs
+            .iter()
+            .cloned()
+            .collect();
         Supervisor {
+            logs,
             workers: workers.map_err(|e| StartError::Io("start a worker", e))?,
             events,
             shared,
@@ -213,8 +216,9 @@ fn obey_commands(origin: &Origin, events: &Sender<Event>) {
     }
 }
 
-fn open_access_log(config: &config::AccessLog) -> Result<AccessLog, StartError> {
-    AccessLog::open(config).map_err(|error| StartError::Io("open the access log", error))
+/// The logs that `config` names; those that are open among `running` go on.
+fn open_access_logs(config: &Config, running: &AccessLogs) -> Result<AccessLogs, StartError> {
+    AccessLogs::open(config, running).map_err(|error| StartError::Io("open the access log", error))
 }
 
 /// Lowers the connections per worker to what the limit of open files leaves: the files that are

@@ -137,19 +137,15 @@ impl Origin {
             .map_err(|error| ReloadError::Start(StartError::Io("use the roots", error)))?;
         let upstreams = Upstreams::new(&config, read.tls.upstreams(), Some(&running.upstreams))
             .map_err(|error| ReloadError::Start(StartError::Io("watch the upstreams", error)))?;
-        let access_log = match (&config.access_log, &running.access_log) {
-            (wanted, Some(open)) if *wanted == running.config.access_log => Some(open.clone()),
-            (Some(wanted), _) => Some(super::open_access_log(wanted).map_err(ReloadError::Start)?),
-            (None, _) => None,
-        };
+        let access_logs =
+            super::open_access_logs(&config, &running.access_logs).map_err(ReloadError::Start)?;
         let change = listeners
             .plan(&config.listeners, &config.tcp)
             .map_err(|error| ReloadError::Start(error.into()))?;
         let Changed {
             open,
             close,
-            services,
-            proxy_protocols,
+            listeners: spoken,
         } = listeners.apply(change, &config.tcp);
         let mut notes: Vec<String> = read.warnings.iter().map(ToString::to_string).collect();
         notes.extend(needs_restart(&running.config, &config));
@@ -162,9 +158,8 @@ impl Origin {
                 tls: Arc::new(read.tls),
                 routes: Arc::new(routes),
                 upstreams: Arc::new(upstreams),
-                services,
-                proxy_protocols,
-                access_log,
+                listeners: spoken,
+                access_logs,
                 certificate_expiries,
             },
             open,
@@ -212,9 +207,8 @@ impl Origin {
                 tls: Arc::new(tls.with_upstreams(running.tls.upstreams().to_vec())),
                 routes: running.routes.clone(),
                 upstreams: running.upstreams.clone(),
-                services: running.services.clone(),
-                proxy_protocols: running.proxy_protocols.clone(),
-                access_log: running.access_log.clone(),
+                listeners: running.listeners.clone(),
+                access_logs: running.access_logs.clone(),
                 certificate_expiries: self.expiries(),
             }),
             Err(problem) => {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use super::reload::{Origin, ReloadError, Reloaded};
 use super::watch;
 use crate::config::Service;
 use crate::metrics::{self, Counter};
+use crate::worker::access_log::AccessLog;
 use crate::worker::{Command, Generation, ListenerId, Shared};
 
 /// What the supervisor waits for.
@@ -48,6 +49,8 @@ pub(super) struct Supervisor {
     pub(super) workers: Vec<Handle>,
     pub(super) events: Receiver<Event>,
     pub(super) shared: Arc<Shared>,
+    /// The access logs in force, and those of earlier configurations that connections still write to.
+    pub(super) logs: Vec<AccessLog>,
     pub(super) listeners: Listeners,
     /// `None` when no file says what is served: then there is nothing to reload.
     pub(super) origin: Option<Origin>,
@@ -120,7 +123,7 @@ impl Supervisor {
         for worker in std::mem::take(&mut self.workers) {
             drop(worker.thread.join());
         }
-        self.finish_logs();
+        AccessLog::finish(&self.logs, LOG_WAIT);
         log_counters();
         tracing::info!("drained");
         Ok(ExitCode::SUCCESS)
@@ -128,22 +131,38 @@ impl Supervisor {
 
     /// The process ends with connections open: the kernel closes them.
     fn stop_at_once(&self, reason: &str) -> ExitCode {
-        self.finish_logs();
+        self.flush_workers();
+        AccessLog::finish(&self.logs, LOG_WAIT);
         log_counters();
         tracing::warn!(reason, "stopping at once");
         ExitCode::FAILURE
     }
 
     fn reopen_logs(&self) {
-        if let Some(log) = &self.shared.generation.load().access_log {
-            log.reopen();
-        }
+        self.logs.iter().for_each(AccessLog::reopen);
     }
 
-    /// What workers have handed over is written before the process ends.
-    fn finish_logs(&self) {
-        if let Some(log) = &self.shared.generation.load().access_log {
-            log.finish(LOG_WAIT);
+    /// Lets workers hand over the last lines of the access logs. One that hangs is not waited for.
+    fn flush_workers(&self) {
+        if self.logs.is_empty() {
+            return;
+        }
+        let (done, flushed) = channel::<()>();
+        for worker in &self.workers {
+            worker.command(Command::FlushLogs(done.clone()));
+        }
+        drop(done);
+        // Nothing is sent: it ends when the last worker has let go.
+        let _ = flushed.recv_timeout(LOG_WAIT);
+    }
+
+    /// Keeps a way to the logs of a new generation, and to those before it as long as somebody writes.
+    fn note_logs(&mut self, generation: &Generation) {
+        self.logs.retain(|log| !log.is_last());
+        for log in generation.access_logs.iter() {
+            if !self.logs.iter().any(|known| known.is(log)) {
+                self.logs.push(log.clone());
+            }
         }
     }
 
@@ -223,6 +242,7 @@ impl Supervisor {
             close,
             notes,
         } = reloaded;
+        self.note_logs(&generation);
         self.publish(generation, open, &close);
         for note in &notes {
             tracing::warn!("{note}");

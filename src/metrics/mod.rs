@@ -43,6 +43,8 @@ counters! {
     RefusedWorkerFull = "refused_worker_full",
     /// Connections closed at once because their address had too many.
     RefusedAddressFull = "refused_address_full",
+    /// Connections closed at once because their listener's lists refuse their address.
+    RefusedNetwork = "refused_network",
     /// Connections closed at once because their address is none that may speak the PROXY protocol.
     RefusedNoProxy = "refused_no_proxy",
     /// Headers of the PROXY protocol that were read.
@@ -97,6 +99,10 @@ counters! {
     Responses4xx = "responses_4xx",
     /// Responses with a status of 500 or more.
     Responses5xx = "responses_5xx",
+    /// Requests answered with 403 because their site's lists refuse their client's address.
+    RequestsRefusedNetwork = "requests_refused_network",
+    /// Requests answered with 429 because their client made too many.
+    RequestsRateLimited = "requests_rate_limited",
     /// Application bytes received.
     BytesReceived = "bytes_received",
     /// Application bytes sent.

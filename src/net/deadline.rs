@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -187,13 +187,14 @@ impl Deadline {
         self.entry.receiving.expired.take()
     }
 
-    /// Waits for `ready` as long as the phase lasts.
+    /// Waits for `ready` as long as the phase lasts. It is pinned by the caller, because a future
+    /// that takes another one by value has room for it twice.
     ///
     /// # Errors
     /// Those of `ready`.
     pub async fn in_phase(
         &self,
-        ready: impl Future<Output = io::Result<()>>,
+        ready: Pin<&mut impl Future<Output = io::Result<()>>>,
     ) -> io::Result<Wait<Expiry>> {
         self.entry.receiving.wait(ready).await
     }
@@ -205,7 +206,7 @@ impl Deadline {
     pub async fn to_send(
         &self,
         after: Duration,
-        ready: impl Future<Output = io::Result<()>>,
+        ready: Pin<&mut impl Future<Output = io::Result<()>>>,
     ) -> io::Result<Wait<()>> {
         let sending = &self.entry.sending;
         self.arm_lane(sending, (), after);
@@ -294,8 +295,10 @@ impl<W, E> Lane<W, E> {
         }
     }
 
-    async fn wait(&self, ready: impl Future<Output = io::Result<()>>) -> io::Result<Wait<E>> {
-        let mut ready = pin!(ready);
+    async fn wait(
+        &self,
+        mut ready: Pin<&mut impl Future<Output = io::Result<()>>>,
+    ) -> io::Result<Wait<E>> {
         let mut suspended = false;
         let result = poll_fn(|context| {
             if let Some(expiry) = self.expired.take() {
@@ -347,6 +350,7 @@ const NEVER: u64 = u64::MAX;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
     use std::task::Context;
 
     /// A wheel whose time the test turns.
@@ -365,6 +369,16 @@ mod tests {
         }
     }
 
+    /// Waits for what never comes.
+    async fn receive(deadline: &Deadline) -> io::Result<Wait<Expiry>> {
+        deadline.in_phase(pin!(std::future::pending())).await
+    }
+
+    /// Waits for room that never comes.
+    async fn send(deadline: &Deadline, after: Duration) -> io::Result<Wait<()>> {
+        deadline.to_send(after, pin!(std::future::pending())).await
+    }
+
     fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
@@ -376,7 +390,7 @@ mod tests {
         for offset in [0, 1, 100, 249] {
             clock.pass(offset);
             deadline.arm(Phase::Header, Duration::from_millis(1000));
-            let mut wait = pin!(deadline.in_phase(std::future::pending()));
+            let mut wait = pin!(receive(&deadline));
             assert!(poll_once(wait.as_mut()).is_pending());
             clock.pass(999);
             assert!(
@@ -396,7 +410,7 @@ mod tests {
     fn arming_again_gives_the_whole_time_again() {
         let mut clock = Clock::new();
         let deadline = clock.0.register();
-        let mut wait = pin!(deadline.in_phase(std::future::pending()));
+        let mut wait = pin!(receive(&deadline));
         for _ in 0..20 {
             deadline.arm(Phase::BodyProgress, Duration::from_millis(1000));
             clock.pass(900);
@@ -413,7 +427,7 @@ mod tests {
         let deadline = clock.0.register();
         deadline.arm(Phase::Idle, Duration::from_secs(75));
         deadline.arm(Phase::Header, Duration::from_millis(500));
-        let mut wait = pin!(deadline.in_phase(std::future::pending()));
+        let mut wait = pin!(receive(&deadline));
         clock.pass(1000);
         assert!(poll_once(wait.as_mut()).is_ready());
     }
@@ -423,7 +437,7 @@ mod tests {
         let mut clock = Clock::new();
         let deadline = clock.0.register();
         deadline.arm(Phase::Idle, Duration::from_secs(600));
-        let mut wait = pin!(deadline.in_phase(std::future::pending()));
+        let mut wait = pin!(receive(&deadline));
         for _ in 0..599 {
             clock.pass(1000);
             assert!(poll_once(wait.as_mut()).is_pending());
@@ -444,7 +458,7 @@ mod tests {
             .collect();
         clock.pass(10 * 60 * 1000);
         for deadline in &armed {
-            let wait = pin!(deadline.in_phase(std::future::pending()));
+            let wait = pin!(receive(deadline));
             assert!(poll_once(wait).is_ready());
         }
     }
@@ -455,8 +469,8 @@ mod tests {
         let deadline = clock.0.register();
         deadline.arm(Phase::Idle, Duration::from_secs(60));
         let second = Duration::from_secs(1);
-        let mut send = pin!(deadline.to_send(second, std::future::pending()));
-        let mut receive = pin!(deadline.in_phase(std::future::pending()));
+        let mut send = pin!(send(&deadline, second));
+        let mut receive = pin!(receive(&deadline));
         assert!(poll_once(send.as_mut()).is_pending());
         assert!(poll_once(receive.as_mut()).is_pending());
         clock.pass(2000);
@@ -475,8 +489,8 @@ mod tests {
         let (idle, busy) = (clock.0.register(), clock.0.register());
         idle.arm(Phase::Idle, Duration::from_secs(60));
         busy.arm(Phase::Header, Duration::from_secs(60));
-        let mut idle_wait = pin!(idle.in_phase(std::future::pending()));
-        let mut busy_wait = pin!(busy.in_phase(std::future::pending()));
+        let mut idle_wait = pin!(receive(&idle));
+        let mut busy_wait = pin!(receive(&busy));
         assert!(poll_once(idle_wait.as_mut()).is_pending());
         clock.0.drain_idle();
         let drained = Poll::Ready(Wait::Expired(Expiry::Drain));

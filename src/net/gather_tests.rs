@@ -62,6 +62,7 @@ impl Expected {
             file: file.0.clone(),
             offset: offset as u64,
             length: length as u64,
+            is_remote: false,
         });
         self.bytes
             .extend_from_slice(&file.1[offset..offset + length]);

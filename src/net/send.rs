@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ impl WriteHalf {
             file: &range.file,
             offset: range.offset,
             left: range.length,
+            is_remote: range.is_remote,
         };
         if head.len() > HEAD_BYTES_MAX {
             self.send(&[IoSlice::new(head)]).await?;
@@ -57,7 +59,7 @@ impl WriteHalf {
                 .file_step(&transport, &mut cursor)?;
             match step {
                 FileStep::Step(step) => transport.after(step).await?,
-                FileStep::Cold => self.send_cold(&mut cursor).await?,
+                FileStep::Cold => Box::pin(self.send_cold(&mut cursor)).await?,
                 FileStep::Truncated => {
                     metrics::count(Counter::FilesTruncated);
                     return Err(Cause::FileTruncated);
@@ -90,6 +92,8 @@ pub(super) struct Cursor<'a> {
     file: &'a Arc<File>,
     offset: u64,
     left: u64,
+    /// See [`FileRange::is_remote`].
+    is_remote: bool,
 }
 
 impl Cursor<'_> {
@@ -118,6 +122,10 @@ impl Cursor<'_> {
 
     /// How many of the next bytes can be sent without waiting for a disk.
     fn resident(&self) -> Result<usize, Cause> {
+        // What is counted in memory may still be asked after; RWF_NOWAIT reads are refused there.
+        if self.is_remote {
+            return Ok(0);
+        }
         let bytes = self.left.min(RESIDENT_CHUNK_BYTES);
         match sys::file::resident_bytes(self.file.as_fd(), self.offset, bytes) {
             Ok(bytes) => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
@@ -251,15 +259,18 @@ pub(super) async fn read_cold(
 ) -> Result<Vec<u8>, Cause> {
     let mut chunk = Ok(Vec::new());
     let context = &transport.context;
-    let read = async {
-        chunk = read_by_thread(&context.file_threads, file, offset, bytes).await;
-        Ok(())
+    let wait = {
+        let read = pin!(async {
+            chunk = read_by_thread(&context.file_threads, file, offset, bytes).await;
+            Ok(())
+        });
+        let deadline = &transport.deadline;
+        deadline.to_send(context.send_progress, read).await
     };
-    let wait = transport.deadline.to_send(context.send_progress, read);
-    if let Wait::Expired(()) = wait.await.map_err(Cause::Io)? {
-        return Err(Cause::File(io::ErrorKind::TimedOut.into()));
+    match wait.map_err(Cause::Io)? {
+        Wait::Ready { .. } => chunk,
+        Wait::Expired(()) => Err(Cause::File(io::ErrorKind::TimedOut.into())),
     }
-    chunk
 }
 
 /// Reads a chunk on a file thread, waiting its turn when they have too much to do: the response has

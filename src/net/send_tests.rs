@@ -44,6 +44,7 @@ fn range(file: &Arc<File>, offset: u64, length: u64) -> FileRange {
         file: file.clone(),
         offset,
         length,
+        is_remote: false,
     }
 }
 

@@ -389,7 +389,7 @@ async fn expire(clock: &Deadline, times: TunnelTimes, activity_ms: &Cell<u64>) -
         let left = Duration::from_millis(idle_left_ms.min(lifetime_left_ms));
         clock.arm(Phase::Tunnel, left);
         // Only the deadline ends it, and the next look tells what is over.
-        drop(clock.in_phase(pending()).await);
+        drop(clock.in_phase(pin!(pending())).await);
     }
 }
 

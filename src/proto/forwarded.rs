@@ -4,12 +4,14 @@
 //! What a client says of others is passed on only where its address is trusted; otherwise the fields
 //! begin here, or a client could claim any address.
 
+use std::borrow::Cow;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::limits::FORWARDED_HOPS_MAX;
 use crate::message::Fields;
 use crate::proto::h1::encode::push_field_line;
-use crate::proto::syntax::is_token;
+use crate::proto::syntax::{is_token, trim_ows};
 
 /// Which fields are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,19 @@ pub enum Style {
     Forwarded,
     /// All of them.
     Both,
+}
+
+/// Where a trusted proxy says whom a request came from. Only one field is believed: a proxy that sets
+/// one may pass another on as the client sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientField {
+    /// X-Forwarded-For.
+    #[default]
+    XForwardedFor,
+    /// Forwarded.
+    Forwarded,
+    /// Nowhere.
+    None,
 }
 
 /// What is known of a request's way so far.
@@ -74,6 +89,137 @@ pub fn push_fields(out: &mut Vec<u8>, style: Style, origin: &Origin<'_>, receive
         let element = element(origin, address.bytes());
         push_list(out, FORWARDED, before(FORWARDED), &element);
     }
+}
+
+/// The address of a request's client. `peer`, which is trusted, sent `received`; each proxy appended
+/// the address it got the request from, so they are read from the end until one is not trusted. What
+/// is no address (`unknown`, an obfuscated name) ends it too: then the proxy that said so is the last
+/// that is known.
+pub fn client(
+    peer: IpAddr,
+    field: ClientField,
+    received: &Fields,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> IpAddr {
+    let (name, is_forwarded) = match field {
+        ClientField::XForwardedFor => (X_FORWARDED_FOR, false),
+        ClientField::Forwarded => (FORWARDED, true),
+        ClientField::None => return peer,
+    };
+    let values: Vec<&[u8]> = received.all(name).collect();
+    let mut known = peer;
+    let mut hops = 0;
+    for value in values.into_iter().rev() {
+        for element in elements_from_end(value, is_forwarded) {
+            let node = match is_forwarded {
+                true => forwarded_for(element),
+                false => Some(element.into()),
+            };
+            let address = node.and_then(|node| node_address(&node));
+            let Some(address) = address else {
+                return known;
+            };
+            known = address;
+            hops += 1;
+            if hops == FORWARDED_HOPS_MAX || !trusts(known) {
+                return known;
+            }
+        }
+    }
+    known
+}
+
+/// The elements of a list, the last one first. Quotation marks are paired from the end too: one that a
+/// client left open cannot swallow what a proxy appended.
+fn elements_from_end(value: &[u8], has_quotes: bool) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    let elements = std::iter::from_fn(move || {
+        let list = rest?;
+        let mut is_quoted = false;
+        let comma = (0..list.len()).rev().find(|&at| {
+            let (before, byte) = (list.get(..at).unwrap_or_default(), list.get(at));
+            let escapes = before.iter().rev().take_while(|&&byte| byte == b'\\');
+            if has_quotes && byte == Some(&b'"') && escapes.count() % 2 == 0 {
+                is_quoted = !is_quoted;
+            }
+            byte == Some(&b',') && !is_quoted
+        });
+        let after = comma.map_or(0, |comma| comma + 1);
+        rest = comma.and_then(|comma| list.get(..comma));
+        Some(trim_ows(list.get(after..).unwrap_or_default()))
+    });
+    elements.filter(|element| !element.is_empty())
+}
+
+/// The node in the `for` parameter of a forwarded-element (RFC 7239 4).
+fn forwarded_for(element: &[u8]) -> Option<Cow<'_, [u8]>> {
+    for pair in parameters(element) {
+        let equals = pair.iter().position(|&byte| byte == b'=')?;
+        let (name, value) = pair.split_at_checked(equals)?;
+        if !name.eq_ignore_ascii_case(b"for") {
+            continue;
+        }
+        let value = value.get(1..)?;
+        return match value {
+            [b'"', quoted @ .., b'"'] => Some(unescaped(quoted).into()),
+            token => Some(token.into()),
+        };
+    }
+    None
+}
+
+/// Without the backslashes of quoted pairs (RFC 9110 5.6.4).
+fn unescaped(quoted: &[u8]) -> Vec<u8> {
+    let mut bytes = quoted.iter();
+    let mut text = Vec::with_capacity(quoted.len());
+    while let Some(&byte) = bytes.next() {
+        text.push(match byte {
+            b'\\' => bytes.next().copied().unwrap_or(byte),
+            other => other,
+        });
+    }
+    text
+}
+
+/// The address of a node, with or without a port (RFC 7239 6).
+fn node_address(node: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(node).ok()?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    let (address, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            let address: Ipv6Addr = address.parse().ok()?;
+            (IpAddr::from(address), rest.strip_prefix(':'))
+        }
+        None => {
+            let (address, port) = text.split_once(':')?;
+            let address: Ipv4Addr = address.parse().ok()?;
+            (IpAddr::from(address), Some(port))
+        }
+    };
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_graphic());
+    port.is_none_or(is_port).then(|| address.to_canonical())
+}
+
+/// The parameters of a forwarded-element: between semicolons, those within quoted strings aside.
+fn parameters(element: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let parts = element.split(move |&byte| {
+        if is_quoted {
+            match byte {
+                _ if is_escaped => is_escaped = false,
+                b'\\' => is_escaped = true,
+                b'"' => is_quoted = false,
+                _ => {}
+            }
+            return false;
+        }
+        is_quoted = byte == b'"';
+        byte == b';'
+    });
+    parts.map(trim_ows)
 }
 
 /// One forwarded-element (RFC 7239 4).
@@ -232,6 +378,81 @@ mod tests {
         assert!(of("::ffff:192.0.2.1").starts_with("\r\nforwarded: for=192.0.2.1;host="));
         let longest = "1111:2222:3333:4444:5555:6666:7777:8888";
         assert!(of(longest).contains(longest));
+    }
+
+    fn client_of(field: ClientField, received: &[(&str, &str)]) -> String {
+        let trusts = |address: IpAddr| address.to_string().starts_with("10.");
+        let peer = "10.0.0.1".parse().unwrap();
+        let request = request(Method::Get, received);
+        client(peer, field, &request.fields, trusts).to_string()
+    }
+
+    #[test]
+    fn the_first_address_that_is_not_trusted_is_the_client() {
+        for (values, expected) in [
+            (&[][..], "10.0.0.1"),
+            (&["192.0.2.1"], "192.0.2.1"),
+            // What comes before it is the client's own word.
+            (&["1.1.1.1, 192.0.2.1"], "192.0.2.1"),
+            (
+                &["1.1.1.1", "192.0.2.1, 10.0.0.3", " 10.0.0.2 "],
+                "192.0.2.1",
+            ),
+            (&["10.0.0.3,10.0.0.2"], "10.0.0.3"),
+            (&["192.0.2.1:4711"], "192.0.2.1"),
+            (&["2001:db8::1"], "2001:db8::1"),
+            (&["[2001:db8::1]:80, [2001:db8::2]"], "2001:db8::2"),
+            (&["::ffff:192.0.2.1"], "192.0.2.1"),
+            (&["192.0.2.1, unknown, 10.0.0.2"], "10.0.0.2"),
+            (&["192.0.2.1, \"10.0.0.2"], "10.0.0.1"),
+            (&["192.0.2.1,, 10.0.0.2,"], "192.0.2.1"),
+            // A client's quotation mark swallows nothing.
+            (&["\", 192.0.2.1"], "192.0.2.1"),
+        ] {
+            let fields: Vec<_> = values
+                .iter()
+                .map(|value| ("X-Forwarded-For", *value))
+                .collect();
+            assert_eq!(
+                client_of(ClientField::XForwardedFor, &fields),
+                expected,
+                "{values:?}"
+            );
+            assert_eq!(client_of(ClientField::None, &fields), "10.0.0.1");
+            assert_eq!(client_of(ClientField::Forwarded, &fields), "10.0.0.1");
+        }
+    }
+
+    #[test]
+    fn rfc7239_4_forwarded_elements_are_read_from_the_end() {
+        for (value, expected) in [
+            ("for=192.0.2.1", "192.0.2.1"),
+            ("For=1.1.1.1, by=a;FOR=192.0.2.1;proto=http", "192.0.2.1"),
+            ("for=\"[2001:db8::1]:4711\", for=10.0.0.2", "2001:db8::1"),
+            ("for=192.0.2.1;by=\"a,b;for=1.1.1.1\\\"\"", "192.0.2.1"),
+            ("by=\"a,b;for=1.1.1.1\\\"\";for=192.0.2.1", "192.0.2.1"),
+            ("for=\"192.0.2.\\1\"", "192.0.2.1"),
+            ("for=192.0.2.1, for=_hidden", "10.0.0.1"),
+            ("for=\", for=192.0.2.1", "192.0.2.1"),
+            ("for=\"\\, for=\"192.0.2.1\", for=10.0.0.2", "192.0.2.1"),
+            ("for=192.0.2.1, proto=https", "10.0.0.1"),
+            ("for=192.0.2.1, for", "10.0.0.1"),
+            ("for=192.0.2.1, for=\"[::1", "10.0.0.1"),
+        ] {
+            let fields = [("Forwarded", value)];
+            assert_eq!(
+                client_of(ClientField::Forwarded, &fields),
+                expected,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_chain_of_proxies_is_followed_so_far() {
+        let chain = vec!["10.0.0.9"; FORWARDED_HOPS_MAX].join(", ");
+        let fields = [("x-forwarded-for", &*format!("192.0.2.1, {chain}"))];
+        assert_eq!(client_of(ClientField::XForwardedFor, &fields), "10.0.0.9");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! measured by itself.
 
 pub mod authority;
+pub mod client_network;
 pub mod conditional;
 pub mod content_coding;
 pub mod forwarded;
@@ -13,6 +14,7 @@ pub mod hop_by_hop;
 pub mod json;
 pub mod proxy_header;
 pub mod range;
+pub mod request_id;
 pub mod syntax;
 
 #[cfg(test)]
@@ -43,6 +45,7 @@ pub(crate) mod testing {
             fields: Fields::new(Bytes::from(block), entries),
             body_length: BodyLength::Known(0),
             expects_continue: false,
+            id: Default::default(),
         }
     }
 }

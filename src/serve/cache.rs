@@ -53,6 +53,8 @@ pub struct Root {
     pub dotfiles: bool,
     /// Fields for its files.
     pub headers: Arc<[HeaderRule]>,
+    /// Whether its file system may wait for somebody else, so that the worker asks it nothing.
+    pub is_remote: bool,
 }
 
 /// A file as it is served.
@@ -80,6 +82,8 @@ pub struct OpenFile {
     /// What tells this state of the file from another; `None` for a listing.
     stat: Option<FileStat>,
     settled: bool,
+    /// See [`Root::is_remote`].
+    pub(crate) is_remote: bool,
 }
 
 /// The bytes of an [`OpenFile`].
@@ -169,6 +173,15 @@ impl<T: FileThreads> Cache<T> {
     ///
     /// Why there is nothing to serve.
     pub async fn find(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
+        // What most requests find costs no future as large as what an open needs.
+        if let Known::Fresh(outcome) = self.state.borrow_mut().known(site, path, now.monotonic) {
+            metrics::count(Counter::FileCacheHits);
+            return outcome;
+        }
+        Box::pin(self.find_or_open(site, path, now)).await
+    }
+
+    async fn find_or_open(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
         loop {
             let (previous, usable) = match self.state.borrow_mut().known(site, path, now.monotonic)
             {
@@ -317,9 +330,11 @@ impl<T: FileThreads> Cache<T> {
                 .and_then(|file| file.stat),
             settled_until_ns: since_epoch_ns(now.wall) - SETTLED_AFTER.as_nanos().cast_signed(),
         };
-        match lookup.open(Reach::Cached) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            outcome => return self.keep(site, path, previous, outcome, now),
+        if !root.is_remote {
+            match lookup.open(Reach::Cached) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return self.keep(site, path, previous, outcome, now),
+            }
         }
 
         metrics::count(Counter::FileOpensCold);
@@ -357,8 +372,10 @@ impl<T: FileThreads> Cache<T> {
         let file = match (opened, previous) {
             (Ok(Opened::Unchanged), Some(previous)) => previous,
             (Ok(Opened::File(opened)), _) => {
-                let rules = self.roots.get(site).map_or(&[][..], |root| &root.headers);
-                Rc::new(OpenFile::new(opened, path, rules, now.wall))
+                let Some(root) = self.roots.get(site) else {
+                    return Err(Refusal::Failed);
+                };
+                Rc::new(OpenFile::new(opened, path, root, now.wall))
             }
             (Ok(Opened::Unchanged), None) => return Err(Refusal::Failed),
             (Ok(Opened::Directory), _) => {
@@ -435,7 +452,7 @@ impl<T: FileThreads> Cache<T> {
 }
 
 impl OpenFile {
-    fn new(opened: OpenedFile, path: &CStr, rules: &[HeaderRule], wall: SystemTime) -> Self {
+    fn new(opened: OpenedFile, path: &CStr, root: &Root, wall: SystemTime) -> Self {
         let OpenedFile {
             stat,
             settled,
@@ -444,7 +461,7 @@ impl OpenFile {
         let modified = system_time(stat.modified_ns).min(wall);
         let etag = etag(&stat, settled);
         let last_modified = Bytes::from(httpdate::fmt_http_date(modified));
-        let fields = describe::of_file(&etag, &last_modified, rules, path.to_bytes());
+        let fields = describe::of_file(&etag, &last_modified, &root.headers, path.to_bytes());
         Self {
             content: match content {
                 OpenedContent::Bytes(bytes) => Content::Bytes(bytes.into()),
@@ -457,6 +474,7 @@ impl OpenFile {
             siblings: Siblings::default(),
             stat: Some(stat),
             settled,
+            is_remote: root.is_remote,
         }
     }
 
@@ -482,6 +500,7 @@ impl OpenFile {
             siblings: Siblings::default(),
             stat: None,
             settled: false,
+            is_remote: false,
         }
     }
 

@@ -27,6 +27,7 @@ impl Fixture {
             symlinks: Symlinks::Beneath,
             dotfiles: false,
             headers: Arc::new([]),
+            is_remote: false,
         };
         let threads = ManualThreads::default();
         Self {
@@ -167,6 +168,7 @@ fn a_root_that_is_a_link_may_be_switched() {
         symlinks: Symlinks::Deny,
         dotfiles: false,
         headers: Arc::new([]),
+        is_remote: false,
     };
     let mut fixture = Fixture::new(8);
     fixture.cache = Cache::new(vec![root], 8, fixture.threads.clone());
@@ -528,4 +530,26 @@ proptest! {
         }
         fixture.check_invariants();
     }
+}
+
+#[test]
+fn a_remote_file_system_is_asked_by_threads_only() {
+    let mut fixture = Fixture::new(8);
+    fixture.write("f", "text");
+    assert_eq!(fixture.text("f", LATER), "text");
+    let root = Root {
+        path: c_path(fixture.directory.path()).into(),
+        symlinks: Symlinks::Beneath,
+        dotfiles: false,
+        headers: Arc::new([]),
+        is_remote: true,
+    };
+    fixture.cache = Cache::new(vec![root], 8, fixture.threads.clone());
+    let before = fixture.threads.jobs_run();
+    assert_eq!(fixture.text("f", LATER), "text");
+    assert_eq!(fixture.threads.jobs_run(), before + 1);
+    let Ok(Found::File(file)) = fixture.find("f", LATER) else {
+        panic!("no file");
+    };
+    assert!(file.is_remote);
 }

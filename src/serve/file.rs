@@ -119,19 +119,27 @@ impl<T: FileThreads> FileSite<'_, T> {
             }
         }
         match self.files.listing {
-            true => Ok(Target::Listing(cache.list(site, &path.beneath, now).await?)),
+            true => {
+                let page = Box::pin(cache.list(site, &path.beneath, now)).await?;
+                Ok(Target::Listing(page))
+            }
             false => Err(Refusal::NotFound),
         }
     }
 
-    /// `response` with the site's page for its status, if there is one. Its other fields stay: they
-    /// say what is wrong (Allow, Content-Range).
-    async fn with_own_page(self, response: Response, now: Now) -> Response {
+    /// `response` with the site's page for its status, if there is one.
+    pub(super) async fn with_own_page(self, response: Response, now: Now) -> Response {
         let mut pages = self.files.error_pages.iter();
-        let Some(page) = pages.find(|page| page.statuses.contains(&response.status)) else {
-            return response;
-        };
-        let Ok(path) = CString::new(page.file.as_str()) else {
+        match pages.find(|page| page.statuses.contains(&response.status)) {
+            None => response,
+            Some(page) => Box::pin(self.with_page(response, &page.file, now)).await,
+        }
+    }
+
+    /// `response` with the page in `file`, if it is there. Its other fields stay: they say what is
+    /// wrong (Allow, Content-Range).
+    async fn with_page(self, response: Response, file: &str, now: Now) -> Response {
+        let Ok(path) = CString::new(file) else {
             return response;
         };
         let found = self.cache.find(self.index, &path, now).await;
@@ -212,6 +220,7 @@ fn multipart(variant: &Variant, parts: &[(u64, u64)]) -> Response {
                 file: Arc::clone(descriptor),
                 offset,
                 length,
+                is_remote: file.is_remote,
             }),
         });
     }
@@ -247,6 +256,7 @@ fn body(file: &OpenFile, offset: u64, length: u64) -> Body {
             file: Arc::clone(descriptor),
             offset,
             length,
+            is_remote: file.is_remote,
         }),
     }
 }

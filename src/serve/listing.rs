@@ -192,6 +192,7 @@ mod tests {
             symlinks,
             dotfiles: false,
             headers: Arc::new([]),
+            is_remote: false,
         }
     }
 

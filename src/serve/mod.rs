@@ -16,10 +16,12 @@ mod listing;
 mod open;
 pub mod path;
 pub mod proxy;
+pub mod rate;
 pub mod redirect;
 pub mod rules;
 pub mod tunnel;
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
@@ -33,11 +35,15 @@ use bytes::Bytes;
 
 use self::cache::{Cache, Root};
 use self::proxy::Proxy;
+use self::rate::Rates;
 use self::rules::{Rule, Rules};
 use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
+use crate::metrics::{self, Counter};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::proto::proxy_header::ProxyHeader;
+use crate::proto::request_id;
+use crate::sys;
 use crate::tls::names::Names;
 
 /// One moment, on both clocks.
@@ -65,11 +71,20 @@ pub struct Client {
     /// The index of the TLS policy under which its handshake was done
     /// ([`crate::tls::server_config::TlsSetup::policy_for`]); `None` for plain HTTP.
     pub tls_policy: Option<usize>,
-    /// Its address, or the one that a trusted proxy told.
+    /// Its address.
     pub address: IpAddr,
     /// What servers behind this one are told of the connection, where one is told (the PROXY
     /// protocol).
     pub introduction: Option<Rc<ProxyHeader>>,
+}
+
+/// Who sent a request, and what it is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// The client's address, or the one that a trusted proxy told.
+    pub address: IpAddr,
+    /// The request's id.
+    pub id: Cow<'a, str>,
 }
 
 /// What all workers share: the sites of one configuration.
@@ -96,6 +111,7 @@ pub struct Serve<T = FileThreadsHandle> {
     routes: Arc<Routes>,
     cache: Cache<T>,
     proxy: Option<Proxy>,
+    rates: Arc<Rates>,
 }
 
 /// Threads for work that waits for disks.
@@ -176,7 +192,15 @@ impl<T: FileThreads> Serve<T> {
             cache: Cache::new(routes.roots.clone(), open_files_max, threads),
             routes,
             proxy: None,
+            rates: Arc::default(),
         }
+    }
+
+    /// The same, with the buckets of `rates`, which others may share.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Arc<Rates>) -> Self {
+        self.rates = rates;
+        self
     }
 
     /// The same, with `proxy` to pass requests on.
@@ -192,6 +216,21 @@ impl<T: FileThreads> Serve<T> {
         self.cache.sweep(now);
         if let Some(proxy) = &self.proxy {
             proxy.sweep(now);
+        }
+    }
+
+    /// The index in [`Config::sites`] of the site that `request` is for.
+    pub fn site(&self, request: &Request) -> Option<usize> {
+        self.routes.site(&request.host).map(|(index, _)| index)
+    }
+
+    /// Who sent `request` over a connection of `client`, and what it is known by.
+    pub fn identify<'r>(&self, client: &Client, request: &'r Request) -> Identity<'r> {
+        let config = &self.routes.config;
+        let is_trusted = config.proxies.trusts(client.address);
+        Identity {
+            address: config.proxies.client(client.address, &request.fields),
+            id: request_id::of(request, config.request_id.field, is_trusted),
         }
     }
 
@@ -222,21 +261,48 @@ impl<T: FileThreads> Serve<T> {
         if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return error_page::page(Status(421));
         }
-        let mut response = self
-            .of_site(client, (index, route), request, body, now)
-            .await;
-        match &route.hsts {
-            // RFC 6797 7.2: only over a secure transport.
-            Some(value) if client.tls_policy.is_some() => {
-                // The site's word goes before that of a server behind it.
-                let name = b"strict-transport-security";
-                response
-                    .relayed
-                    .retain(|field, _| !field.eq_ignore_ascii_case(name));
-                response.with("strict-transport-security", value.clone())
+        let address = self
+            .routes
+            .config
+            .proxies
+            .client(client.address, &request.fields);
+        let mut response = match self.refusal(&route.site, address, now) {
+            Some(refusal) => {
+                drop(body);
+                let site = self.file_site(index, &route.site.files);
+                site.with_own_page(refusal, now).await
             }
-            _ => response,
+            None => {
+                self.of_site(client, (index, route), request, body, now)
+                    .await
+            }
+        };
+        // RFC 6797 7.2: only over a secure transport.
+        if let (Some(value), Some(_)) = (&route.hsts, client.tls_policy) {
+            put(&mut response, "strict-transport-security", value.clone());
         }
+        let ids = &self.routes.config.request_id;
+        if ids.to_clients {
+            let id = self.identify(client, request).id;
+            put(&mut response, ids.field, Bytes::from(id.into_owned()));
+        }
+        response
+    }
+
+    /// The answer to a client of `site` that is not let in, or makes too many requests.
+    fn refusal(&self, site: &Site, address: IpAddr, now: Now) -> Option<Response> {
+        if !site.access.allows(address) {
+            metrics::count(Counter::RequestsRefusedNetwork);
+            return Some(error_page::page(Status(403)));
+        }
+        let limit = site.rate_limit.as_ref();
+        let limit = limit.or(self.routes.config.rate_limit.as_ref())?;
+        let wait = self.rates.take(limit, address, now.monotonic).err()?;
+        metrics::count(Counter::RequestsRateLimited);
+        // Whole seconds (RFC 9110 10.2.3), and not one too few.
+        let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let page = error_page::page(Status(429));
+        Some(page.with("retry-after", wait_s.to_string()))
     }
 
     /// What the site's routes, or else its root, make of `request`.
@@ -274,11 +340,16 @@ impl<T: FileThreads> Serve<T> {
                 .respond(request, now)
                 .await;
         };
+        let config = &self.routes.config;
         let asking = proxy::Asking {
             client,
-            is_trusted: self.routes.config.proxies.trusts(client.address),
+            is_trusted: config.proxies.trusts(client.address),
             request,
             normal: &normal,
+            id_field: config
+                .request_id
+                .to_upstreams
+                .then_some(config.request_id.field),
         };
         let mut response = self.by_rule(rule, &asking, body, now).await;
         rules::edit_response(&mut response, &rule.route.response_fields);
@@ -305,7 +376,10 @@ impl<T: FileThreads> Serve<T> {
         match &route.action {
             RouteAction::Proxy(proxy) => match &self.proxy {
                 // Boxed: its state is many times that of serving a file.
-                Some(passing) => Box::pin(passing.respond((route, proxy), asking, body)).await,
+                Some(passing) => {
+                    let identity = self.identify(asking.client, request);
+                    Box::pin(passing.respond((route, proxy), asking, &identity, body)).await
+                }
                 None => error_page::page(Status(500)),
             },
             RouteAction::Files(RouteFiles {
@@ -350,9 +424,19 @@ impl<T: FileThreads> Serve<T> {
     }
 }
 
+/// Our own word goes before that of a server behind us.
+fn put(response: &mut Response, name: &'static str, value: Bytes) {
+    let relayed = &mut response.relayed;
+    relayed.retain(|field, _| !field.eq_ignore_ascii_case(name.as_bytes()));
+    response.fields.push((name, value));
+}
+
 fn root_of(files: &Files) -> io::Result<Root> {
     let path = CString::new(files.root.as_os_str().as_bytes())?;
+    // A root that is not there yet is asked for by its files; until then nothing is read from it.
+    let is_remote = !sys::file::is_local(&path).unwrap_or(false);
     Ok(Root {
+        is_remote,
         path: path.into(),
         symlinks: files.symlinks,
         dotfiles: files.dotfiles,
@@ -375,7 +459,7 @@ fn hsts_value(hsts: Hsts) -> Bytes {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests;

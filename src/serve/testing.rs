@@ -28,6 +28,9 @@ pub(crate) fn site(root: impl AsRef<Path>, names: &[&str]) -> Site {
         },
         routes: Vec::new(),
         tunnel: None,
+        access: Default::default(),
+        access_log: Default::default(),
+        rate_limit: None,
     }
 }
 
@@ -42,6 +45,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         default_passthrough: None,
         upstreams: Vec::new(),
         proxies: Default::default(),
+        rate_limit: None,
         offload: Default::default(),
         timeouts: Default::default(),
         limits: Default::default(),
@@ -50,6 +54,7 @@ pub(crate) fn config(sites: Vec<Site>, default_site: Option<usize>) -> Config {
         admin: None,
         http2: Default::default(),
         access_log: None,
+        request_id: Default::default(),
     }
 }
 

@@ -18,8 +18,8 @@ use crate::config::Symlinks;
 /// How far an open may go to find its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Only names and inodes in memory: `WouldBlock` for all others, and for every open on kernels
-    /// before 5.12 (RESOLVE_CACHED).
+    /// Only names and inodes in memory: `WouldBlock` for all others, for what lies in another mount
+    /// than its root, and for every open on kernels before 5.12 (RESOLVE_CACHED).
     Cached,
     /// To the disk: the caller must be allowed to wait.
     Disk,
@@ -96,9 +96,17 @@ pub fn open_beneath(
         Symlinks::Beneath => libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS,
         Symlinks::Follow => libc::RESOLVE_NO_MAGICLINKS,
     };
+    // What is mounted beneath the root may be of any kind, and may make an open wait.
+    let resolve = match reach {
+        Reach::Cached => resolve | libc::RESOLVE_NO_XDEV,
+        Reach::Disk => resolve,
+    };
     match openat2(root.as_raw_fd(), path, READ_FLAGS, resolve, reach) {
         Err(error) if is_unknown_call(&error) && reach == Reach::Disk => {
             open_beneath_stepwise(root, path, symlinks)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EXDEV) && reach == Reach::Cached => {
+            Err(io::ErrorKind::WouldBlock.into())
         }
         outcome => outcome,
     }
@@ -205,6 +213,35 @@ pub fn resident_bytes(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Res
         Err(error) if error.kind() == io::ErrorKind::Unsupported => counted.ok_or(error),
         outcome => outcome,
     }
+}
+
+/// Whether the file system at `path` answers from this machine's own memory and disks: what opening
+/// or asking after one of its files can wait for is then a disk, and RESOLVE_CACHED tells. One across
+/// a network (NFS, SMB, Ceph) or behind a process (FUSE) may ask it for every open. Asking this may
+/// wait just as long: not for workers. An unknown file system is not local.
+///
+/// # Errors
+///
+/// Those of statfs(2).
+pub fn is_local(path: &CStr) -> io::Result<bool> {
+    let mut raw = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    retry(|| {
+        // SAFETY: `path` ends in NUL; statfs writes one `struct statfs` to a pointer valid for that.
+        match unsafe { libc::statfs(path.as_ptr(), raw.as_mut_ptr()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    })?;
+    // SAFETY: statfs succeeded, so it has written the whole structure.
+    let kind = unsafe { raw.assume_init() }.f_type;
+    // Its width differs between architectures; the numbers are of 32 bits.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the magic numbers are of 32 bits"
+    )]
+    let magic = kind as u32;
+    Ok(LOCAL_FILE_SYSTEMS.contains(&magic))
 }
 
 /// The distance between two probes of [`resident_bytes`], in bytes: the smallest read-ahead the
@@ -444,6 +481,27 @@ const IOVECS_MAX: usize = 1_024;
 const RACE_RETRIES_MAX: u32 = 8;
 
 const PAGE_BYTES_DEFAULT: u64 = 4_096;
+
+/// By their numbers in statfs(2) and the kernel's linux/magic.h: ext2 to ext4, XFS, Btrfs, F2FS, ZFS,
+/// bcachefs, tmpfs, ramfs, overlayfs (whose layers are taken to be local), squashfs, EROFS, ISO 9660,
+/// FAT, exFAT, and user-mode Linux's view of its host.
+const LOCAL_FILE_SYSTEMS: [u32; 15] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+    0x0102_1994,
+    0x8584_58f6,
+    0x794c_7630,
+    0x7371_7368,
+    0xe0f5_e1e2,
+    0x9660,
+    0x4d44,
+    0x2011_bab0,
+    0x00c0_ffee,
+];
 
 #[cfg(test)]
 #[path = "file_tests.rs"]

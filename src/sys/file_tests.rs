@@ -232,3 +232,28 @@ fn a_hole_in_the_cache_ends_the_prefix_at_its_page() {
         Err(error) => assert!(is_unknown_call(&error), "{error}"),
     }
 }
+
+#[test]
+fn local_file_systems_are_told_from_others() {
+    let local = tempfile::tempdir().unwrap();
+    assert!(is_local(&c_path(local.path())).unwrap());
+    assert!(is_local(c"/dev/shm").unwrap(), "tmpfs");
+    // A process is asked for what is in it: this one.
+    assert!(!is_local(c"/proc").unwrap());
+    let error = is_local(c"/no/such/directory").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[test]
+fn an_open_from_memory_stays_in_its_mount() {
+    let open = |reach| {
+        let root = open_root(c"/", reach).unwrap();
+        open_beneath(root.as_fd(), c"proc/version", Symlinks::Deny, reach)
+    };
+    assert!(open(Reach::Disk).is_ok());
+    // Twice, so that the names are in memory.
+    for _ in 0..2 {
+        let error = open(Reach::Cached).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
+}

@@ -4,15 +4,18 @@
 //! about an error) belongs to the rooms above. Sockets are never waited for here: whatever would
 //! block returns [`std::io::ErrorKind::WouldBlock`], and interrupted calls are repeated.
 
+pub mod clock;
 pub mod cpu;
 pub mod credentials;
 mod descriptor;
 pub mod directory;
 pub mod file;
+pub mod interfaces;
 pub mod ktls;
 pub mod limits;
 pub mod lock;
 pub mod pipe;
+pub mod poll;
 pub mod probe;
 pub mod socket;
 #[cfg(test)]

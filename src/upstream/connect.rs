@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -141,11 +142,13 @@ impl Connector {
         deadline: &Deadline,
     ) -> Result<Socket, Cause> {
         let mut outcome = None;
-        let attempt = async {
-            outcome = Some(introduce(establish(target, &self.tcp).await, header).await);
-            Ok(())
+        let wait = {
+            let attempt = pin!(async {
+                outcome = Some(introduce(establish(target, &self.tcp).await, header).await);
+                Ok(())
+            });
+            deadline.to_send(time, attempt).await
         };
-        let wait = deadline.to_send(time, attempt).await;
         match (wait, outcome) {
             (_, Some(Ok(socket))) => Ok(socket),
             (_, Some(Err(error))) => Err(Cause::Io(error)),

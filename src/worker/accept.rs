@@ -81,21 +81,31 @@ fn accept_some(worker: &Rc<Worker>, listening: &Listening) -> Turn {
     Turn::Over
 }
 
-/// Gives a connection a task, or closes it at once when the worker or its address is full: another
-/// worker cannot take it from this one's queue.
-fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: ListenerId) {
+/// Gives a connection a task, or closes it at once when its listener does not let it in, or the worker
+/// or its address is full: another worker cannot take it from this one's queue.
+fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, id: ListenerId) {
     metrics::count(Counter::ConnectionsAccepted);
     let local = worker.local();
-    let limits = &local.generation.config.limits;
-    if worker.connections.get() >= limits.connections_per_worker_max {
-        metrics::count(Counter::RefusedWorkerFull);
+    let Some(listener) = local.generation.listeners.get(&id) else {
+        // It was closed by a configuration two reloads ago and its last queue is emptied only now.
         metrics::count(Counter::ConnectionsClosed);
         return;
-    }
-    let proxies = local.generation.proxy_protocols.get(&listener);
+    };
+    let proxies = listener.proxy_protocol.as_deref();
     let is_proxy = proxies.is_some_and(|proxies| proxies.trusts(peer.ip()));
     if proxies.is_some_and(|proxies| !is_proxy && !proxies.takes_others) {
         metrics::count(Counter::RefusedNoProxy);
+        metrics::count(Counter::ConnectionsClosed);
+        return;
+    }
+    if !is_proxy && !listener.access.allows(peer.ip()) {
+        metrics::count(Counter::RefusedNetwork);
+        metrics::count(Counter::ConnectionsClosed);
+        return;
+    }
+    let limits = &local.generation.config.limits;
+    if worker.connections.get() >= limits.connections_per_worker_max {
+        metrics::count(Counter::RefusedWorkerFull);
         metrics::count(Counter::ConnectionsClosed);
         return;
     }
@@ -112,16 +122,13 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: L
             }
         },
     };
-    let Some(service) = local.generation.services.get(&listener).cloned() else {
-        // It was closed by a configuration two reloads ago and its last queue is emptied only now.
-        metrics::count(Counter::ConnectionsClosed);
-        return;
-    };
+    let service = listener.service.clone();
     let slot = Slot::take(worker, address);
     let worker = worker.clone();
     rt::spawn(async move {
         let _slot = slot;
-        let connection = conn::serve(worker, local, descriptor, (peer, is_proxy), service);
+        let proxied = is_proxy.then_some(id);
+        let connection = conn::serve(worker, local, descriptor, (peer, proxied), service);
         report(peer, CatchPanic::new(connection).await);
     });
 }

@@ -8,15 +8,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
 use rustls::{CipherSuite, ProtocolVersion};
 
-use crate::config::{AccessLog as Config, LogDestination, LogFormat};
+use crate::config::{
+    AccessLog as Config, Config as ServerConfig, LogDestination, LogFormat, SiteLog,
+};
 use crate::http::Exchange;
 use crate::limits::{
     ACCESS_LOG_BATCH_BYTES, ACCESS_LOG_BATCHES_WAITING_MAX, ACCESS_LOG_VALUE_BYTES_MAX,
@@ -24,29 +26,54 @@ use crate::limits::{
 use crate::message::{Method, Version};
 use crate::metrics::{self, Counter};
 use crate::proto::json::JsonWriter;
+use crate::serve::Identity;
 
 /// The way to the thread that writes one log. The thread ends when all of these are gone.
 #[derive(Clone, Debug)]
-pub struct AccessLog {
-    format: LogFormat,
+pub struct AccessLog(Arc<Opened>);
+
+#[derive(Debug)]
+struct Opened {
+    config: Config,
     batches: SyncSender<Message>,
-    must_reopen: Arc<AtomicBool>,
+    must_reopen: AtomicBool,
 }
 
-/// One worker's part of the log.
-pub(super) struct WorkerLog {
+/// The logs of one configuration, each open once.
+#[derive(Clone, Debug, Default)]
+pub struct AccessLogs {
+    opened: Vec<AccessLog>,
+    /// Indices in `opened`.
+    common: Option<usize>,
+    sites: Vec<Option<usize>>,
+}
+
+/// One worker's part of all logs.
+pub(super) struct WorkerLogs {
+    logs: Vec<WorkerLog>,
+    common: Option<usize>,
+    sites: Vec<Option<usize>>,
+}
+
+/// One worker's part of one log.
+struct WorkerLog {
     log: AccessLog,
     lines: RefCell<Vec<u8>>,
     count: Cell<u64>,
     clock: RefCell<Clock>,
 }
 
-/// What is logged of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
+/// What is logged of whoever asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer<'a> {
+    /// The connection's other end.
     pub(super) address: IpAddr,
     /// `None` without TLS.
     pub(super) session: Option<Session>,
+    /// `None` where there was no request.
+    pub(super) identity: Option<&'a Identity<'a>>,
+    /// The first name of the request's site.
+    pub(super) site: Option<&'a str>,
 }
 
 /// What is logged of a TLS session.
@@ -57,16 +84,65 @@ pub(super) struct Session {
     pub(super) is_resumed: bool,
 }
 
+impl Peer<'_> {
+    /// The client's address, which behind a trusted proxy is not the connection's.
+    fn client(&self) -> IpAddr {
+        self.identity
+            .map_or(self.address, |identity| identity.address)
+    }
+}
+
 #[derive(Debug)]
 enum Message {
     Lines {
         bytes: Vec<u8>,
         count: u64,
     },
-    /// Look at [`AccessLog::must_reopen`].
+    /// Look at [`Opened::must_reopen`].
     Wake,
     /// Say when everything before this is written.
     Finish(Sender<()>),
+}
+
+impl AccessLogs {
+    /// Opens what `config` names and is not open among `running`.
+    ///
+    /// # Errors
+    /// When a file cannot be opened or a thread cannot be started.
+    pub fn open(config: &ServerConfig, running: &Self) -> io::Result<Self> {
+        let mut logs = Self::default();
+        logs.common = match &config.access_log {
+            Some(log) => Some(logs.add(log, running)?),
+            None => None,
+        };
+        for site in &config.sites {
+            let index = match &site.access_log {
+                SiteLog::Common => logs.common,
+                SiteLog::Own(log) => Some(logs.add(log, running)?),
+                SiteLog::Off => None,
+            };
+            logs.sites.push(index);
+        }
+        Ok(logs)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &AccessLog> {
+        self.opened.iter()
+    }
+
+    fn add(&mut self, config: &Config, running: &Self) -> io::Result<usize> {
+        let is_it = |log: &&AccessLog| log.0.config == *config;
+        if let Some(index) = self.opened.iter().position(|log| is_it(&log)) {
+            return Ok(index);
+        }
+        let log = match running.opened.iter().find(is_it) {
+            Some(log) => log.clone(),
+            None => AccessLog::open(config)?,
+        };
+        self.opened.push(log);
+        Ok(self.opened.len() - 1)
+    }
 }
 
 impl AccessLog {
@@ -74,46 +150,98 @@ impl AccessLog {
     ///
     /// # Errors
     /// When the file cannot be opened or the thread cannot be started.
-    pub fn open(config: &Config) -> io::Result<Self> {
+    fn open(config: &Config) -> io::Result<Self> {
         let output = Output::open(&config.destination)?;
         let (batches, received) = sync_channel(ACCESS_LOG_BATCHES_WAITING_MAX);
-        let must_reopen = Arc::new(AtomicBool::new(false));
-        let writer = Writer {
+        let log = Self(Arc::new(Opened {
+            config: config.clone(),
+            batches,
+            must_reopen: AtomicBool::new(false),
+        }));
+        let mut writer = Writer {
+            log: Arc::downgrade(&log.0),
             destination: config.destination.clone(),
             output,
-            must_reopen: must_reopen.clone(),
             is_failing: false,
         };
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || writer.run(&received))?;
-        Ok(Self {
-            format: config.format,
-            batches,
-            must_reopen,
-        })
+            .spawn(move || received.iter().for_each(|message| writer.take(message)))?;
+        Ok(log)
     }
 
     /// From now on lines go to a file that is opened anew: the one before has been moved away.
     pub fn reopen(&self) {
-        self.must_reopen.store(true, Ordering::Release);
+        self.0.must_reopen.store(true, Ordering::Release);
         // A full queue wakes the thread by itself.
-        drop(self.batches.try_send(Message::Wake));
+        drop(self.0.batches.try_send(Message::Wake));
     }
 
-    /// Waits until all that was handed over is written, but no longer than `wait`.
-    pub fn finish(&self, wait: Duration) {
+    /// Waits until all that was handed over to `logs` is written, but no longer than `wait`.
+    pub fn finish(logs: &[Self], wait: Duration) {
         let (done, written) = channel();
-        if self.batches.try_send(Message::Finish(done)).is_ok() {
+        let ask = |log: &Self| {
+            let ask = Message::Finish(done.clone());
+            log.0.batches.try_send(ask).is_ok()
+        };
+        let asked = logs.iter().filter(|log| ask(log)).count();
+        let deadline = Instant::now() + wait;
+        for _ in 0..asked {
             // Late or not at all: the process ends all the same.
-            let _ = written.recv_timeout(wait);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = written.recv_timeout(left);
         }
+    }
+
+    /// Whether this is the only way to its thread.
+    pub fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// Whether both lead to the same thread.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl WorkerLogs {
+    /// Nothing is gathered yet.
+    pub(super) fn new(logs: &AccessLogs) -> Self {
+        Self {
+            logs: logs.iter().cloned().map(WorkerLog::new).collect(),
+            common: logs.common,
+            sites: logs.sites.clone(),
+        }
+    }
+
+    /// Whether a response of the site, or of none, is logged.
+    pub(super) fn has(&self, site: Option<usize>) -> bool {
+        self.of(site).is_some()
+    }
+
+    /// Logs a response of the site, or of none, to `peer`.
+    pub(super) fn record(&self, site: Option<usize>, peer: &Peer<'_>, exchange: &Exchange<'_>) {
+        if let Some(log) = self.of(site) {
+            log.record(peer, exchange);
+        }
+    }
+
+    /// Hands over what is gathered.
+    pub(super) fn flush(&self) {
+        self.logs.iter().for_each(WorkerLog::flush);
+    }
+
+    fn of(&self, site: Option<usize>) -> Option<&WorkerLog> {
+        let index = match site {
+            Some(site) => self.sites.get(site).copied().flatten(),
+            None => self.common,
+        };
+        self.logs.get(index?)
     }
 }
 
 impl WorkerLog {
-    /// Nothing is gathered yet.
-    pub(super) fn new(log: AccessLog) -> Self {
+    fn new(log: AccessLog) -> Self {
         Self {
             log,
             lines: RefCell::new(Vec::new()),
@@ -122,12 +250,11 @@ impl WorkerLog {
         }
     }
 
-    /// Logs a response to `peer`.
-    pub(super) fn record(&self, peer: &Peer, exchange: &Exchange<'_>) {
+    fn record(&self, peer: &Peer<'_>, exchange: &Exchange<'_>) {
         let mut lines = self.lines.borrow_mut();
         let mut clock = self.clock.borrow_mut();
         clock.set(SystemTime::now());
-        match self.log.format {
+        match self.log.0.config.format {
             LogFormat::Combined => write_combined(&mut lines, &clock, peer, exchange),
             LogFormat::Json => write_json(&mut lines, &clock, peer, exchange),
         }
@@ -140,15 +267,14 @@ impl WorkerLog {
         }
     }
 
-    /// Hands over what is gathered.
-    pub(super) fn flush(&self) {
+    fn flush(&self) {
         let bytes = self.lines.take();
         if bytes.is_empty() {
             return;
         }
         let count = self.count.take();
         let lines = Message::Lines { bytes, count };
-        if self.log.batches.try_send(lines).is_err() {
+        if self.log.0.batches.try_send(lines).is_err() {
             metrics::add(Counter::AccessLogDropped, count);
         }
     }
@@ -166,23 +292,23 @@ enum Output {
 }
 
 struct Writer {
+    /// Weak, so that the thread ends with the last way to it.
+    log: Weak<Opened>,
     destination: LogDestination,
     output: Output,
-    must_reopen: Arc<AtomicBool>,
     is_failing: bool,
 }
 
 impl Writer {
-    fn run(mut self, messages: &Receiver<Message>) {
-        for message in messages {
-            if self.must_reopen.swap(false, Ordering::Acquire) {
-                self.reopen();
-            }
-            match message {
-                Message::Lines { bytes, count } => self.write(&bytes, count),
-                Message::Wake => {}
-                Message::Finish(done) => drop(done.send(())),
-            }
+    fn take(&mut self, message: Message) {
+        let log = self.log.upgrade();
+        if log.is_some_and(|log| log.must_reopen.swap(false, Ordering::Acquire)) {
+            self.reopen();
+        }
+        match message {
+            Message::Lines { bytes, count } => self.write(&bytes, count),
+            Message::Wake => {}
+            Message::Finish(done) => drop(done.send(())),
         }
     }
 
@@ -265,8 +391,8 @@ impl Clock {
 }
 
 /// Apache's and nginx's "combined" format.
-fn write_combined(out: &mut Vec<u8>, clock: &Clock, peer: &Peer, exchange: &Exchange<'_>) {
-    let address = peer.address;
+fn write_combined(out: &mut Vec<u8>, clock: &Clock, peer: &Peer<'_>, exchange: &Exchange<'_>) {
+    let address = peer.client();
     // Writing to a vector cannot fail.
     let _ = write!(out, "{address} - - [{}] \"", clock.combined);
     match exchange.request {
@@ -289,14 +415,23 @@ fn write_combined(out: &mut Vec<u8>, clock: &Clock, peer: &Peer, exchange: &Exch
     }
 }
 
-fn write_json(out: &mut Vec<u8>, clock: &Clock, peer: &Peer, exchange: &Exchange<'_>) {
+fn write_json(out: &mut Vec<u8>, clock: &Clock, peer: &Peer<'_>, exchange: &Exchange<'_>) {
     let time = format!("{}.{:03}Z", clock.rfc3339, clock.since_1970.subsec_millis());
-    let address = peer.address.to_string();
+    let address = peer.client().to_string();
     let duration_us = u64::try_from(exchange.duration.as_micros()).unwrap_or(u64::MAX);
     let mut json = JsonWriter::new(out);
     json.begin_object()
         .string_member("time", time.as_bytes())
         .string_member("client", address.as_bytes());
+    if peer.client() != peer.address {
+        json.string_member("proxy", peer.address.to_string().as_bytes());
+    }
+    if let Some(identity) = peer.identity {
+        json.string_member("id", identity.id.as_bytes());
+    }
+    if let Some(site) = peer.site {
+        json.string_member("site", site.as_bytes());
+    }
     if let Some(request) = exchange.request {
         json.string_member("method", cut(method_name(&request.method).as_bytes()))
             .string_member("host", cut(request.host.as_bytes()))

@@ -6,18 +6,20 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::proto::client_network::ClientNetwork;
+
 /// Open connections by client network. Touched when a connection is accepted and when it closes;
 /// its memory is bounded by the number of open connections.
 pub struct Admission {
     /// Keyed at random, so that nobody can aim at one shard or one bucket.
     hasher: RandomState,
-    shards: [Mutex<HashMap<Network, u32>>; SHARDS],
+    shards: [Mutex<HashMap<ClientNetwork, u32>>; SHARDS],
 }
 
 /// One admitted connection; gives its place back when dropped.
 pub struct AddressSlot {
     admission: Arc<Admission>,
-    network: Network,
+    network: ClientNetwork,
 }
 
 impl Admission {
@@ -31,7 +33,7 @@ impl Admission {
 
     /// Takes a place for a connection from `address`, unless its network holds `max` already.
     pub fn admit(self: &Arc<Self>, address: IpAddr, max: u32) -> Option<AddressSlot> {
-        let network = Network::of(address);
+        let network = ClientNetwork::of(address);
         let mut shard = self
             .shard(network)
             .lock()
@@ -60,7 +62,7 @@ impl Admission {
         self.shards.iter().map(lock).sum()
     }
 
-    fn shard(&self, network: Network) -> &Mutex<HashMap<Network, u32>> {
+    fn shard(&self, network: ClientNetwork) -> &Mutex<HashMap<ClientNetwork, u32>> {
         let hash = self.hasher.hash_one(network);
         let [shard, ..] = &self.shards;
         self.shards
@@ -83,26 +85,6 @@ impl Drop for AddressSlot {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();
-            }
-        }
-    }
-}
-
-/// What counts as one client: an IPv4 address, or an IPv6 /64, which is the least that is handed to
-/// one subscriber (RFC 6177), so that nobody has 2^64 addresses to connect from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Network {
-    V4([u8; 4]),
-    V6([u16; 4]),
-}
-
-impl Network {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Self::V6([a, b, c, d])
             }
         }
     }

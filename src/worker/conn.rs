@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::access_log::{Peer, Session, WorkerLog};
+use super::access_log::{Peer, Session};
 use super::admission::{AddressSlot, Admission};
-use super::{Local, Worker, introduction};
+use super::{ListenerId, Local, Worker, introduction};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
@@ -20,27 +20,27 @@ use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::proto::proxy_header::ProxyHeader;
 use crate::serve::redirect::Redirect;
-use crate::serve::{Client, Now, Serve};
+use crate::serve::{Client, Now};
 use crate::tls::client_hello::ClientHello;
 use crate::tls::handshake::{self, Begun, Handshaken, NoSession};
 
-/// Serves `descriptor` to its end; its peer may be a proxy that tells first whose connection it is.
-/// Each stage is boxed by itself and gone when the next begins, so
-/// that an idle connection is not as large as a handshake.
+/// Serves `descriptor` to its end; its peer may be a proxy that tells first whose connection to the
+/// listener it is. Each stage is boxed by itself and gone when the next begins, so that an idle
+/// connection is not as large as a handshake.
 pub(super) async fn serve(
     worker: Rc<Worker>,
     local: Rc<Local>,
     descriptor: OwnedFd,
-    (peer, is_proxy): (SocketAddr, bool),
+    (peer, proxied): (SocketAddr, Option<ListenerId>),
     service: Service,
 ) -> Result<(), Error> {
     let mut accepted = Accepted::new(&worker, local, descriptor, peer)?;
-    let admission = is_proxy.then(|| worker.shared.admission.clone());
+    let proxied = proxied.map(|listener| (listener, worker.shared.admission.clone()));
     // From here on the connection is kept by its parts alone.
     drop(worker);
-    let _place = match admission {
+    let _place = match proxied {
         None => None,
-        Some(admission) => match Box::pin(accepted.learn_client(&admission)).await? {
+        Some(proxied) => match Box::pin(accepted.learn_client(proxied)).await? {
             Some(place) => Some(place),
             None => return Ok(()),
         },
@@ -48,14 +48,14 @@ pub(super) async fn serve(
     let tunnel = match service {
         Service::Https => None,
         Service::Tunnel { upstream, alpn } => Some((upstream, alpn)),
-        Service::RedirectToHttps { port } => return accepted.redirect(port).await,
+        Service::RedirectToHttps { port } => return Box::pin(accepted.redirect(port)).await,
     };
     // A statement of its own, so that the box does not live as long as the connection.
     let next = Box::pin(accepted.handshake(tunnel)).await?;
     match next {
         Next::Nothing => Ok(()),
         Next::Http(established) => established.serve().await,
-        Next::Tunnel(tunnel) => tunnel.carry().await,
+        Next::Tunnel(tunnel) => Box::pin(tunnel.carry()).await,
     }
 }
 
@@ -96,7 +96,7 @@ struct Established {
     stream: Stream,
     client: Client,
     protocol: Protocol,
-    peer: Peer,
+    session: Session,
 }
 
 impl Accepted {
@@ -119,10 +119,11 @@ impl Accepted {
         })
     }
 
-    /// Reads whose connection it is, and takes a place for it. `None` where there is no place.
+    /// Reads whose connection it is, and takes a place for it. `None` where it is not let in, or there
+    /// is no place.
     async fn learn_client(
         &mut self,
-        admission: &Arc<Admission>,
+        (listener, admission): (ListenerId, Arc<Admission>),
     ) -> Result<Option<AddressSlot>, Error> {
         let config = &self.local.generation.config;
         self.deadline
@@ -132,6 +133,11 @@ impl Accepted {
         if let Some(addresses) = told.addresses {
             self.peer = addresses.source;
             self.destination = Some(addresses.destination);
+        }
+        let listener = self.local.generation.listeners.get(&listener);
+        if listener.is_some_and(|listener| !listener.access.allows(self.peer.ip())) {
+            metrics::count(Counter::RefusedNetwork);
+            return Ok(None);
         }
         let max = config.limits.connections_per_address_max;
         let place = admission.admit(self.peer.ip(), max);
@@ -242,10 +248,7 @@ impl Accepted {
                 stream,
                 client,
                 protocol,
-                peer: Peer {
-                    address: peer.ip().to_canonical(),
-                    session: Some(session),
-                },
+                session,
             }));
         };
         metrics::count(Counter::Tunnels);
@@ -331,10 +334,11 @@ impl Accepted {
         };
         let handler = RedirectHandler {
             redirect,
-            log: local.log.as_ref(),
-            peer: Peer {
+            local: &local,
+            client: Client {
+                introduction: None,
+                tls_policy: None,
                 address: peer.ip().to_canonical(),
-                session: None,
             },
         };
         let (read, write) = stream.into_halves();
@@ -368,19 +372,18 @@ impl Established {
             stream,
             client,
             protocol,
-            peer,
+            session,
         } = self;
         let handler = SiteHandler {
-            serve: &local.serve,
+            local: &local,
             client,
-            log: local.log.as_ref(),
-            peer,
+            session,
         };
         let (read, write) = stream.into_halves();
         match protocol {
             Protocol::H2 => {
                 let input = BytesMut::new();
-                h2::serve(read, write, &handler, &local.http, input).await
+                Box::pin(h2::serve(read, write, &handler, &local.http, input)).await
             }
             Protocol::Http11 => h1::serve(read, write, &handler, &local.http).await,
         }
@@ -417,29 +420,27 @@ async fn tell_plain_http(stream: Stream, context: &http::Context) -> Result<(), 
 
 /// The sites, for one client.
 struct SiteHandler<'a> {
-    serve: &'a Serve,
+    local: &'a Local,
     client: Client,
-    log: Option<&'a WorkerLog>,
-    peer: Peer,
+    session: Session,
 }
 
 impl Handler for SiteHandler<'_> {
     async fn respond(&self, request: &Request, body: RequestBody, now: Now) -> Response {
         panic_if_asked(request);
-        self.serve.respond(&self.client, request, body, now).await
+        let serve = &self.local.serve;
+        serve.respond(&self.client, request, body, now).await
     }
 
     fn finished(&self, exchange: &Exchange<'_>) {
-        if let Some(log) = self.log {
-            log.record(&self.peer, exchange);
-        }
+        record(self.local, &self.client, Some(self.session), exchange);
     }
 }
 
 struct RedirectHandler<'a> {
     redirect: &'a Redirect,
-    log: Option<&'a WorkerLog>,
-    peer: Peer,
+    local: &'a Local,
+    client: Client,
 }
 
 impl Handler for RedirectHandler<'_> {
@@ -448,10 +449,41 @@ impl Handler for RedirectHandler<'_> {
     }
 
     fn finished(&self, exchange: &Exchange<'_>) {
-        if let Some(log) = self.log {
-            log.record(&self.peer, exchange);
-        }
+        record(self.local, &self.client, None, exchange);
     }
+}
+
+/// Tells the logs of a response.
+fn record(local: &Local, client: &Client, session: Option<Session>, exchange: &Exchange<'_>) {
+    let site = exchange
+        .request
+        .and_then(|request| local.serve.site(request));
+    let is_failure = exchange.status.0 >= 500 || !exchange.is_complete;
+    let is_told = is_failure && tracing::enabled!(tracing::Level::DEBUG);
+    if !is_told && !local.logs.has(site) {
+        return;
+    }
+    let identity = exchange
+        .request
+        .map(|request| local.serve.identify(client, request));
+    if is_told && let Some(identity) = &identity {
+        tracing::debug!(
+            request_id = %identity.id,
+            client = %identity.address,
+            status = exchange.status.0,
+            is_complete = exchange.is_complete,
+            "request failed"
+        );
+    }
+    let sites = &local.generation.config.sites;
+    let name = site.and_then(|index| sites.get(index)?.names.first());
+    let peer = Peer {
+        address: client.address,
+        session,
+        identity: identity.as_ref(),
+        site: name.map(String::as_str),
+    };
+    local.logs.record(site, &peer, exchange);
 }
 
 const PLAIN_HTTP_ANSWER: Bytes =

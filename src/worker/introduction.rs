@@ -2,6 +2,7 @@
 //! are told (the PROXY protocol).
 
 use std::io;
+use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
 use rustls::{CipherSuite, ProtocolVersion};
@@ -61,7 +62,7 @@ async fn try_read(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match deadline.in_phase(socket.readable()).await {
+                match deadline.in_phase(pin!(socket.readable())).await {
                     Ok(Wait::Ready { .. }) => {}
                     Ok(Wait::Expired(_)) => return Err(Cause::Timeout("timeouts.handshake_ms")),
                     Err(error) => return Err(Cause::Io(error)),

@@ -13,14 +13,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
-use self::access_log::{AccessLog, WorkerLog};
+use self::access_log::{AccessLogs, WorkerLogs};
 use self::admission::Admission;
-use crate::config::{Config, ProxyProtocol, Service};
+use crate::config::{Config, Listener, Service};
 use crate::http;
 use crate::metrics;
 use crate::net::deadline::{Deadlines, TICK};
@@ -29,6 +29,7 @@ use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
 use crate::serve::proxy::Proxy;
+use crate::serve::rate::Rates;
 use crate::serve::redirect::Redirect;
 use crate::serve::tunnel::Tunnels;
 use crate::serve::{Routes, Serve};
@@ -44,6 +45,8 @@ pub struct Shared {
     pub generation: ArcSwap<Generation>,
     /// Connections per client address.
     pub admission: Arc<Admission>,
+    /// Requests per client.
+    pub rates: Arc<Rates>,
     /// Threads for what blocks on files.
     pub file_threads: FileThreads,
     /// What this kernel can take over.
@@ -60,12 +63,10 @@ pub struct Generation {
     pub routes: Arc<Routes>,
     /// The servers behind this one.
     pub upstreams: Arc<Upstreams>,
-    /// What is spoken on each open listener, on those that are being closed too.
-    pub services: HashMap<ListenerId, Service>,
-    /// The proxies in front of those listeners that have some.
-    pub proxy_protocols: HashMap<ListenerId, Arc<ProxyProtocol>>,
+    /// What is said of each open listener, of those that are being closed too.
+    pub listeners: HashMap<ListenerId, Listener>,
     /// Where responses are logged.
-    pub access_log: Option<AccessLog>,
+    pub access_logs: AccessLogs,
     /// By site: when its certificate expires. Empty where nobody watches.
     pub certificate_expiries: Vec<SystemTime>,
 }
@@ -99,6 +100,8 @@ pub struct WorkerSetup {
 pub enum Command {
     /// Accept no more, end idle connections, let the others finish.
     Drain,
+    /// Hand over what is gathered of the access logs, and say so by dropping this: the process ends.
+    FlushLogs(Sender<()>),
     /// Take up the [`Generation`] that has been put in force. New connections get it in any case;
     /// this lets go of the one before as soon as its connections are gone.
     Reload {
@@ -149,7 +152,7 @@ struct Local {
     generation: Arc<Generation>,
     stream: Rc<StreamContext>,
     http: http::Context,
-    log: Option<WorkerLog>,
+    logs: WorkerLogs,
     serve: Serve,
     tunnels: Tunnels,
     /// By the port they lead to.
@@ -189,9 +192,7 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
     let control = Socket::adopt(wake.try_clone()?.into())?;
     on_ready();
     let outcome = obey(&worker, &commands, (control, wake)).await;
-    for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
-        local.flush_log();
-    }
+    worker.flush_logs();
     outcome
 }
 
@@ -208,6 +209,10 @@ async fn obey(
         while let Ok(command) = commands.try_recv() {
             match command {
                 Command::Reload { open, close } => worker.reload(open, &close),
+                Command::FlushLogs(done) => {
+                    worker.flush_logs();
+                    drop(done);
+                }
                 Command::Drain => {
                     worker.drain();
                     rt::spawn(wake_when_empty(worker.clone(), wake.try_clone()?));
@@ -281,6 +286,12 @@ impl Worker {
         }
     }
 
+    fn flush_logs(&self) {
+        for local in self.locals.borrow().iter().filter_map(Weak::upgrade) {
+            local.logs.flush();
+        }
+    }
+
     fn drain(self: &Rc<Self>) {
         for listening in self.listening.take() {
             self.close(&listening);
@@ -294,12 +305,6 @@ impl Worker {
 }
 
 impl Local {
-    fn flush_log(&self) {
-        if let Some(log) = &self.log {
-            log.flush();
-        }
-    }
-
     fn new(
         shared: &Shared,
         file_threads: &FileThreadsHandle,
@@ -320,11 +325,11 @@ impl Local {
         let serve = Serve::new(generation.routes.clone(), file_threads.clone());
         Rc::new(Self {
             http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
-            serve: serve.with_proxy(proxy),
+            serve: serve.with_proxy(proxy).with_rates(shared.rates.clone()),
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
             redirects: redirects(&generation),
             stream,
-            log: generation.access_log.clone().map(WorkerLog::new),
+            logs: WorkerLogs::new(&generation.access_logs),
             generation,
         })
     }
@@ -332,9 +337,9 @@ impl Local {
 
 fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
     let ports = generation
-        .services
+        .listeners
         .values()
-        .filter_map(|service| match service {
+        .filter_map(|listener| match &listener.service {
             Service::RedirectToHttps { port } => Some(*port),
             Service::Https | Service::Tunnel { .. } => None,
         });
@@ -351,7 +356,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
         worker.deadlines.turn(now);
         for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.serve.sweep(now);
-            local.flush_log();
+            local.logs.flush();
         }
     }
 }

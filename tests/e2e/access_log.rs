@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::reload::{edit, reload};
 use crate::support::Policy;
+use crate::support::certificates::KeyKind;
 use crate::support::client::{Client, Manner, TLS12};
 use crate::support::files::KIB;
 use crate::support::for_each_policy;
@@ -101,6 +102,99 @@ fn no_line_is_lost_when_the_process_ends() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_hard_stop_keeps_the_last_lines() {
+    let mut server = Setup::new(Policy::Auto)
+        .table("access_log", "path = \"access.log\"")
+        .start();
+    server.write_content("1k", KIB);
+    let mut client = Client::connect(&server);
+    for _ in 0..3 {
+        assert_eq!(client.get("/1k").status(), 200);
+    }
+    // It drains for as long as this request is not whole.
+    let mut busy = Client::connect(&server);
+    busy.send(b"GET /");
+    // A second signal is a hard stop, before the lines that were gathered are due.
+    server.terminate();
+    server.wait_for_log("draining");
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(1));
+    assert_eq!(lines_of(&server, "access.log").len(), 3);
+}
+
+#[test]
+fn sites_log_to_files_of_their_own() {
+    let own = "[site.access_log]\npath = \"own.log\"\nformat = \"json\"";
+    let server = Setup::new(Policy::Auto)
+        .site(&["localhost"], KeyKind::P256, "root")
+        .site_with(&["own.test"], KeyKind::P256, "root", own)
+        .site_with(
+            &["quiet.test"],
+            KeyKind::P256,
+            "root",
+            "[site.access_log]\nenabled = false",
+        )
+        .table("access_log", "path = \"access.log\"")
+        .table("proxies", "trusted = [\"127.0.0.1\"]")
+        .table("request_id", "to_clients = true")
+        .start();
+    server.write_content("1k", KIB);
+    let mut client = Client::connect(&server);
+    let mut ask = |host: &str, fields: &str| {
+        client.send(format!("GET /1k HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n").as_bytes());
+        let response = client.read_response();
+        assert_eq!(response.status(), 200, "{host}");
+        response.field("x-request-id").unwrap().to_owned()
+    };
+    ask("quiet.test", "");
+    ask("localhost", "");
+    let made = ask("own.test", "");
+    let told = "X-Forwarded-For: 192.0.2.7\r\nX-Request-ID: given-1\r\n";
+    assert_eq!(ask("own.test", told), "given-1");
+    let lines = wait_for_lines(&server, "own.log", 2);
+    let entries: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(entries[0]["id"], made.as_str());
+    assert_eq!(made.len(), 32);
+    assert_eq!(entries[0]["client"], "127.0.0.1");
+    assert_eq!(entries[0].get("proxy"), None);
+    assert_eq!(entries[1]["id"], "given-1");
+    assert_eq!(entries[1]["client"], "192.0.2.7");
+    assert_eq!(entries[1]["proxy"], "127.0.0.1");
+    assert_eq!(entries[1]["site"], "own.test");
+    assert_eq!(wait_for_lines(&server, "access.log", 1).len(), 1);
+}
+
+#[test]
+fn a_connection_from_before_a_reload_goes_on_logging_where_it_did() {
+    let mut server = Setup::new(Policy::Auto)
+        .table("access_log", "path = \"first.log\"")
+        .start();
+    server.write_content("1k", KIB);
+    let mut before = Client::connect(&server);
+    assert_eq!(before.get("/1k").status(), 200);
+    edit(&server, |text| text.replace("first.log", "second.log"));
+    reload(&server).success();
+    assert_eq!(before.get("/1k").status(), 200);
+    wait_for_lines(&server, "first.log", 2);
+    // SIGUSR1 reaches both, and a stop loses nothing of either.
+    fs::rename(server.path("first.log"), server.path("first.log.1")).unwrap();
+    server.signal(libc::SIGUSR1);
+    until_some("the file is there again", || {
+        server.path("first.log").exists().then_some(())
+    });
+    assert_eq!(before.get("/1k").status(), 200);
+    assert_eq!(Client::connect(&server).get("/1k").status(), 200);
+    server.terminate();
+    assert!(server.wait().success());
+    assert_eq!(lines_of(&server, "first.log.1").len(), 2);
+    assert_eq!(lines_of(&server, "first.log").len(), 1);
+    assert_eq!(lines_of(&server, "second.log").len(), 1);
 }
 
 #[test]

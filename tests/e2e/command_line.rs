@@ -60,6 +60,23 @@ fn a_port_in_use_is_named_with_its_remedy() {
 }
 
 #[test]
+fn the_log_can_be_json() {
+    let (state, site) = (tempfile::tempdir().unwrap(), site());
+    let server = serve(site.path(), state.path(), &["--log-format", "json"]);
+    server.signal(libc::SIGUSR2);
+    let line = server.wait_for_log("counters ");
+    let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(entry["level"], "INFO", "{line}");
+    let message = entry["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("counters connections_accepted="),
+        "{line}"
+    );
+    let time = entry["timestamp"].as_str().unwrap();
+    assert!(time.ends_with('Z'), "{line}");
+}
+
+#[test]
 fn a_root_that_is_not_there_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["serve", "--listen", "127.0.0.1:0", "/nonexistent"])

@@ -17,6 +17,7 @@ mod forbid_io_uring;
 mod support;
 mod support_faults;
 
+mod access;
 mod access_log;
 mod admin;
 mod beside_nginx;

@@ -12,12 +12,15 @@ use crate::tools;
 
 #[derive(Debug)]
 pub(super) struct Nginx {
+    pub(super) name: &'static str,
+    /// Whether OpenSSL is told to use kernel TLS where it can.
+    pub(super) kernel_tls: bool,
     pub(super) program: PathBuf,
 }
 
 impl Server for Nginx {
     fn name(&self) -> &'static str {
-        "nginx"
+        self.name
     }
 
     fn version(&self) -> Result<String, Failure> {
@@ -36,7 +39,7 @@ impl Server for Nginx {
 
     fn command(&self, site: &Site) -> Result<Command, Failure> {
         let file = site.scratch.join("nginx.conf");
-        fs::write(&file, configuration(site)?)?;
+        fs::write(&file, configuration(site, self.kernel_tls)?)?;
         let mut command = Command::new(&self.program);
         command.arg("-p").arg(&site.scratch).arg("-c").arg(file);
         Ok(command)
@@ -46,10 +49,14 @@ impl Server for Nginx {
 /// `sendfile` and `tcp_nopush` act on plain TCP and kernel TLS; in user-space TLS nginx reads files
 /// into `output_buffers`. Open files are used for a minute without a look at the file system
 /// (Portcullis looks once a second). No session cache: tickets need none, and storing costs time.
-fn configuration(site: &Site) -> Result<String, Failure> {
+fn configuration(site: &Site, kernel_tls: bool) -> Result<String, Failure> {
     let (version, groups) = match site.version {
         Version::Tls12 => ("TLSv1.2", "X25519:prime256v1"),
         Version::Tls13 => ("TLSv1.3", "X25519"),
+    };
+    let kernel_tls = match kernel_tls {
+        true => "ssl_conf_command Options KTLS;",
+        false => "",
     };
     // A worker of a root master becomes another user, who may not be able to reach the files.
     let user = match fs::metadata("/proc/self")?.uid() {
@@ -94,6 +101,7 @@ http {{
     ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256;
     ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
     ssl_ecdh_curve {groups};
+    {kernel_tls}
     ssl_session_cache off;
     ssl_session_tickets on;
 

@@ -11,12 +11,15 @@ use crate::tools;
 
 #[derive(Debug)]
 pub(super) struct Portcullis {
+    pub(super) name: &'static str,
+    /// `offload.policy`.
+    pub(super) offload: &'static str,
     pub(super) program: PathBuf,
 }
 
 impl Server for Portcullis {
     fn name(&self) -> &'static str {
-        "portcullis"
+        self.name
     }
 
     fn version(&self) -> Result<String, Failure> {
@@ -25,7 +28,7 @@ impl Server for Portcullis {
 
     fn command(&self, site: &Site) -> Result<Command, Failure> {
         let file = site.scratch.join("portcullis.toml");
-        fs::write(&file, configuration(site))?;
+        fs::write(&file, configuration(site, self.offload))?;
         let mut command = Command::new(&self.program);
         command.args(["--log", "warn", "run", "--config"]).arg(file);
         Ok(command)
@@ -34,7 +37,7 @@ impl Server for Portcullis {
 
 /// All clients have one address here, and idle connections are to stay: those two limits are the
 /// only ones raised.
-fn configuration(site: &Site) -> String {
+fn configuration(site: &Site, offload: &str) -> String {
     let (version, groups) = match site.version {
         Version::Tls12 => ("1.2", r#""x25519", "secp256r1""#),
         Version::Tls13 => ("1.3", r#""x25519""#),
@@ -58,6 +61,9 @@ version_min = "{version}"
 version_max = "{version}"
 suites = ["aes-128-gcm"]
 groups = [{groups}]
+
+[offload]
+policy = "{offload}"
 
 [limits]
 connections_per_address_max = {connections}

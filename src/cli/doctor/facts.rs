@@ -3,14 +3,17 @@
 use std::fmt;
 use std::fs;
 
-use crate::sys::cpu;
+use crate::sys::interfaces::{self, Interface};
 use crate::sys::probe::{self, KernelTls, Process, Ring};
+use crate::sys::{clock, cpu};
 
 /// What was found out about the machine. `None`: it could not be read.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The kernel's release, as `uname -r` prints it.
     pub kernel_release: Option<String>,
+    /// How it was built, as `uname -v` prints it.
+    pub kernel_build: Option<String>,
     /// io_uring.
     pub ring: Ring,
     /// Kernel TLS.
@@ -31,6 +34,17 @@ pub struct Facts {
     pub cpu_quota: Option<f64>,
     /// The processor's instructions for AEAD ciphers.
     pub instructions: Instructions,
+    /// What network interfaces can do about TLS.
+    pub interfaces: Option<Vec<Interface>>,
+    /// The largest pipe (fs.pipe-max-size), in bytes.
+    pub pipe_bytes_max: Option<u64>,
+    /// What the pipes of a user without privileges may hold (fs.pipe-user-pages-soft), in pages; 0 is
+    /// unlimited.
+    pub pipe_user_pages_max: Option<u64>,
+    /// What the kernel reads the time from.
+    pub clock_source: Option<String>,
+    /// Whether something keeps the time right.
+    pub is_clock_synchronised: Option<bool>,
 }
 
 /// A resource limit; `None` is unlimited.
@@ -59,9 +73,8 @@ impl Facts {
     pub fn gather() -> Self {
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         Self {
-            kernel_release: fs::read_to_string("/proc/sys/kernel/osrelease")
-                .ok()
-                .map(|release| release.trim().to_owned()),
+            kernel_release: read_text("/proc/sys/kernel/osrelease"),
+            kernel_build: read_text("/proc/sys/kernel/version"),
             ring: probe::ring(),
             kernel_tls: probe::kernel_tls(),
             descriptors: parse_limit(&limits, "Max open files"),
@@ -72,6 +85,11 @@ impl Facts {
             cpus_allowed: cpu::allowed().ok().map(|cpus| cpus.len()),
             cpu_quota: cpu::quota(),
             instructions: Instructions::of_this_processor(),
+            interfaces: interfaces::interfaces().ok(),
+            pipe_bytes_max: read_number("/proc/sys/fs/pipe-max-size"),
+            pipe_user_pages_max: read_number("/proc/sys/fs/pipe-user-pages-soft"),
+            clock_source: clock::source().ok(),
+            is_clock_synchronised: clock::is_synchronised().ok(),
         }
     }
 }
@@ -151,6 +169,11 @@ pub(super) fn parse_release(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
+fn read_text(path: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned())
+}
+
 fn read_number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -172,6 +195,8 @@ mod tests {
         assert!(facts.descriptors.is_some() && facts.locked_memory_bytes.is_some());
         assert!(facts.accept_queue_max.is_some() && facts.unprivileged_port_start.is_some());
         assert!(facts.cpus_allowed.unwrap() > 0);
+        assert!(facts.pipe_bytes_max.is_some() && facts.pipe_user_pages_max.is_some());
+        assert!(facts.kernel_build.is_some() && facts.interfaces.is_some());
     }
 
     #[test]

@@ -1,68 +1,42 @@
 //! What the facts mean for a server, and what would mend them.
 
 use crate::cli::doctor::facts::{Facts, Instructions, Limit, parse_release};
-use crate::cli::doctor::{Finding, Level};
+use crate::cli::doctor::kernel_bugs::known_bugs;
+use crate::cli::doctor::surroundings::{clock, interfaces, pipes};
+use crate::cli::doctor::{Finding, Guide, Level};
 use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 use crate::sys::probe::{self, KernelTls, Ring, RingRefusal};
 
 /// Judges the facts, most basic first.
 #[must_use]
 pub fn findings(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![
-        kernel(facts),
-        io_uring(&facts.ring),
-        kernel_tls(&facts.kernel_tls),
-    ];
+    let mut findings = vec![kernel(facts)];
+    findings.extend(known_bugs(facts));
+    findings.extend([io_uring(&facts.ring), kernel_tls(&facts.kernel_tls)]);
     if facts.kernel_tls.ulp.is_ok() {
         findings.extend(kernel_tls_suites(&facts.kernel_tls));
         findings.push(rekey(&facts.kernel_tls));
         findings.push(no_pad(&facts.kernel_tls));
     }
+    findings.extend(interfaces(facts.interfaces.as_deref()));
     findings.extend([
+        pipes(facts),
         descriptors(facts.descriptors),
         locked_memory(facts),
         accept_queue(facts.accept_queue_max),
         ports(facts),
         cpus(facts),
         instructions(facts.instructions),
+        clock(facts),
     ]);
     findings
 }
 
-impl Finding {
-    fn good(subject: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            subject,
-            level: Level::Good,
-            found: found.into(),
-            meaning: "",
-            mend: "",
-        }
-    }
-
-    fn because(self, level: Level, meaning: &'static str, mend: &'static str) -> Self {
-        Self {
-            level,
-            meaning,
-            mend,
-            ..self
-        }
-    }
-
-    fn unknown(subject: &'static str, source: &str) -> Self {
-        Self::good(subject, format!("{source} cannot be read")).because(
-            Level::Note,
-            "Nothing can be said about it.",
-            "",
-        )
-    }
-}
-
 fn kernel(facts: &Facts) -> Finding {
     let Some(release) = &facts.kernel_release else {
-        return Finding::unknown("kernel", "/proc/sys/kernel/osrelease");
+        return Finding::unknown("kernel", Guide::KernelTls, "/proc/sys/kernel/osrelease");
     };
-    let finding = Finding::good("kernel", release.clone());
+    let finding = Finding::good("kernel", Guide::KernelTls, release.clone());
     match parse_release(release) {
         Some(version) if version < KERNEL_MIN => finding.because(
             Level::Degraded,
@@ -78,7 +52,8 @@ fn io_uring(ring: &Ring) -> Finding {
     const EPOLL: &str = "epoll drives the sockets instead: more system calls per request.";
     let refusal = match ring {
         Ring::Usable(setup) => {
-            let finding = Finding::good("io_uring", format!("usable, with {setup}"));
+            let finding =
+                Finding::good("io_uring", Guide::IoUring, format!("usable, with {setup}"));
             if setup.is_complete() {
                 return finding;
             }
@@ -111,13 +86,17 @@ fn io_uring(ring: &Ring) -> Finding {
         RingRefusal::Descriptors => "raise the limit on open files (ulimit -n, LimitNOFILE=).",
         RingRefusal::Call { .. } => "",
     };
-    Finding::good("io_uring", refusal.to_string()).because(Level::Degraded, EPOLL, mend)
+    Finding::good("io_uring", Guide::IoUring, refusal.to_string()).because(
+        Level::Degraded,
+        EPOLL,
+        mend,
+    )
 }
 
 fn kernel_tls(tls: &KernelTls) -> Finding {
     match &tls.ulp {
-        Ok(()) => Finding::good("kernel TLS", "available"),
-        Err(refusal) => Finding::good("kernel TLS", refusal.to_string()).because(
+        Ok(()) => Finding::good("kernel TLS", Guide::KernelTls, "available"),
+        Err(refusal) => Finding::good("kernel TLS", Guide::KernelTls, refusal.to_string()).because(
             Level::Degraded,
             "TLS stays in user space: files and tunnels cost more CPU time, small responses do not.",
             "modprobe tls, and list tls in /etc/modules-load.d/; in a container, on its host. If \
@@ -136,7 +115,8 @@ fn kernel_tls_suites(tls: &KernelTls) -> Vec<Finding> {
         let (version, cipher) = (support.suite.version, support.suite.aead);
         let (send, receive) = (word(support.send), word(support.receive));
         let finding = Finding::good(
-            "",
+            "kernel TLS",
+            Guide::KernelTls,
             format!("{version} {cipher:<17}  send {send}, receive {receive}"),
         );
         findings.push(if support.send.and(support.receive).is_ok() {
@@ -154,9 +134,18 @@ fn kernel_tls_suites(tls: &KernelTls) -> Vec<Finding> {
 
 fn rekey(tls: &KernelTls) -> Finding {
     if tls.rekey {
-        return Finding::good("", "TLS 1.3 keys can be replaced (KeyUpdate)");
+        return Finding::good(
+            "kernel TLS",
+            Guide::KernelTls,
+            "TLS 1.3 keys can be replaced (KeyUpdate)",
+        );
     }
-    Finding::good("", "TLS 1.3 keys cannot be replaced (KeyUpdate)").because(
+    Finding::good(
+        "kernel TLS",
+        Guide::KernelTls,
+        "TLS 1.3 keys cannot be replaced (KeyUpdate)",
+    )
+    .because(
         Level::Note,
         "A connection in the kernel whose peer sends a KeyUpdate, or whose key is used up, is \
          closed cleanly. Linux 6.14 and later can replace keys.",
@@ -167,22 +156,29 @@ fn rekey(tls: &KernelTls) -> Finding {
 fn no_pad(tls: &KernelTls) -> Finding {
     if tls.no_pad {
         return Finding::good(
-            "",
-            "TLS 1.3 records are decrypted in place for trusted peers",
+            "kernel TLS",
+            Guide::KernelTls,
+            "TLS 1.3 records can be decrypted in place (TLS_RX_EXPECT_NO_PAD)",
         );
     }
-    Finding::good("", "TLS 1.3 records are never decrypted in place").because(
+    Finding::good(
+        "kernel TLS",
+        Guide::KernelTls,
+        "TLS 1.3 records cannot be decrypted in place",
+    )
+    .because(
         Level::Note,
-        "Receiving from upstream servers costs one more copy. Linux 6.0 and later can do without.",
+        "Receiving through the kernel costs one more copy. Linux 6.0 and later can do without \
+         (TLS_RX_EXPECT_NO_PAD).",
         "",
     )
 }
 
 fn descriptors(limit: Option<Limit>) -> Finding {
     let Some(limit) = limit else {
-        return Finding::unknown("open files", "/proc/self/limits");
+        return Finding::unknown("open files", Guide::Limits, "/proc/self/limits");
     };
-    let finding = Finding::good("open files", format!("at most {limit}"));
+    let finding = Finding::good("open files", Guide::Limits, format!("at most {limit}"));
     // The soft limit is raised to the hard one at the start.
     let most = limit.hard.unwrap_or(u64::MAX);
     if most < DESCRIPTORS_MIN {
@@ -205,9 +201,13 @@ fn descriptors(limit: Option<Limit>) -> Finding {
 
 fn locked_memory(facts: &Facts) -> Finding {
     let Some(limit) = facts.locked_memory_bytes else {
-        return Finding::unknown("locked memory", "/proc/self/limits");
+        return Finding::unknown("locked memory", Guide::Limits, "/proc/self/limits");
     };
-    let finding = Finding::good("locked memory", format!("at most {limit} bytes"));
+    let finding = Finding::good(
+        "locked memory",
+        Guide::Limits,
+        format!("at most {limit} bytes"),
+    );
     let version = facts.kernel_release.as_deref().and_then(parse_release);
     let counts_rings = version.is_some_and(|version| version < RINGS_UNCOUNTED_SINCE);
     let needed = RING_LOCKED_BYTES * facts.cpus_allowed.unwrap_or(1) as u64;
@@ -223,9 +223,17 @@ fn locked_memory(facts: &Facts) -> Finding {
 
 fn accept_queue(connections: Option<u64>) -> Finding {
     let Some(connections) = connections else {
-        return Finding::unknown("accept queue", "/proc/sys/net/core/somaxconn");
+        return Finding::unknown(
+            "accept queue",
+            Guide::Accept,
+            "/proc/sys/net/core/somaxconn",
+        );
     };
-    let finding = Finding::good("accept queue", format!("at most {connections} connections"));
+    let finding = Finding::good(
+        "accept queue",
+        Guide::Accept,
+        format!("at most {connections} connections"),
+    );
     if connections < ACCEPT_QUEUE_RECOMMENDED {
         return finding.because(
             Level::Degraded,
@@ -239,12 +247,24 @@ fn accept_queue(connections: Option<u64>) -> Finding {
 
 fn ports(facts: &Facts) -> Finding {
     let Some(start) = facts.unprivileged_port_start else {
-        return Finding::unknown("ports", "/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        return Finding::unknown(
+            "ports",
+            Guide::Limits,
+            "/proc/sys/net/ipv4/ip_unprivileged_port_start",
+        );
     };
     if facts.process.net_bind_service {
-        return Finding::good("ports", "all may be bound (CAP_NET_BIND_SERVICE)");
+        return Finding::good(
+            "ports",
+            Guide::Limits,
+            "all may be bound (CAP_NET_BIND_SERVICE)",
+        );
     }
-    let finding = Finding::good("ports", format!("from {start} on may be bound"));
+    let finding = Finding::good(
+        "ports",
+        Guide::Limits,
+        format!("from {start} on may be bound"),
+    );
     if start > HTTP_PORT {
         return finding.because(
             Level::Degraded,
@@ -259,16 +279,20 @@ fn ports(facts: &Facts) -> Finding {
 
 fn cpus(facts: &Facts) -> Finding {
     let Some(allowed) = facts.cpus_allowed else {
-        return Finding::good("CPUs", "unknown: sched_getaffinity fails").because(
+        return Finding::good("CPUs", Guide::Cpu, "unknown: sched_getaffinity fails").because(
             Level::Broken,
             "Workers cannot be placed.",
             "allow sched_getaffinity in the seccomp profile.",
         );
     };
     let Some(quota) = facts.cpu_quota else {
-        return Finding::good("CPUs", format!("{allowed} allowed, no quota"));
+        return Finding::good("CPUs", Guide::Cpu, format!("{allowed} allowed, no quota"));
     };
-    let finding = Finding::good("CPUs", format!("{allowed} allowed, quota {quota:.2}"));
+    let finding = Finding::good(
+        "CPUs",
+        Guide::Containers,
+        format!("{allowed} allowed, quota {quota:.2}"),
+    );
     #[expect(clippy::cast_precision_loss, reason = "CPU counts are far below 2^52")]
     let short = quota < allowed as f64;
     if short {
@@ -292,13 +316,13 @@ fn instructions(found: Instructions) -> Finding {
     .filter_map(|(present, name)| present.then_some(name))
     .collect();
     if found.aes && found.carryless_multiply {
-        return Finding::good("instructions", names.join(", "));
+        return Finding::good("instructions", Guide::Cpu, names.join(", "));
     }
     let found = match names.join(", ") {
         none if none.is_empty() => "no AES".to_owned(),
         some => format!("only {some}"),
     };
-    Finding::good("instructions", found).because(
+    Finding::good("instructions", Guide::Cpu, found).because(
         Level::Degraded,
         "AES-GCM is computed without the processor's help, several times slower; \
          ChaCha20-Poly1305 is the better suite here.",
@@ -325,6 +349,7 @@ const HTTP_PORT: u64 = 80;
 #[cfg(test)]
 pub(super) mod tests {
     use crate::cli::doctor::exit_code;
+    use crate::sys::interfaces::{Interface, Offload};
     use crate::sys::probe::{Process, Refusal, RingSetup};
 
     use super::*;
@@ -377,7 +402,11 @@ pub(super) mod tests {
         judge("CPUs", Level::Broken, |it| it.cpus_allowed = None);
     }
 
-    fn judge(subject: &str, level: Level, change: impl FnOnce(&mut Facts)) {
+    pub(in crate::cli::doctor) fn judge(
+        subject: &str,
+        level: Level,
+        change: impl FnOnce(&mut Facts),
+    ) {
         let mut facts = good();
         change(&mut facts);
         let findings = findings(&facts);
@@ -445,7 +474,8 @@ pub(super) mod tests {
             support.receive = Ok(());
         }
         Facts {
-            kernel_release: release("6.18.2"),
+            kernel_release: release("7.2.1"),
+            kernel_build: release("#1 SMP PREEMPT_DYNAMIC"),
             ring: Ring::Usable(RingSetup {
                 coop_taskrun: true,
                 single_issuer: true,
@@ -471,6 +501,15 @@ pub(super) mod tests {
                 carryless_multiply: true,
                 vector_aes: true,
             },
+            interfaces: Some(vec![Interface {
+                name: "eth0".to_owned(),
+                send: Offload::On,
+                receive: Offload::On,
+            }]),
+            pipe_bytes_max: Some(1_048_576),
+            pipe_user_pages_max: Some(16_384),
+            clock_source: release("tsc"),
+            is_clock_synchronised: Some(true),
         }
     }
 

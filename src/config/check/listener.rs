@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::Checker;
 use crate::config::range;
 use crate::config::raw::{RawListener, Value};
-use crate::config::{Listener, ProxyProtocol, Service, Upstream};
+use crate::config::{Listener, Networks, ProxyProtocol, Service, Upstream};
 
 /// A listener and the bytes that say its address.
 struct Written {
@@ -86,6 +86,7 @@ impl Checker<'_> {
         let port = self.number_or("redirect_port", raw.redirect_port, &range::PORT, 443);
         let is_redirect = self.choice_or("service", raw.service, &SERVICES, false);
         let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "listener");
+        let access = self.access(raw.allow, raw.deny);
         let service = match (is_redirect, tunnel) {
             (true, None) => Service::RedirectToHttps { port },
             (false, None) => Service::Https,
@@ -140,6 +141,7 @@ impl Checker<'_> {
                 ipv6_only: raw.ipv6_only.is_some_and(Spanned::into_inner),
                 backlog,
                 service,
+                access,
                 proxy_protocol,
             },
             span: text.span(),
@@ -154,12 +156,15 @@ impl Checker<'_> {
     ) -> Option<Arc<ProxyProtocol>> {
         let from_written = from.as_ref().map(Spanned::span);
         let others_written = others.as_ref().map(Spanned::span);
-        let from = self.networks(from);
+        let from = self.networks("proxy_protocol_from", from);
+        let is_empty = from.is_empty();
+        let from = from.into_iter().map(|(network, _)| (network, ()));
+        let from = Networks::new(from.collect());
         let takes_others = self.choice_or("proxy_protocol_others", others, &OTHERS, false);
         let flag = flag.filter(|flag| *flag.get_ref());
         let Some(flag) = flag else {
             if let Some(span) = from_written.or(others_written) {
-                self.problem(
+                self.warning(
                     span,
                     "who speaks the PROXY protocol, on a listener that does not",
                     "add proxy_protocol = true, or remove this",
@@ -167,7 +172,7 @@ impl Checker<'_> {
             }
             return None;
         };
-        if from.is_empty() && from_written.is_none() {
+        if is_empty && from_written.is_none() {
             self.problem(
                 flag.span(),
                 "`proxy_protocol` without those whose word is taken",

@@ -3,6 +3,7 @@
 //! A problem does not end the check: the value's default stands in for it, so that independent
 //! problems are reported together, and no problem that only follows from another.
 
+mod access;
 mod access_log;
 mod admin;
 mod files;
@@ -10,6 +11,7 @@ mod host_name;
 mod http2;
 mod listener;
 mod passthrough;
+mod rate;
 mod route;
 mod site;
 mod tls;
@@ -51,6 +53,7 @@ pub(super) fn check(
     let mut sites = checker.sites(raw.site, &policy, &upstreams, has_passthrough);
     let passthroughs = checker.passthroughs(raw.passthrough, &upstreams, &mut sites);
     let proxies = checker.proxies(raw.proxies);
+    let rate_limit = checker.rate_limit(raw.rate_limit, "");
     let offload = checker.offload(raw.offload);
     let timeouts = checker.timeouts(raw.timeouts);
     let limits = checker.limits(raw.limits);
@@ -59,6 +62,8 @@ pub(super) fn check(
     let admin = checker.admin(raw.admin);
     let http2 = checker.http2(&raw.http2);
     let access_log = checker.access_log(raw.access_log);
+    checker.check_logs(access_log.as_ref(), &sites.sites);
+    let request_id = checker.request_id(raw.request_id);
     let mut places = sites.places;
     places.upstreams = upstream_places;
     match ConfigError::of(checker.problems) {
@@ -73,6 +78,7 @@ pub(super) fn check(
                 default_passthrough: passthroughs.default,
                 upstreams,
                 proxies,
+                rate_limit,
                 offload,
                 timeouts,
                 limits,
@@ -81,6 +87,7 @@ pub(super) fn check(
                 admin,
                 http2,
                 access_log,
+                request_id,
             },
             places,
             warnings: checker.warnings,

@@ -1,4 +1,4 @@
-//! `[[site.route]]`, `[upstream.http]` and `[proxies]`.
+//! `[[site.route]]` and `[upstream.http]`.
 
 use std::ops::Range as Span;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Checker;
-use crate::config::raw::{RawProxies, RawRoute, RawUpstreamHttp, Value};
+use crate::config::raw::{RawRoute, RawUpstreamHttp, Value};
 use crate::config::{
-    FieldEdits, Files, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
-    Upstream, UpstreamHttp, range, suggest,
+    FieldEdits, Files, Route, RouteAction, RouteFiles, RoutePath, RouteProxy, Upstream,
+    UpstreamHttp, range, suggest,
 };
 use crate::limits::ROUTES_PER_SITE_MAX;
 use crate::proto::forwarded::Style;
@@ -360,7 +360,7 @@ impl Checker<'_> {
 
     /// Framing, routing and the connection are not an operator's to change: a mistake there would
     /// let one message be read as two.
-    fn may_be_changed(&mut self, key: &str, name: &str, at: &Spanned<String>) -> bool {
+    pub(super) fn may_be_changed(&mut self, key: &str, name: &str, at: &Spanned<String>) -> bool {
         if !is_token(name.as_bytes()) {
             self.problem(
                 at.span(),
@@ -418,34 +418,6 @@ impl Checker<'_> {
             queue_max: self.number_or("queue_max", raw.queue_max, &range::QUEUE, default.queue_max),
             queue,
         }
-    }
-
-    pub(super) fn proxies(&mut self, raw: RawProxies) -> Proxies {
-        Proxies {
-            trusted: self.networks(raw.trusted),
-        }
-    }
-
-    pub(super) fn networks(&mut self, raw: Value<Vec<Spanned<String>>>) -> Vec<Network> {
-        let raw = raw.map(Spanned::into_inner).unwrap_or_default();
-        let mut networks = Vec::with_capacity(raw.len());
-        for text in raw {
-            let written = text.get_ref();
-            match Network::parse(written) {
-                Some(network) if !network.has_stray_bits() => networks.push(network),
-                Some(_) => self.problem(
-                    text.span(),
-                    format!("{written:?} has bits beyond its prefix"),
-                    "write the network's first address",
-                ),
-                None => self.problem(
-                    text.span(),
-                    format!("{written:?} is no network"),
-                    "write an address, or a network as \"192.0.2.0/24\" or \"2001:db8::/32\"",
-                ),
-            }
-        }
-        networks
     }
 }
 

@@ -87,6 +87,7 @@ impl Checker<'_> {
         self.refuse_files_of_tunnel(&raw);
         let is_tunnel = raw.tunnel.is_some();
         let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "site");
+        let access = self.access(raw.allow, raw.deny);
         let hsts = raw.hsts.map(|hsts| self.hsts(hsts.into_inner()));
         let names = self.names(raw.names, &header, taken);
         let mut path = |key, value, example| self.path(key, value, &header, example);
@@ -124,6 +125,10 @@ impl Checker<'_> {
             error_pages,
         };
         let routes = self.routes(raw.route, &files, upstreams);
+        let scope = names.as_ref().and_then(|(names, _)| names.first());
+        let scope = scope.map_or("", String::as_str);
+        let rate_limit = self.rate_limit(raw.rate_limit, scope);
+        let access_log = self.site_log(raw.access_log);
         let (names, name_places) = names?;
         let (certificate_file, certificate) = certificate?;
         let (key_file, key) = key?;
@@ -136,6 +141,9 @@ impl Checker<'_> {
             files,
             routes,
             tunnel: tunnel.map(|tunnel| tunnel.upstream),
+            access,
+            access_log,
+            rate_limit,
         };
         let places = SitePlaces {
             certificate: self.source.place(certificate),
@@ -154,7 +162,15 @@ impl Checker<'_> {
         let index = raw.index.as_ref().map(|value| ("index", value.span()));
         let hsts = raw.hsts.as_ref().map(|value| ("hsts", value.span()));
         let route = raw.route.first().map(|value| ("route", value.span()));
-        for (key, span) in [root, index, hsts, route].into_iter().flatten() {
+        // There is no request to answer with 403; a listener has lists of its own.
+        let allow = raw.allow.as_ref().map(|value| ("allow", value.span()));
+        let deny = raw.deny.as_ref().map(|value| ("deny", value.span()));
+        let rate_limit = raw.rate_limit.as_ref();
+        let rate_limit = rate_limit.map(|value| ("rate_limit", value.span()));
+        let log = raw.access_log.as_ref();
+        let log = log.map(|value| ("access_log", value.span()));
+        let all = [root, index, hsts, route, allow, deny, rate_limit, log];
+        for (key, span) in all.into_iter().flatten() {
             self.problem(
                 span,
                 format!("`{key}` on a site whose connections go through a tunnel"),

@@ -363,14 +363,9 @@ fn proxies_in_front_that_cannot_be() {
             "proxy_protocol_from = ",
         ),
         (
-            listener("proxy_protocol_from = «[\"192.0.2.1\"]»"),
-            "that does not",
-            "proxy_protocol = true",
-        ),
-        (
-            listener("proxy_protocol_others = «\"plain\"»"),
-            "that does not",
-            "proxy_protocol = true",
+            listener("proxy_protocol = «true»"),
+            "whose word is taken",
+            "proxy_protocol_from = ",
         ),
         (
             listener("proxy_protocol = true\nproxy_protocol_from = [«\"192.0.2.1/24\"»]"),
@@ -388,4 +383,21 @@ fn proxies_in_front_that_cannot_be() {
     ] {
         refused(&marked, what, remedy);
     }
+}
+
+#[test]
+fn proxies_on_a_listener_that_does_not_read_headers_are_warned_of() {
+    let text = with_site(UPSTREAM).replacen(
+        "[[listener]]\n",
+        "[[listener]]\nproxy_protocol_from = [\"192.0.2.1\"]\n",
+        1,
+    );
+    let loaded = parse_text(&text).unwrap();
+    let [warning] = &loaded.warnings[..] else {
+        panic!("{:?}", loaded.warnings);
+    };
+    assert!(
+        warning.to_string().contains("proxy_protocol = true"),
+        "{warning}"
+    );
 }

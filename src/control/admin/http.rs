@@ -1,10 +1,7 @@
-//! One request and its answer over a blocking socket: enough HTTP/1.1 for curl, browsers and
-//! Prometheus. Every connection ends with its answer.
+//! A request head and the response to it, as bytes: enough HTTP/1.1 for curl, browsers and Prometheus.
+//! Every connection ends with its response.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
 
 /// Whom a request may be for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +19,6 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
     pub(super) body: String,
-}
-
-/// A stream with bounds on how long it blocks.
-pub(super) trait Blocking: Read + Write {
-    fn set_bounds(&self, wait: Duration) -> io::Result<()>;
-    fn end(&self) -> io::Result<()>;
 }
 
 impl Answer {
@@ -48,37 +39,9 @@ impl Answer {
     }
 }
 
-impl Blocking for TcpStream {
-    fn set_bounds(&self, wait: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(wait))?;
-        self.set_write_timeout(Some(wait))
-    }
-
-    fn end(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
-
-impl Blocking for UnixStream {
-    fn set_bounds(&self, wait: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(wait))?;
-        self.set_write_timeout(Some(wait))
-    }
-
-    fn end(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
-
-/// Reads a request, answers it by its path, and ends the connection.
-pub(super) fn serve<S: Blocking>(
-    mut stream: S,
-    hosts: Hosts,
-    answer: impl FnOnce(&str) -> Answer,
-) -> io::Result<()> {
-    let deadline = Instant::now() + EXCHANGE_TIME_MAX;
-    let head = read_head(&mut stream, deadline)?;
-    let (answer, sends_body) = respond(&head, hosts, answer);
+/// The whole response to a request head, as far as it was read.
+pub(super) fn response(head: &[u8], hosts: Hosts, answer: impl FnOnce(&str) -> Answer) -> Vec<u8> {
+    let (answer, sends_body) = respond(head, hosts, answer);
     let head = format!(
         "HTTP/1.1 {} {}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\
          cache-control: no-store\r\nx-content-type-options: nosniff\r\n\
@@ -92,9 +55,12 @@ pub(super) fn serve<S: Blocking>(
     if sends_body {
         bytes.extend_from_slice(answer.body.as_bytes());
     }
-    write_all(&mut stream, &bytes, deadline)?;
-    stream.end()?;
-    linger(&mut stream, deadline)
+    bytes
+}
+
+/// Whether a head has come to its end, or grown as large as is read at most.
+pub(super) fn is_whole(head: &[u8]) -> bool {
+    head.len() >= HEAD_BYTES_MAX || memchr::memmem::find(head, b"\r\n\r\n").is_some()
 }
 
 /// The answer to a request head, and whether its body is sent.
@@ -145,66 +111,11 @@ fn is_local(host: &[u8]) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.unwrap_or(name).parse::<IpAddr>().is_ok()
 }
 
-/// What comes until the empty line that ends a head, or as much of it as is read at most.
-fn read_head<S: Blocking>(stream: &mut S, deadline: Instant) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    let mut buffer = [0; 1024];
-    while head.len() < HEAD_BYTES_MAX {
-        stream.set_bounds(left_until(deadline)?)?;
-        let count = stream.read(&mut buffer)?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        head.extend_from_slice(buffer.get(..count).unwrap_or_default());
-        if memchr::memmem::find(&head, b"\r\n\r\n").is_some() {
-            break;
-        }
-    }
-    Ok(head)
-}
-
-fn write_all<S: Blocking>(stream: &mut S, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    while !bytes.is_empty() {
-        stream.set_bounds(left_until(deadline)?)?;
-        match stream.write(bytes)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            count => bytes = bytes.get(count..).unwrap_or_default(),
-        }
-    }
-    Ok(())
-}
-
-/// Closing with bytes unread would reset the connection, and the answer with it.
-fn linger<S: Blocking>(stream: &mut S, deadline: Instant) -> io::Result<()> {
-    let mut buffer = [0; 1024];
-    for _ in 0..LINGER_READS_MAX {
-        stream.set_bounds(left_until(deadline)?)?;
-        if stream.read(&mut buffer)? == 0 {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// # Errors
-/// `TimedOut` when nothing is left.
-fn left_until(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    Ok(left)
-}
-
 /// The page's own script and styles, and this server's numbers; nothing else, and in no frame.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src \
                                        'unsafe-inline'; connect-src 'self'; img-src data:; \
                                        frame-ancestors 'none'; base-uri 'none'";
 
-const EXCHANGE_TIME_MAX: Duration = Duration::from_secs(5);
-
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 const FIELDS_MAX: usize = 64;
-
-const LINGER_READS_MAX: usize = 64;

@@ -1,23 +1,25 @@
-//! The admin listener: metrics, health and a status page, on threads of its own.
+//! The admin listener: metrics, health and a status page, on a thread of its own.
 //!
-//! Workers are never asked: everything shown is read from what they leave in memory. Few threads with
-//! one connection each, a bound on size and time: who occupies them all keeps others from the
-//! numbers, not from the service.
+//! Workers are never asked: everything shown is read from what they leave in memory. Connections are
+//! bounded in number, size and time.
 
+mod connections;
 mod http;
 mod prometheus;
 mod status;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use self::connections::Stream;
 use self::http::{Answer, Hosts};
 use crate::config::{Admin, AdminAddress};
 use crate::worker::Shared;
@@ -96,6 +98,10 @@ impl AdminListener {
             AdminAddress::Tcp(address) => AdminSocket::Tcp(TcpListener::bind(address)?),
             AdminAddress::Unix(path) => AdminSocket::Unix(bind_unix(path)?),
         };
+        match &socket {
+            AdminSocket::Tcp(listener) => listener.set_nonblocking(true)?,
+            AdminSocket::Unix(listener) => listener.set_nonblocking(true)?,
+        }
         let hosts = match (&admin.address, admin.allow_remote) {
             (AdminAddress::Tcp(_), false) => Hosts::Local,
             _ => Hosts::Any,
@@ -113,19 +119,18 @@ impl AdminListener {
         phase: &CurrentPhase,
         workers: usize,
     ) -> io::Result<()> {
-        let observed = Arc::new(Observed {
+        let observed = Observed {
             shared: shared.clone(),
             phase: phase.clone(),
             workers,
             started: SystemTime::now(),
-        });
-        for index in 0..THREADS {
-            let (socket, hosts) = (self.socket.try_clone()?, self.hosts);
-            let observed = observed.clone();
-            std::thread::Builder::new()
-                .name(format!("admin-{index}"))
-                .spawn(move || serve(&socket, hosts, &observed))?;
-        }
+        };
+        let Self { socket, hosts } = self;
+        std::thread::Builder::new()
+            .name("admin".into())
+            .spawn(move || {
+                connections::serve(&socket, hosts, &|path| answer(path, &observed));
+            })?;
         Ok(())
     }
 }
@@ -148,11 +153,28 @@ impl fmt::Display for AdminListener {
 }
 
 impl AdminSocket {
-    fn try_clone(&self) -> io::Result<Self> {
+    fn accept(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
-            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
-            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Box::new(stream)
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Box::new(stream)
+            }
         })
+    }
+}
+
+impl AsFd for AdminSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
     }
 }
 
@@ -171,32 +193,6 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     // Whoever collects metrics shares a group with this user; the rest of the machine has no say.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
-}
-
-fn serve(socket: &AdminSocket, hosts: Hosts, observed: &Observed) {
-    loop {
-        let served = match socket {
-            AdminSocket::Tcp(listener) => {
-                listener
-                    .accept()
-                    .map(|(stream, _): (TcpStream, SocketAddr)| {
-                        http::serve(stream, hosts, |path| answer(path, observed))
-                    })
-            }
-            AdminSocket::Unix(listener) => listener
-                .accept()
-                .map(|(stream, _)| http::serve(stream, hosts, |path| answer(path, observed))),
-        };
-        match served {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
-            Err(error) => {
-                tracing::warn!(%error, "the admin listener cannot accept");
-                // No descriptor is left, most likely; trying again at once would spin.
-                std::thread::park_timeout(ACCEPT_PAUSE);
-            }
-        }
-    }
 }
 
 fn answer(path: &str, observed: &Observed) -> Answer {
@@ -225,11 +221,6 @@ fn answer(path: &str, observed: &Observed) -> Answer {
 
 /// Needs nothing from the network but `/status.json`.
 const STATUS_PAGE: &str = include_str!("status.html");
-
-/// Connections that are answered at a time.
-const THREADS: usize = 4;
-
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests;

@@ -1,25 +1,31 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
-use super::http::{Answer, Hosts, serve};
+use super::connections::{Exchange, Progress};
+use super::http::{Answer, Hosts};
 use super::*;
 
 /// What is answered to `request` by a listener for `hosts` that has only "/known".
 fn exchange(request: &[u8], hosts: Hosts) -> String {
     let (mut client, server) = UnixStream::pair().unwrap();
-    let serving = std::thread::spawn(move || {
-        serve(server, hosts, |path| match path {
-            "/known" => Answer::text(200, "body\n"),
-            _ => Answer::text(404, "unknown\n"),
-        })
-    });
+    server.set_nonblocking(true).unwrap();
     client.write_all(request).unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
+    let known = |path: &str| match path {
+        "/known" => Answer::text(200, "body\n"),
+        _ => Answer::text(404, "unknown\n"),
+    };
+    let mut exchange = Exchange::new(Box::new(server), Instant::now());
+    // All of it is there. A head that never ends has no answer, and is an error here.
+    match exchange.advance(hosts, &known) {
+        Ok(progress) => assert_eq!(progress, Progress::Over),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof),
+    }
+    drop(exchange);
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
-    // A head that never ends has no answer, and is an error here.
-    drop(serving.join().unwrap());
     answer
 }
 

@@ -71,7 +71,7 @@ pub async fn serve_received<R: Receive + 'static, W: Transmit, H: Handler>(
     {
         // The client has been sent an alert, which a reset for unread bytes must not overtake.
         receiving.read.give_up_records();
-        close(&mut receiving.read, &mut connection.write, context).await;
+        Box::pin(close(&mut receiving.read, &mut connection.write, context)).await;
     }
     ended
 }
@@ -152,7 +152,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 };
                 // What is buffered is not looked at any more.
                 *input = BytesMut::new();
-                close(read, &mut self.write, self.context).await;
+                Box::pin(close(read, &mut self.write, self.context)).await;
                 return Ok(outcome);
             }
         }
@@ -212,7 +212,8 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         }
     }
 
-    /// One request and its response.
+    /// One request and its response. What is not the way of most requests is boxed by itself: making
+    /// a future costs the copying of its whole state.
     async fn exchange(&mut self, head: Head) -> Result<After, Error> {
         self.served += 1;
         metrics::count(Counter::Requests);
@@ -224,15 +225,17 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         self.begun = now.monotonic;
         let limits = &self.context.limits;
         if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
-            return self.refuse(BODY_TOO_LARGE, Some(&request)).await;
+            return Box::pin(self.refuse(BODY_TOO_LARGE, Some(&request))).await;
         }
         let follows = if request.body_length.is_none() {
-            let answer = self.handler.respond(&request, RequestBody::Empty, now);
-            let response = answer.await;
+            let body = RequestBody::Empty;
+            let response = self.handler.respond(&request, body, now).await;
             self.deliver(&request, keep_alive, now, response).await?
         } else {
-            match self.exchange_with_body(&request, keep_alive, now).await? {
-                Exchanged::Refused(refusal) => return self.refuse(refusal, Some(&request)).await,
+            match Box::pin(self.exchange_with_body(&request, keep_alive, now)).await? {
+                Exchanged::Refused(refusal) => {
+                    return Box::pin(self.refuse(refusal, Some(&request))).await;
+                }
                 Exchanged::Answered(follows) => follows,
             }
         };
@@ -243,7 +246,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 let Some(receiving) = &mut self.receiving else {
                     return Err(lost_receiving());
                 };
-                upgraded::run(receiving, &mut self.write, upgrade).await?;
+                Box::pin(upgraded::run(receiving, &mut self.write, upgrade)).await?;
                 After::Close(Outcome::Closed)
             }
         })

@@ -96,7 +96,7 @@ impl Delivery<'_> {
         let sent = match body {
             Body::Stream(stream, _) => {
                 let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
-                sender.send(&mut head, stream).await
+                Box::pin(sender.send(&mut head, stream)).await
             }
             body @ (Body::Empty
             | Body::Bytes(_)
@@ -130,7 +130,7 @@ async fn send_parts<W: Transmit>(
                 .await
         }
         Body::File(range) => write.send_file(head, &range).await,
-        Body::Parts(parts) => send_sequence(write, head, parts).await,
+        Body::Parts(parts) => Box::pin(send_sequence(write, head, parts)).await,
         Body::Empty | Body::Stream(..) | Body::Upgrade(_) => {
             write.send(&[IoSlice::new(head)]).await
         }

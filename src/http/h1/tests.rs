@@ -293,6 +293,7 @@ impl Handler for Site {
                 file: self.file.clone().unwrap(),
                 offset: 2,
                 length: 5,
+                is_remote: false,
             })),
             "/parts" => ok(Body::Parts(vec![
                 Part::Bytes("<".into()),
@@ -300,6 +301,7 @@ impl Handler for Site {
                     file: self.file.clone().unwrap(),
                     offset: 2,
                     length: 5,
+                    is_remote: false,
                 }),
                 Part::Bytes("|".into()),
                 Part::Bytes(vec![b'x'; 16_384].into()),
@@ -308,6 +310,7 @@ impl Handler for Site {
                     file: self.file.clone().unwrap(),
                     offset: 0,
                     length: 1,
+                    is_remote: false,
                 }),
                 Part::Bytes(">".into()),
             ])),

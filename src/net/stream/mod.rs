@@ -20,6 +20,7 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -466,7 +467,7 @@ impl Transport {
     }
 
     async fn wait_writable(&self) -> Result<(), Cause> {
-        let writable = self.socket.writable();
+        let writable = pin!(self.socket.writable());
         let wait = self.deadline.to_send(self.context.send_progress, writable);
         match wait.await.map_err(Cause::Io)? {
             Wait::Ready { suspended } => self.waited(suspended),
@@ -492,12 +493,12 @@ impl Transport {
             0 => None,
             many => Some(fruitless_pause(many)),
         };
-        let ready = async {
+        let ready = pin!(async {
             if let Some(pause) = pause {
                 rt::sleep(pause).await;
             }
             self.socket.readable().await
-        };
+        });
         match self.deadline.in_phase(ready).await.map_err(Cause::Io)? {
             Wait::Ready { suspended } => self.waited(suspended),
             Wait::Expired(expiry) => return Ok(Some(expiry)),

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use httparse::{EMPTY_HEADER, Header};
 
 use crate::limits::{EMPTY_LINES_MAX, HEADER_FIELDS_MAX, METHOD_BYTES_MAX};
-use crate::message::{BodyLength, Fields, Method, Request, Span, Version};
+use crate::message::{BodyLength, Fields, Method, Request, RequestId, Span, Version};
 use crate::proto::authority::{host_of, is_connect_target};
 use crate::proto::h1::Refusal;
 use crate::proto::syntax::{decimal, is_tchar, is_token, list_members};
@@ -104,6 +104,15 @@ impl HeadParser {
             };
             let end = self.scanned + newline + 1;
             let line = input.get(self.line_start..end).unwrap_or_default();
+            // In the order of the bytes that show each fault, which is the order in which they would
+            // be met if the line came byte by byte.
+            if self.lines == 0 {
+                let start = line.strip_suffix(b"\n").unwrap_or(line);
+                check_line_before_end(start, bounds)?;
+            }
+            if end > bounds.header_bytes_max {
+                return Err(HEAD_TOO_LARGE);
+            }
             let Some(line) = line.strip_suffix(b"\r\n") else {
                 return Err(Refusal::bad("a line in the head ends in a bare LF"));
             };
@@ -119,12 +128,8 @@ impl HeadParser {
                     }
                     continue;
                 }
-                (0, _) if end > bounds.header_bytes_max => return Err(HEAD_TOO_LARGE),
                 (0, _) => return Ok(Some(end)),
-                (bytes, 0) => {
-                    check_request_line_start(line, bounds)?;
-                    self.request_line_bytes = bytes;
-                }
+                (bytes, 0) => self.request_line_bytes = bytes,
                 // The request line is among the lines before this one.
                 (_, before) if before > HEADER_FIELDS_MAX => return Err(TOO_MANY_FIELDS),
                 _ => {}
@@ -137,17 +142,8 @@ impl HeadParser {
 
     /// Refuses early what no further byte can make acceptable.
     fn check_partial(&self, input: &[u8], bounds: &Bounds) -> Result<(), Refusal> {
-        match input {
-            [b'\r', other, ..] if self.lines == 0 && *other != b'\n' => {
-                return Err(Refusal::bad("a bare CR in the head"));
-            }
-            [] | [b'\r', ..] => {}
-            _ if self.lines == 0 => {
-                // A CR at its end is not of the line: a complete line is measured without it too.
-                let start = input.strip_suffix(b"\r").unwrap_or(input);
-                check_request_line_start(start, bounds)?;
-            }
-            _ => {}
+        if self.lines == 0 {
+            check_line_before_end(input, bounds)?;
         }
         if input.len() > bounds.header_bytes_max {
             return Err(HEAD_TOO_LARGE);
@@ -156,17 +152,23 @@ impl HeadParser {
     }
 }
 
-/// What can be said of a request line before it is complete.
-fn check_request_line_start(start: &[u8], bounds: &Bounds) -> Result<(), Refusal> {
-    // Not HTTP at all, such as a TLS record on a plain port: no reason to wait for more.
-    if !start.first().copied().is_some_and(is_tchar) {
-        return Err(MALFORMED_METHOD);
+/// What can be said of a request line by what there is of it before its LF.
+fn check_line_before_end(line: &[u8], bounds: &Bounds) -> Result<(), Refusal> {
+    match line {
+        // Perhaps an empty line.
+        [] | [b'\r'] => return Ok(()),
+        [b'\r', ..] => return Err(Refusal::bad("a bare CR in the head")),
+        // Not HTTP at all, such as a TLS record on a plain port: no reason to wait for more.
+        [first, ..] if !is_tchar(*first) => return Err(MALFORMED_METHOD),
+        _ => {}
     }
-    if start.len()
-        > bounds
-            .target_bytes_max
-            .saturating_add(REQUEST_LINE_REST_BYTES_MAX)
-    {
+    // A CR at its end is the line end's, as far as one can tell.
+    let bytes = line.strip_suffix(b"\r").unwrap_or(line).len();
+    let bytes_max = bounds
+        .target_bytes_max
+        .saturating_add(REQUEST_LINE_REST_BYTES_MAX);
+    // Where the whole head has no more room than that, its bound is met first.
+    if bytes > bytes_max && bytes_max < bounds.header_bytes_max {
         return Err(TARGET_TOO_LONG);
     }
     Ok(())
@@ -458,6 +460,7 @@ fn parse_block<const N: usize>(
             fields: Fields::new(block, entries),
             body_length,
             expects_continue,
+            id: RequestId::default(),
         },
     })
 }

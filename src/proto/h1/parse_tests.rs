@@ -226,6 +226,44 @@ fn a_request_line_is_as_long_with_its_cr_as_without() {
 }
 
 #[test]
+fn of_several_faults_the_same_is_met_first_in_whatever_pieces_they_come() {
+    let long = "a".repeat(BOUNDS.target_bytes_max + 100);
+    let huge = "a".repeat(BOUNDS.header_bytes_max);
+    for (head, status) in [
+        (format!("GET /{long}\n\n"), 414),
+        (format!("GET /{long}\r\nX\n"), 414),
+        (format!("GET / HTTP/1.1\r\nX: {huge}\n\n"), 431),
+        (format!("GET / HTTP/1.1\nX: {huge}\r\n\r\n"), 400),
+        (format!("\x16{long}\r\n\r\n"), 400),
+        (format!("\r\n\rGET /{long}\r\n\r\n"), 400),
+        (
+            format!("GET / HTTP/1.1\r\n{}\n", "X: y\r\n".repeat(200)),
+            431,
+        ),
+    ] {
+        for piece in [1, 7, 1000, head.len()] {
+            assert_eq!(
+                refused_in_pieces(&head, piece),
+                status,
+                "{piece} {head:.40?}"
+            );
+        }
+    }
+}
+
+fn refused_in_pieces(head: &str, piece: usize) -> u16 {
+    let mut parser = HeadParser::default();
+    let mut input = BytesMut::new();
+    for piece in head.as_bytes().chunks(piece) {
+        input.extend_from_slice(piece);
+        if let Err(refusal) = parser.parse(&mut input, &BOUNDS) {
+            return refusal.status.0;
+        }
+    }
+    panic!("not refused")
+}
+
+#[test]
 fn rfc6585_5_a_head_too_large_is_431() {
     let with = |bytes: usize| parse(with_fields(&format!("X: {}\r\n", "a".repeat(bytes))));
     let empty = with_fields("X: \r\n").len();

@@ -15,7 +15,7 @@ use self::exchange::{Download, Exchange, Failed};
 use self::request::{Outgoing, Visitor};
 use self::upgraded::Upgraded;
 use super::rules::Normal;
-use super::{Client, error_page};
+use super::{Client, Identity, error_page};
 use crate::config::{Route, RouteProxy};
 use crate::error::{Cause, Error, Side};
 use crate::message::{Body, BodyStream, LocalFuture, Request, RequestBody, Response, Status};
@@ -44,6 +44,8 @@ pub(super) struct Asking<'a> {
     pub(super) request: &'a Request,
     /// The request's path as routes compare it.
     pub(super) normal: &'a Normal<'a>,
+    /// The field in which the server behind is told the request's id.
+    pub(super) id_field: Option<&'a str>,
 }
 
 impl Proxy {
@@ -71,6 +73,7 @@ impl Proxy {
         &self,
         (route, proxy): (&Route, &RouteProxy),
         asking: &Asking<'_>,
+        identity: &Identity<'_>,
         body: RequestBody,
     ) -> Response {
         let &Asking {
@@ -78,11 +81,13 @@ impl Proxy {
             is_trusted,
             request,
             normal,
+            id_field,
         } = asking;
         let visitor = Visitor {
             address: client.address,
             is_trusted,
             is_secure: client.tls_policy.is_some(),
+            id: id_field.map(|field| (field, &*identity.id)),
         };
         let outgoing = match request::outgoing(request, normal, route, proxy, &visitor) {
             Ok(outgoing) => outgoing,
@@ -91,11 +96,11 @@ impl Proxy {
         let Some(pool) = self.pools.get(proxy.upstream) else {
             return error_page::page(Status(500));
         };
-        let key = hash_key(client.address);
+        let key = hash_key(identity.address);
         let whose = (&key[..], client.introduction.as_deref());
         match self.exchange(pool, whose, request, &outgoing, body).await {
             Ok(response) => response,
-            Err(refused) => refused.page(pool),
+            Err(refused) => refused.page(pool, &identity.id),
         }
     }
 
@@ -163,22 +168,24 @@ enum NoAnswer {
 
 impl NoAnswer {
     /// The response that says so, and the log's and the counters' share.
-    fn page(self, pool: &Pool) -> Response {
+    fn page(self, pool: &Pool, request_id: &str) -> Response {
         let upstream = pool.name();
         let status = match self {
             Self::NoConnection(NoConnection::Down) => {
-                tracing::warn!(upstream, "no server is up");
+                tracing::warn!(upstream, request_id, "no server is up");
                 503
             }
             Self::NoConnection(NoConnection::QueueFull | NoConnection::QueueTimeout) => {
-                tracing::warn!(upstream, "all servers are full");
+                tracing::warn!(upstream, request_id, "all servers are full");
                 503
             }
             Self::NoConnection(NoConnection::Failed(error)) | Self::Failed(error) => {
                 match error.side {
-                    Side::Upstream => tracing::warn!(upstream, %error, "no answer"),
-                    Side::Us => tracing::error!(upstream, %error, "no answer"),
-                    Side::Client => tracing::debug!(upstream, %error, "request broken off"),
+                    Side::Upstream => tracing::warn!(upstream, request_id, %error, "no answer"),
+                    Side::Us => tracing::error!(upstream, request_id, %error, "no answer"),
+                    Side::Client => {
+                        tracing::debug!(upstream, request_id, %error, "request broken off")
+                    }
                 }
                 match (error.side, error.cause) {
                     // The driver answers or ends the connection as the body's failure demands.

@@ -26,10 +26,12 @@ pub(super) type Refused = u16;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Visitor {
+pub(super) struct Visitor<'a> {
     pub(super) address: IpAddr,
     pub(super) is_trusted: bool,
     pub(super) is_secure: bool,
+    /// The field that carries the request's id, and the id.
+    pub(super) id: Option<(&'a str, &'a str)>,
 }
 
 /// The head for `request`, which `route` passes on as `proxy` says.
@@ -38,7 +40,7 @@ pub(super) fn outgoing(
     normal: &rules::Normal<'_>,
     route: &Route,
     proxy: &RouteProxy,
-    visitor: &Visitor,
+    visitor: &Visitor<'_>,
 ) -> Result<Outgoing, Refused> {
     // RFC 9110 9.3.8: it would send back what a proxy adds.
     if request.method == Method::Trace {
@@ -64,7 +66,11 @@ pub(super) fn outgoing(
     let received_host = received_host(request);
     let host = proxy.host.as_deref().map_or(received_host, str::as_bytes);
     push_field_line(&mut head, b"host", host);
-    push_passed_on(&mut head, request, &options, &route.request_fields);
+    let edits = &route.request_fields;
+    let id = visitor
+        .id
+        .filter(|(name, _)| !edits.replaces(name.as_bytes()));
+    push_passed_on(&mut head, request, &options, edits, id);
     let origin = Origin {
         client: visitor.address,
         is_trusted: visitor.is_trusted,
@@ -73,6 +79,9 @@ pub(super) fn outgoing(
     };
     forwarded::push_fields(&mut head, proxy.forwarded, &origin, &request.fields);
     push_via(&mut head, request);
+    if let Some((name, id)) = id {
+        push_field_line(&mut head, name.as_bytes(), id.as_bytes());
+    }
     for (name, value) in route.request_fields.put() {
         push_field_line(&mut head, name.as_bytes(), value.as_bytes());
     }
@@ -103,6 +112,7 @@ fn push_passed_on(
     request: &Request,
     options: &ConnectionOptions<'_>,
     edits: &FieldEdits,
+    id: Option<(&str, &str)>,
 ) {
     let mut cookies = 0;
     for (name, value) in request.fields.iter() {
@@ -111,6 +121,7 @@ fn push_passed_on(
             || NOT_PASSED_ON
                 .iter()
                 .any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+            || id.is_some_and(|(field, _)| name.eq_ignore_ascii_case(field.as_bytes()))
             || edits.replaces(name);
         if ends_here {
             continue;

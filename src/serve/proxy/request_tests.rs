@@ -4,10 +4,11 @@ use crate::proto::forwarded::Style;
 use crate::proto::testing::request;
 use crate::serve::rules::normalize;
 
-const VISITOR: Visitor = Visitor {
+const VISITOR: Visitor<'_> = Visitor {
     address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
     is_trusted: false,
     is_secure: true,
+    id: None,
 };
 
 fn proxy() -> RouteProxy {
@@ -68,6 +69,37 @@ fn rfc9110_7_6_1_what_is_for_one_connection_is_not_passed_on() {
          \r\nx-forwarded-host: Example.org:8443\r\nvia: 1.0 a, 1.1 portcullis\
          \r\nte: trailers\r\nconnection: te\r\n\r\n"
     );
+}
+
+#[test]
+fn the_id_of_a_request_takes_the_place_of_the_clients() {
+    let request = asked(
+        Method::Get,
+        "/",
+        &[("Host", "a"), ("X-Request-ID", "theirs")],
+    );
+    let sent_with = |route: &Route, id| {
+        let visitor = Visitor { id, ..VISITOR };
+        let normal = normalize(request.path()).unwrap();
+        let outgoing = outgoing(&request, &normal, route, &proxy(), &visitor).unwrap();
+        String::from_utf8(outgoing.head).unwrap()
+    };
+    let head = sent_with(&route(), Some(("x-request-id", "ours")));
+    assert!(
+        head.contains("\r\nx-request-id: ours\r\n") && !head.contains("theirs"),
+        "{head}"
+    );
+    let untouched = sent_with(&route(), None);
+    assert!(
+        untouched.contains("\r\nX-Request-ID: theirs\r\n"),
+        "{untouched}"
+    );
+    // An operator's own word goes before it.
+    let mut route = route();
+    route.request_fields.set = vec![("x-request-id".to_owned(), "set".to_owned())];
+    let head = sent_with(&route, Some(("x-request-id", "ours")));
+    assert_eq!(head.to_ascii_lowercase().matches("x-request-id").count(), 1);
+    assert!(head.contains("\r\nx-request-id: set\r\n"), "{head}");
 }
 
 #[test]

@@ -102,6 +102,9 @@ impl Pki {
             files: Files::new(self.directory.path().to_owned()),
             routes: Vec::new(),
             tunnel: None,
+            access: Default::default(),
+            access_log: Default::default(),
+            rate_limit: None,
         };
         load(&site, now)
     }

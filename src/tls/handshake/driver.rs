@@ -6,6 +6,7 @@
 //! and no KeyUpdate reply can be pending inside rustls and be lost.
 
 use std::io;
+use std::pin::{Pin, pin};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
@@ -75,7 +76,7 @@ impl<'a> Wire<'a> {
             });
             match result {
                 Ok(count) => return Ok(count),
-                Err(error) if is_blocked(&error) => self.wait(self.socket.readable()).await?,
+                Err(error) if is_blocked(&error) => self.wait(pin!(self.socket.readable())).await?,
                 Err(error) => return Err(Cause::Io(error)),
             }
         }
@@ -87,7 +88,7 @@ impl<'a> Wire<'a> {
         while !rest.is_empty() {
             match sys::socket::send(self.socket.descriptor(), rest, false) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(error) if is_blocked(&error) => self.wait(self.socket.writable()).await?,
+                Err(error) if is_blocked(&error) => self.wait(pin!(self.socket.writable())).await?,
                 Err(error) => return Err(Cause::Io(error)),
             }
         }
@@ -95,7 +96,10 @@ impl<'a> Wire<'a> {
     }
 
     /// Waits for `ready` as long as the handshake may take.
-    async fn wait(&self, ready: impl Future<Output = io::Result<()>>) -> Result<(), Cause> {
+    async fn wait(
+        &self,
+        ready: Pin<&mut impl Future<Output = io::Result<()>>>,
+    ) -> Result<(), Cause> {
         match self.deadline.in_phase(ready).await {
             Ok(Wait::Ready { .. }) => Ok(()),
             Ok(Wait::Expired(_)) => Err(Cause::Timeout(self.timeout_key)),

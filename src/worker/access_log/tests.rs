@@ -3,8 +3,10 @@ use bytes::Bytes;
 use super::*;
 use crate::message::{BodyLength, Fields, Request, Status};
 
-fn peer() -> Peer {
+fn peer() -> Peer<'static> {
     Peer {
+        identity: None,
+        site: None,
         address: [192, 0, 2, 7].into(),
         session: Some(Session {
             version: ProtocolVersion::TLSv1_3,
@@ -25,6 +27,7 @@ fn request(target: &str, agent: &'static [u8]) -> Request {
         fields: Fields::new(Bytes::from(block), vec![(name, value)]),
         body_length: BodyLength::Known(0),
         expects_continue: false,
+        id: Default::default(),
     }
 }
 
@@ -90,6 +93,87 @@ fn long_values_are_cut() {
 }
 
 #[test]
+fn json_tells_who_asked_whom() {
+    let request = request("/", b"x");
+    let identity = Identity {
+        address: "2001:db8::1".parse().unwrap(),
+        id: "abc-1".into(),
+    };
+    let peer = Peer {
+        identity: Some(&identity),
+        site: Some("a.test"),
+        ..peer()
+    };
+    let mut out = Vec::new();
+    write_json(&mut out, &clock(), &peer, &exchange(Some(&request)));
+    let line = String::from_utf8(out).unwrap();
+    let who = r#""client":"2001:db8::1","proxy":"192.0.2.7","id":"abc-1","site":"a.test","method""#;
+    assert!(line.contains(who), "{line}");
+    let mut out = Vec::new();
+    write_combined(&mut out, &clock(), &peer, &exchange(Some(&request)));
+    assert!(out.starts_with(b"2001:db8::1 - - ["));
+}
+
+fn to(batches: SyncSender<Message>) -> AccessLog {
+    AccessLog(Arc::new(Opened {
+        config: combined_in("/nowhere".into()),
+        batches,
+        must_reopen: AtomicBool::new(false),
+    }))
+}
+
+fn combined_in(path: std::path::PathBuf) -> Config {
+    Config {
+        destination: LogDestination::File(path),
+        format: LogFormat::Combined,
+    }
+}
+
+#[test]
+fn sites_have_the_logs_that_they_name_and_each_file_is_open_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = |name: &str| combined_in(folder.path().join(name));
+    let site = |access_log| crate::config::Site {
+        access_log,
+        ..crate::serve::testing::site(folder.path(), &["a.test"])
+    };
+    let mut config = crate::serve::testing::config(
+        vec![
+            site(SiteLog::Common),
+            site(SiteLog::Off),
+            site(SiteLog::Own(log("own"))),
+            site(SiteLog::Own(log("common"))),
+            site(SiteLog::Own(log("own"))),
+        ],
+        None,
+    );
+    config.access_log = Some(log("common"));
+    let first = AccessLogs::open(&config, &AccessLogs::default()).unwrap();
+    assert_eq!(first.iter().count(), 2);
+    let workers = WorkerLogs::new(&first);
+    for site in [None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(5)] {
+        workers.record(site, &peer(), &exchange(None));
+    }
+    workers.flush();
+    let opened: Vec<AccessLog> = first.iter().cloned().collect();
+    AccessLog::finish(&opened, PATIENCE);
+    let lines = |name: &str| {
+        let text = std::fs::read_to_string(folder.path().join(name)).unwrap();
+        text.lines().count()
+    };
+    assert_eq!((lines("common"), lines("own")), (3, 2));
+
+    // What stays is not opened anew, what goes ends with its last user.
+    config.access_log = None;
+    let second = AccessLogs::open(&config, &first).unwrap();
+    let [own, common] = [0, 1].map(|index| second.iter().nth(index).unwrap().clone());
+    assert!(own.is(&opened[1]) && common.is(&opened[0]));
+    assert!(!WorkerLogs::new(&second).has(None) && !WorkerLogs::new(&second).has(Some(0)));
+    drop((first, second, workers, opened, common));
+    assert!(own.is_last());
+}
+
+#[test]
 fn a_file_that_was_moved_away_is_opened_anew() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("a.log"), folder.path().join("a.log.1"));
@@ -101,13 +185,13 @@ fn a_file_that_was_moved_away_is_opened_anew() {
     let worker = WorkerLog::new(log.clone());
     worker.record(&peer(), &exchange(None));
     worker.flush();
-    log.finish(PATIENCE);
+    AccessLog::finish(std::slice::from_ref(&log), PATIENCE);
     std::fs::rename(&path, &moved).unwrap();
     log.reopen();
     worker.record(&peer(), &exchange(None));
     worker.record(&peer(), &exchange(None));
     drop(worker);
-    log.finish(PATIENCE);
+    AccessLog::finish(std::slice::from_ref(&log), PATIENCE);
     let lines = |path| std::fs::read_to_string(path).unwrap().lines().count();
     assert_eq!((lines(&moved), lines(&path)), (1, 2));
 }
@@ -115,11 +199,7 @@ fn a_file_that_was_moved_away_is_opened_anew() {
 #[test]
 fn a_writer_that_cannot_keep_up_costs_lines_and_no_time() {
     let (batches, _nobody_reads) = sync_channel(1);
-    let worker = WorkerLog::new(AccessLog {
-        format: LogFormat::Combined,
-        batches,
-        must_reopen: Arc::default(),
-    });
+    let worker = WorkerLog::new(to(batches));
     worker.record(&peer(), &exchange(None));
     worker.flush();
     let before = metrics::of_this_thread(Counter::AccessLogDropped);
@@ -133,11 +213,7 @@ fn a_writer_that_cannot_keep_up_costs_lines_and_no_time() {
 #[test]
 fn a_full_batch_goes_by_itself() {
     let (batches, received) = sync_channel(4);
-    let worker = WorkerLog::new(AccessLog {
-        format: LogFormat::Combined,
-        batches,
-        must_reopen: Arc::default(),
-    });
+    let worker = WorkerLog::new(to(batches));
     let request = request(&"a".repeat(ACCESS_LOG_VALUE_BYTES_MAX), b"x");
     let per_batch = ACCESS_LOG_BATCH_BYTES.div_ceil(ACCESS_LOG_VALUE_BYTES_MAX);
     for _ in 0..per_batch {

@@ -183,18 +183,24 @@ fn an_upgrade_carries_bytes_both_ways(policy: Policy) {
 #[test]
 fn the_backend_is_told_whom_it_answers() {
     let backend = Backend::start();
-    let server = passing_on(Policy::Auto, &backend, "").start();
+    let server = passing_on(Policy::Auto, &backend, "")
+        .table("request_id", "to_clients = true")
+        .start();
     let mut client = Client::connect(&server);
     client.send(
         b"GET /head HTTP/1.1\r\nHost: localhost:8443\r\nX-Forwarded-For: 10.0.0.1\r\n\
           Forwarded: for=10.0.0.1\r\nConnection: X-Mine\r\nX-Mine: 1\r\nAccept: a/b\r\n\r\n",
     );
     let seen = client.read_response();
+    let id = seen.field("x-request-id").unwrap();
     assert_eq!(
-        String::from_utf8(seen.body).unwrap(),
-        "GET /head HTTP/1.1\r\nhost: localhost:8443\r\nAccept: a/b\r\n\
-         x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: https\r\n\
-         x-forwarded-host: localhost:8443\r\nvia: 1.1 portcullis\r\n\r\n"
+        String::from_utf8_lossy(&seen.body),
+        format!(
+            "GET /head HTTP/1.1\r\nhost: localhost:8443\r\nAccept: a/b\r\n\
+             x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: https\r\n\
+             x-forwarded-host: localhost:8443\r\nvia: 1.1 portcullis\r\n\
+             x-request-id: {id}\r\n\r\n"
+        )
     );
 
     let trusting = passing_on(Policy::Auto, &backend, "")

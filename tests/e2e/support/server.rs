@@ -26,10 +26,12 @@ pub(crate) struct Setup {
     workers: usize,
     sites: Vec<SiteSetup>,
     tables: BTreeMap<&'static str, Vec<String>>,
+    /// Files that are in the document root before it starts.
+    root_files: Vec<(&'static str, &'static str)>,
+    /// More of its listener.
+    listener: String,
     /// More of the configuration.
     text: String,
-    /// More of its first listener.
-    listener: String,
     has_redirect: bool,
     descriptors_max: Option<u64>,
     forbids_io_uring: bool,
@@ -91,6 +93,7 @@ impl Setup {
             workers: 2,
             sites: Vec::new(),
             tables: BTreeMap::new(),
+            root_files: Vec::new(),
             text: String::new(),
             listener: String::new(),
             has_redirect: false,
@@ -109,6 +112,19 @@ impl Setup {
     /// Adds a line to a table of the configuration.
     pub(crate) fn table(mut self, table: &'static str, line: &str) -> Self {
         self.tables.entry(table).or_default().push(line.to_owned());
+        self
+    }
+
+    /// Puts a file into the document root "root" before the server starts.
+    pub(crate) fn root_file(mut self, name: &'static str, text: &'static str) -> Self {
+        self.root_files.push((name, text));
+        self
+    }
+
+    /// Adds lines to the listener that speaks TLS.
+    pub(crate) fn listener(mut self, lines: &str) -> Self {
+        self.listener.push_str(lines);
+        self.listener.push('\n');
         self
     }
 
@@ -154,13 +170,6 @@ impl Setup {
     /// Adds tables to the configuration.
     pub(crate) fn text(mut self, text: &str) -> Self {
         self.text.push_str(text);
-        self
-    }
-
-    /// Adds lines to the listener.
-    pub(crate) fn listener(mut self, lines: &str) -> Self {
-        self.listener.push_str(lines);
-        self.listener.push('\n');
         self
     }
 
@@ -245,6 +254,9 @@ impl Setup {
                 site.names, site.is_default, site.extra
             )
             .unwrap();
+        }
+        for (name, content) in &self.root_files {
+            fs::write(folder.join("root").join(name), content).unwrap();
         }
         text.push_str(&self.text);
         for (table, lines) in &self.tables {

@@ -310,6 +310,7 @@ fn take_range(range: &mut FileRange, room: usize) -> FileRange {
         file: range.file.clone(),
         offset: range.offset,
         length,
+        is_remote: range.is_remote,
     };
     range.offset += length;
     range.length -= length;

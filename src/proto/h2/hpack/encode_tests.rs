@@ -114,7 +114,7 @@ fn rfc7541_4_2_the_smallest_size_between_two_blocks_is_announced_first() {
     encoder.set_peer_table_size(65_536);
     // 10, then 2048 as 31 and 2017.
     assert_eq!(block(&mut encoder, &[]), [0x2a, 0x3f, 0xe1, 0x0f]);
-    assert_eq!(block(&mut encoder, &[]), []);
+    assert!(block(&mut encoder, &[]).is_empty());
     assert_eq!(encoder.table.size_max(), HPACK_ENCODER_TABLE_BYTES_MAX);
 }
 
@@ -122,7 +122,7 @@ fn rfc7541_4_2_the_smallest_size_between_two_blocks_is_announced_first() {
 fn a_larger_peer_table_is_not_used() {
     let mut encoder = Encoder::new();
     encoder.set_peer_table_size(u32::MAX);
-    assert_eq!(block(&mut encoder, &[]), []);
+    assert!(block(&mut encoder, &[]).is_empty());
     assert_eq!(encoder.table.size_max(), HPACK_ENCODER_TABLE_BYTES_MAX);
 }
 

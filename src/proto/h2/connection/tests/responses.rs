@@ -15,6 +15,7 @@ fn file(content: &[u8]) -> Body {
         file: Arc::new(file),
         offset: 0,
         length: content.len() as u64,
+        is_remote: false,
     })
 }
 
