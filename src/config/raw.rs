@@ -55,6 +55,9 @@ pub(super) struct RawListener {
     pub(super) alpn: Value<Vec<Spanned<String>>>,
     pub(super) allow: Value<Vec<Spanned<String>>>,
     pub(super) deny: Value<Vec<Spanned<String>>>,
+    pub(super) proxy_protocol: Value<bool>,
+    pub(super) proxy_protocol_from: Value<Vec<Spanned<String>>>,
+    pub(super) proxy_protocol_others: Value<String>,
 }
 
 /// `[[site]]`
@@ -144,6 +147,7 @@ pub(super) struct RawUpstream {
     pub(super) eject_failures: Value<i64>,
     pub(super) eject_ms: Value<i64>,
     pub(super) resolve_s: Value<i64>,
+    pub(super) send_proxy_protocol: Value<String>,
     pub(super) server: Vec<Spanned<RawUpstreamServer>>,
     pub(super) tls: Value<RawUpstreamTls>,
     pub(super) http: Value<RawUpstreamHttp>,

@@ -24,6 +24,8 @@ pub struct Upstream {
     pub ejection: Ejection,
     /// How often host names are looked up again.
     pub resolve: Duration,
+    /// The version of the PROXY protocol in which they are told whose connection it is.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How TLS is spoken with them; `None` connects in plain text.
     pub tls: Option<UpstreamTls>,
     /// How HTTP is spoken with them.
@@ -55,6 +57,15 @@ pub struct UpstreamServer {
     pub weight: u32,
     /// Connections open to it at a time, over all workers; `None` sets no bound.
     pub connections_max: Option<usize>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// Text: addresses only.
+    V1,
+    /// Binary: what is known of the TLS session too.
+    V2,
 }
 
 /// How TLS is spoken with the servers of a group.

@@ -45,6 +45,12 @@ counters! {
     RefusedAddressFull = "refused_address_full",
     /// Connections closed at once because their listener's lists refuse their address.
     RefusedNetwork = "refused_network",
+    /// Connections closed at once because their address is none that may speak the PROXY protocol.
+    RefusedNoProxy = "refused_no_proxy",
+    /// Headers of the PROXY protocol that were read.
+    ProxyHeaders = "proxy_headers",
+    /// Connections of proxies closed for a header of the PROXY protocol that is malformed, missing or late.
+    ProxyHeadersRefused = "proxy_headers_refused",
     /// Times accepting paused because no descriptor was left.
     AcceptPausedDescriptors = "accept_paused_descriptors",
     /// Connections that ended by a panic of their task.

@@ -77,11 +77,13 @@ fn serve(config: Config, policies: &[usize], threads: &ManualThreads) -> Serve<M
 }
 
 const SECURE: Client = Client {
+    introduction: None,
     tls_policy: Some(0),
     address: IpAddr::V4(Ipv4Addr::LOCALHOST),
 };
 
 const PLAIN: Client = Client {
+    introduction: None,
     tls_policy: None,
     ..SECURE
 };
@@ -659,6 +661,7 @@ fn rfc9110_15_5_20_another_tls_policy_is_misdirected() {
     ] {
         let outcome = outcome.map(str::to_owned);
         let client = Client {
+            introduction: None,
             tls_policy: policy,
             ..SECURE
         };

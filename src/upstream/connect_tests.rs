@@ -32,6 +32,7 @@ fn group(addresses: &[UpstreamAddress], connect: Duration) -> (Arc<Shared>, Grou
             ..Default::default()
         },
         resolve: Upstream::RESOLVE_DEFAULT,
+        proxy_protocol: None,
         tls: None,
         http: Default::default(),
         health: None,

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::metrics::{self, Counter};
 use crate::net::rt;
 use crate::net::stream::{ReadHalf, StreamContext, WriteHalf};
+use crate::proto::proxy_header::ProxyHeader;
 
 /// A worker's connections to one group.
 #[derive(Clone)]
@@ -94,6 +95,22 @@ impl Pool {
         connector: &Connector,
         context: &Rc<StreamContext>,
     ) -> Result<Connection, NoConnection> {
+        self.connection_for(key, may_be_idle, (connector, context), None)
+            .await
+    }
+
+    /// As [`Pool::connection`], for the connection that `introduction` tells of: a group that speaks
+    /// the PROXY protocol is told, and has a connection for each request.
+    ///
+    /// # Errors
+    /// See [`NoConnection`].
+    pub async fn connection_for(
+        &self,
+        key: Option<&[u8]>,
+        may_be_idle: bool,
+        (connector, context): (&Connector, &Rc<StreamContext>),
+        introduction: Option<&ProxyHeader>,
+    ) -> Result<Connection, NoConnection> {
         let mut tried = Vec::new();
         let mut last = None;
         let mut turn = None;
@@ -127,8 +144,9 @@ impl Pool {
             if may_be_idle && let Some(idle) = self.0.take_idle(server, now) {
                 return Ok(idle);
             }
-            let connected = connector.connect(&lease, context.clone(), PROTOCOLS);
-            match connected.await {
+            let connecting =
+                connector.connect_for(&lease, context.clone(), PROTOCOLS, introduction);
+            match connecting.await {
                 Ok(Connected { stream, alpn }) => {
                     let (read, write) = stream.into_halves();
                     return Ok(Connection {
@@ -158,8 +176,10 @@ impl Pool {
         let now = Instant::now();
         let http = self.http();
         let is_clean = connection.input.is_empty();
+        // What the server was told of it is one client's.
+        let is_anybodys = self.0.group.config().proxy_protocol.is_none();
         let is_young = now.saturating_duration_since(connection.place.born) < http.age;
-        if !is_clean || !is_young {
+        if !is_clean || !is_young || !is_anybodys {
             return;
         }
         connection.read.deadline().disarm();

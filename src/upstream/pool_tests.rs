@@ -32,6 +32,7 @@ impl Fixture {
             slow_start: Duration::ZERO,
             ejection: Ejection::default(),
             resolve: Duration::from_secs(30),
+            proxy_protocol: None,
             tls: None,
             http,
             health: None,

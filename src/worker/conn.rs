@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::access_log::{Peer, Session};
-use super::{Local, Worker};
+use super::admission::{AddressSlot, Admission};
+use super::{ListenerId, Local, Worker, introduction};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
@@ -16,23 +18,33 @@ use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
+use crate::proto::proxy_header::ProxyHeader;
 use crate::serve::redirect::Redirect;
 use crate::serve::{Client, Now};
 use crate::tls::client_hello::ClientHello;
-use crate::tls::handshake::{self, Handshaken, NoSession};
+use crate::tls::handshake::{self, Begun, Handshaken, NoSession};
 
-/// Serves `descriptor` to its end. Each stage is boxed by itself and gone when the next begins, so
-/// that an idle connection is not as large as a handshake.
+/// Serves `descriptor` to its end; its peer may be a proxy that tells first whose connection to the
+/// listener it is. Each stage is boxed by itself and gone when the next begins, so that an idle
+/// connection is not as large as a handshake.
 pub(super) async fn serve(
     worker: Rc<Worker>,
     local: Rc<Local>,
     descriptor: OwnedFd,
-    peer: SocketAddr,
+    (peer, proxied): (SocketAddr, Option<ListenerId>),
     service: Service,
 ) -> Result<(), Error> {
-    let accepted = Accepted::new(&worker, local, descriptor, peer)?;
+    let mut accepted = Accepted::new(&worker, local, descriptor, peer)?;
+    let proxied = proxied.map(|listener| (listener, worker.shared.admission.clone()));
     // From here on the connection is kept by its parts alone.
     drop(worker);
+    let _place = match proxied {
+        None => None,
+        Some(proxied) => match Box::pin(accepted.learn_client(proxied)).await? {
+            Some(place) => Some(place),
+            None => return Ok(()),
+        },
+    };
     let tunnel = match service {
         Service::Https => None,
         Service::Tunnel { upstream, alpn } => Some((upstream, alpn)),
@@ -62,6 +74,7 @@ struct Tunnel {
     first: Vec<u8>,
     upstream: usize,
     peer: SocketAddr,
+    introduction: Option<Rc<ProxyHeader>>,
 }
 
 /// A connection of which nothing is known but its peer.
@@ -69,7 +82,12 @@ struct Accepted {
     local: Rc<Local>,
     socket: Rc<Socket>,
     deadline: Rc<Deadline>,
+    /// The client, by its own word or its proxy's.
     peer: SocketAddr,
+    /// Where the client connected to, by its proxy's word.
+    destination: Option<SocketAddr>,
+    /// What came behind the proxy's word.
+    received: BytesMut,
 }
 
 /// A connection with a TLS session.
@@ -96,20 +114,64 @@ impl Accepted {
             socket,
             deadline,
             peer,
+            destination: None,
+            received: BytesMut::new(),
         })
     }
 
+    /// Reads whose connection it is, and takes a place for it. `None` where it is not let in, or there
+    /// is no place.
+    async fn learn_client(
+        &mut self,
+        (listener, admission): (ListenerId, Arc<Admission>),
+    ) -> Result<Option<AddressSlot>, Error> {
+        let config = &self.local.generation.config;
+        self.deadline
+            .arm(Phase::Handshake, config.timeouts.handshake);
+        let told = introduction::read(&self.socket, &self.deadline, &mut self.received).await?;
+        self.deadline.disarm();
+        if let Some(addresses) = told.addresses {
+            self.peer = addresses.source;
+            self.destination = Some(addresses.destination);
+        }
+        let listener = self.local.generation.listeners.get(&listener);
+        if listener.is_some_and(|listener| !listener.access.allows(self.peer.ip())) {
+            metrics::count(Counter::RefusedNetwork);
+            return Ok(None);
+        }
+        let max = config.limits.connections_per_address_max;
+        let place = admission.admit(self.peer.ip(), max);
+        if place.is_none() {
+            metrics::count(Counter::RefusedAddressFull);
+        }
+        Ok(place)
+    }
+
+    /// What servers are told of this connection, where one is told.
+    fn introduction(&self) -> Option<ProxyHeader> {
+        let upstreams = &self.local.generation.config.upstreams;
+        if upstreams
+            .iter()
+            .all(|upstream| upstream.proxy_protocol.is_none())
+        {
+            return None;
+        }
+        let destination = self.destination.or_else(|| self.socket.local_address());
+        Some(ProxyHeader::new(self.peer, destination?))
+    }
+
     /// The TLS handshake. `tunnel` is the listener's own upstream, with the protocols agreed to.
-    async fn handshake(self, tunnel: Option<(usize, Vec<String>)>) -> Result<Next, Error> {
+    async fn handshake(mut self, tunnel: Option<(usize, Vec<String>)>) -> Result<Next, Error> {
         let timeout = self.local.generation.config.timeouts.handshake;
         self.deadline.arm(Phase::Handshake, timeout);
-        let begun = match handshake::begin(&self.socket, &self.deadline).await {
+        let received = Vec::from(std::mem::take(&mut self.received));
+        let begun = match handshake::begin(&self.socket, &self.deadline, received).await {
             Ok(begun) => begun,
             Err(failure) => return self.no_session(failure).await,
         };
         if let Some(upstream) = self.local.tunnels.passthrough(begun.hello()) {
             metrics::count(Counter::TunnelsPassedThrough);
-            return Ok(self.pass_through(upstream, begun.into_received()));
+            return Ok(self.pass_through(upstream, begun));
         }
         let tls = &self.local.generation.tls;
         let choose = |hello: &ClientHello| {
@@ -128,11 +190,16 @@ impl Accepted {
 
     /// What a session is for: HTTP, or the tunnel of its listener or site.
     fn established(self, handshaken: Handshaken, tunnel: Option<usize>) -> Result<Next, Error> {
+        let introduction = self.introduction().map(|mut told| {
+            introduction::add_session(&mut told, &handshaken);
+            Rc::new(told)
+        });
         let Self {
             local,
             socket,
             deadline,
             peer,
+            ..
         } = self;
         deadline.disarm();
         let Handshaken {
@@ -164,6 +231,7 @@ impl Accepted {
             let client = Client {
                 tls_policy: Some(tls_policy),
                 address: peer.ip().to_canonical(),
+                introduction,
             };
             // RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
             let protocol = match alpn.as_deref() == Some(Protocol::H2.alpn_id()) {
@@ -190,25 +258,32 @@ impl Accepted {
             first: Vec::new(),
             upstream,
             peer,
+            introduction,
         }))
     }
 
     /// A connection that another server terminates.
-    fn pass_through(self, upstream: usize, first: Vec<u8>) -> Next {
+    fn pass_through(self, upstream: usize, begun: Begun) -> Next {
+        let introduction = self.introduction().map(|mut told| {
+            introduction::add_name(&mut told, begun.hello().server_name.as_deref());
+            Rc::new(told)
+        });
         let Self {
             local,
             socket,
             deadline,
             peer,
+            ..
         } = self;
         deadline.disarm();
         let stream = Stream::plain(socket, deadline, local.tunnels.context().clone());
         Next::Tunnel(Tunnel {
             local,
             stream,
-            first,
+            first: begun.into_received(),
             upstream,
             peer,
+            introduction,
         })
     }
 
@@ -247,6 +322,8 @@ impl Accepted {
             socket,
             deadline,
             peer,
+            received,
+            ..
         } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
         let Some(redirect) = local.redirects.get(&port) else {
@@ -259,12 +336,13 @@ impl Accepted {
             redirect,
             local: &local,
             client: Client {
+                introduction: None,
                 tls_policy: None,
                 address: peer.ip().to_canonical(),
             },
         };
         let (read, write) = stream.into_halves();
-        http::serve_plain(read, write, &handler, &local.http)
+        http::serve_plain(read, write, &handler, &local.http, received)
             .await
             .map(ended)
     }
@@ -278,10 +356,11 @@ impl Tunnel {
             first,
             upstream,
             peer,
+            introduction,
         } = self;
         local
             .tunnels
-            .carry(stream, first, upstream, peer.ip())
+            .carry(stream, first, upstream, peer.ip(), introduction.as_deref())
             .await
     }
 }

@@ -11,8 +11,8 @@ use super::Checker;
 use super::host_name::host_name;
 use crate::config::raw::{RawHealth, RawUpstream, RawUpstreamServer, Value};
 use crate::config::{
-    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
-    UpstreamTlsPlaces, range, suggest,
+    Balance, Ejection, HealthCheck, HealthCheckKind, ProxyVersion, Upstream, UpstreamAddress,
+    UpstreamServer, UpstreamTlsPlaces, range, suggest,
 };
 use crate::limits::{UPSTREAM_SERVERS_MAX, UPSTREAMS_MAX};
 
@@ -84,6 +84,12 @@ impl Checker<'_> {
         let slow_start =
             self.optional_number("slow_start_ms", raw.slow_start_ms, &range::SLOW_START_MS);
         let resolve = self.optional_number("resolve_s", raw.resolve_s, &range::RESOLVE_S);
+        let proxy_protocol = self.choice_or(
+            "send_proxy_protocol",
+            raw.send_proxy_protocol,
+            &PROXY_VERSIONS,
+            None,
+        );
         let ejection = self.ejection(raw.eject_failures, raw.eject_ms);
         let http = self.upstream_http(raw.http.map(Spanned::into_inner).unwrap_or_default());
         let health = raw.health.map(|health| self.health(health.into_inner()));
@@ -98,6 +104,7 @@ impl Checker<'_> {
             slow_start: slow_start.map_or(Duration::ZERO, Duration::from_millis),
             ejection,
             resolve: resolve.map_or(Upstream::RESOLVE_DEFAULT, Duration::from_secs),
+            proxy_protocol,
             tls,
             http,
             health,
@@ -314,6 +321,12 @@ const BALANCES: [(&str, Balance); 4] = [
     ("least-connections", Balance::LeastConnections),
     ("two-choices", Balance::TwoChoices),
     ("hash", Balance::Hash),
+];
+
+const PROXY_VERSIONS: [(&str, Option<ProxyVersion>); 3] = [
+    ("none", None),
+    ("v1", Some(ProxyVersion::V1)),
+    ("v2", Some(ProxyVersion::V2)),
 ];
 
 const HEALTH_KINDS: [(&str, bool); 2] = [("connect", false), ("http", true)];

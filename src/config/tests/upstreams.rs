@@ -349,3 +349,55 @@ fn tls_is_read_whole_and_carelessness_is_warned_of() {
     };
     assert!(warning.to_string().contains("pretend"), "{warning}");
 }
+
+#[test]
+fn proxies_in_front_that_cannot_be() {
+    let listener = |lines: &str| {
+        let text = with_site(UPSTREAM);
+        text.replacen("[[listener]]\n", &format!("[[listener]]\n{lines}\n"), 1)
+    };
+    for (marked, what, remedy) in [
+        (
+            listener("proxy_protocol = «true»"),
+            "whose word is taken",
+            "proxy_protocol_from = ",
+        ),
+        (
+            listener("proxy_protocol = «true»"),
+            "whose word is taken",
+            "proxy_protocol_from = ",
+        ),
+        (
+            listener("proxy_protocol = true\nproxy_protocol_from = [«\"192.0.2.1/24\"»]"),
+            "beyond its prefix",
+            "first address",
+        ),
+        (
+            with_site(&UPSTREAM.replace(
+                "[[upstream.server]]",
+                "send_proxy_protocol = «\"v3\"»\n[[upstream.server]]",
+            )),
+            "does not know",
+            "v2",
+        ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}
+
+#[test]
+fn proxies_on_a_listener_that_does_not_read_headers_are_warned_of() {
+    let text = with_site(UPSTREAM).replacen(
+        "[[listener]]\n",
+        "[[listener]]\nproxy_protocol_from = [\"192.0.2.1\"]\n",
+        1,
+    );
+    let loaded = parse_text(&text).unwrap();
+    let [warning] = &loaded.warnings[..] else {
+        panic!("{:?}", loaded.warnings);
+    };
+    assert!(
+        warning.to_string().contains("proxy_protocol = true"),
+        "{warning}"
+    );
+}

@@ -23,6 +23,7 @@ use crate::metrics::{self, Counter};
 use crate::net::stream::StreamContext;
 use crate::proto::h1::response_head::{Framing, ResponseHead};
 use crate::proto::hop_by_hop::ConnectionOptions;
+use crate::proto::proxy_header::ProxyHeader;
 use crate::upstream::{Connector, Groups, NoConnection, Pool};
 
 /// What one worker passes requests on with.
@@ -96,7 +97,8 @@ impl Proxy {
             return error_page::page(Status(500));
         };
         let key = hash_key(identity.address);
-        match self.exchange(pool, &key, request, &outgoing, body).await {
+        let whose = (&key[..], client.introduction.as_deref());
+        match self.exchange(pool, whose, request, &outgoing, body).await {
             Ok(response) => response,
             Err(refused) => refused.page(pool, &identity.id),
         }
@@ -107,7 +109,7 @@ impl Proxy {
     async fn exchange(
         &self,
         pool: &Pool,
-        key: &[u8],
+        (key, introduction): (&[u8], Option<&ProxyHeader>),
         request: &Request,
         outgoing: &Outgoing,
         mut body: RequestBody,
@@ -116,7 +118,12 @@ impl Proxy {
         let mut may_be_idle = true;
         loop {
             let connection = pool
-                .connection(Some(key), may_be_idle, &self.connector, &self.context)
+                .connection_for(
+                    Some(key),
+                    may_be_idle,
+                    (&self.connector, &self.context),
+                    introduction,
+                )
                 .await
                 .map_err(NoAnswer::NoConnection)?;
             let sending = std::mem::take(&mut body);

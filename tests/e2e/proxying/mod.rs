@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 mod faults;
 mod http2;
+mod proxy_protocol;
 mod tls;
 
 use std::path::Path;

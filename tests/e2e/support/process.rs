@@ -74,6 +74,10 @@ pub(crate) const NGINX: Tool = Tool {
     program: "/usr/sbin/nginx",
     package: "nginx-light",
 };
+pub(crate) const HAPROXY: Tool = Tool {
+    program: "/usr/sbin/haproxy",
+    package: "haproxy",
+};
 pub(crate) const PRLIMIT: Tool = Tool {
     program: "prlimit",
     package: "util-linux",
