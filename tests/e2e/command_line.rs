@@ -84,10 +84,8 @@ fn the_doctor_looks_at_all_of_this_machine() {
     };
     let output = doctor(&["--json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        output.status.code(),
-        report["exit_code"].as_i64().map(|code| code as i32)
-    );
+    let code = output.status.code().map(i64::from);
+    assert_eq!(report["exit_code"].as_i64(), code);
     let findings = report["findings"].as_array().unwrap();
     for subject in [
         "kernel",
