@@ -179,7 +179,7 @@ impl Checker<'_> {
         if is_empty && from_written.is_none() {
             self.problem(
                 flag.span(),
-                "`proxy_protocol` without those whose word is taken",
+                "`proxy_protocol` with no `proxy_protocol_from`, those whose word is taken",
                 "add proxy_protocol_from = [\"192.0.2.0/24\"], the networks of the proxies: \
                  anybody else could claim any address",
             );
