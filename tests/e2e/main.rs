@@ -35,6 +35,7 @@ mod plain_http;
 mod proxying;
 mod reload;
 mod resumption;
+mod soak;
 mod stalls;
 mod suites;
 mod tunnels;
