@@ -38,6 +38,7 @@ mod proxying;
 mod reload;
 mod resumption;
 mod slow_clients;
+mod soak;
 mod stalls;
 mod suites;
 mod tunnels;

@@ -74,6 +74,15 @@ pub(crate) const NGINX: Tool = Tool {
     program: "/usr/sbin/nginx",
     package: "nginx-light",
 };
+pub(crate) const NODE: Tool = Tool {
+    program: "node",
+    package: "nodejs",
+};
+/// The system's own, which has Debian's packages: python3-websockets too.
+pub(crate) const PYTHON: Tool = Tool {
+    program: "/usr/bin/python3",
+    package: "python3-minimal, python3-websockets",
+};
 pub(crate) const HAPROXY: Tool = Tool {
     program: "/usr/sbin/haproxy",
     package: "haproxy",
