@@ -309,6 +309,10 @@ pub const H2_PRIORITIES_AHEAD_MAX: usize = 16;
 /// slowest path takes.
 pub const H2_SETTINGS_ACK_MS: u64 = 30_000;
 
+/// How often a connection whose client has ended its direction is looked at, in milliseconds: whether
+/// it has been reset since.
+pub const H2_HALF_CLOSED_LOOK_MS: u64 = 1_000;
+
 /// How long a drain waits for the answer to its PING before it names the last stream, in
 /// milliseconds: a round trip.
 pub const H2_DRAIN_PING_MS: u64 = 1_000;

@@ -22,7 +22,9 @@ for_each_policy!(
     many_large,
     interleaved,
     used_up_keys,
-    answers_while_nothing_is_read
+    answers_while_nothing_is_read,
+    answers_come_after_the_clients_end,
+    a_file_that_shrinks_ends_its_stream_only
 );
 
 fn server_with_files(policy: Policy) -> Server {
@@ -478,4 +480,68 @@ fn a_panic_ends_its_connection_only() {
     server.wait_for_counter("connection_panics", 1);
     assert_eq!(other.get("/file").body.len(), 100);
     assert_eq!(Client::connect(&server).get("/file").body.len(), 100);
+}
+
+/// A client may say that it asks for nothing more, and is answered all the same.
+fn answers_come_after_the_clients_end(policy: Policy) {
+    let server = Setup::new(policy).start();
+    server.write_content("large", 3 * MIB);
+    let window = 0x7fff_ffff;
+    let mut client = Http2::connect(&Manner::default(), &server, &[(4, window)]);
+    let mut update = Vec::new();
+    put_window_update(0, window - 65_535, &mut update);
+    client.push(&update);
+    client.opens_windows = false;
+    // The server's settings are acknowledged with this one: nothing can be said later.
+    client.get("/missing");
+    let streams = [0; 3].map(|_| client.ask("/large"));
+    client.flush().unwrap();
+    client.client.close_notify();
+    client.client.truncate();
+    assert_eq!(client.hear_the_end(), Ending::CloseNotify);
+    for stream in streams {
+        let heard = &client.streams[&stream];
+        assert_eq!((heard.status, heard.reset), (Some(200), None));
+        assert!(heard.has_ended);
+        assert_same_bytes(&heard.body, content(3 * MIB), "after the client's end");
+    }
+    server.wait_for_counter("connections_closed", 1);
+    assert_eq!(server.counters()["errors_client"], 0);
+}
+
+fn a_file_that_shrinks_ends_its_stream_only(policy: Policy) {
+    let server = Setup::new(policy).start();
+    server.write_content("shrinks", MIB);
+    server.write_content("stays", MIB);
+    let mut client = Http2::connect(&Manner::default(), &server, &[]);
+    client.opens_windows = false;
+    let shrinks = client.ask("/shrinks");
+    client.flush().unwrap();
+    client
+        .hear(|client| client.streams[&shrinks].body.len() == 65_535)
+        .unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(server.path("root/shrinks"))
+        .unwrap()
+        .set_len(65_535 + 10)
+        .unwrap();
+    let stays = client.ask("/stays");
+    let mut updates = Vec::new();
+    for stream in [0, 0, shrinks, stays] {
+        put_window_update(stream, 1 << 20, &mut updates);
+    }
+    client.push(&updates);
+    client.flush().unwrap();
+    client.hear_all();
+    let heard = &client.streams[&shrinks];
+    assert_eq!(heard.reset, Some(ErrorCode::Internal));
+    assert_same_bytes(&heard.body, content(65_535), "before it shrank");
+    let heard = &client.streams[&stays];
+    assert_eq!(heard.reset, None);
+    assert_same_bytes(&heard.body, content(MIB), "beside it");
+    assert!(client.goaways.is_empty());
+    let counters = server.counters();
+    assert_eq!(counters["files_truncated"], 1);
+    assert_eq!(counters["http2_streams_reset"], 1);
 }

@@ -22,6 +22,7 @@ use self::tasks::Tasks;
 use super::transport::{Receive, TransmitGathered};
 use super::{Context, Exchange, Handler, Outcome, close, finish};
 use crate::error::{Cause, Error, Side, Stage};
+use crate::limits::H2_HALF_CLOSED_LOOK_MS;
 use crate::message::{BodyStream, Request, RequestBody, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
@@ -349,7 +350,7 @@ impl<'a, R: Receive> Reader<'a, R> {
                     self.armed = None;
                     self.expired(expiry);
                 }
-                Ok(Received::Closed(closure)) => return self.closed(closure),
+                Ok(Received::Closed(closure)) => return self.closed(closure).await,
                 Err(cause) => return self.failed(cause),
             }
         }
@@ -431,16 +432,48 @@ impl<'a, R: Receive> Reader<'a, R> {
         }
     }
 
-    /// The client ended its direction. What was under way nobody waits for: a client that still
-    /// reads would open the windows of what it reads, and keep its own direction for that.
-    fn closed(&self, closure: Closure) -> Result<End, Error> {
-        let connection = self.shared.connection.borrow();
-        let is_cut = !self.input.is_empty() || connection.is_serving();
-        match closure {
-            Closure::WithoutNotify if is_cut => {
-                Err(Error::client(Stage::RequestHead, Cause::Truncated))
+    /// The client ended its direction. What it has asked for completely it gets; the writer ends the
+    /// connection then. Without close_notify an attacker may have cut off the rest (RFC 8446 6.1), but
+    /// not changed what came before.
+    async fn closed(mut self, closure: Closure) -> Result<End, Error> {
+        let is_cut = {
+            let mut connection = self.shared.connection.borrow_mut();
+            let is_cut = connection.end_input();
+            is_cut || !self.input.is_empty()
+        };
+        self.input = BytesMut::new();
+        let is_serving = self.shared.connection.borrow().is_serving();
+        if is_cut && closure == Closure::WithoutNotify {
+            let error = Error::client(Stage::RequestHead, Cause::Truncated);
+            if !is_serving {
+                return Err(error);
             }
-            Closure::Orderly | Closure::WithoutNotify => Ok(End::Closed),
+            self.shared.failure.set(Some(error));
+        }
+        if !is_serving {
+            return Ok(End::Closed);
+        }
+        self.shared.outcome.set(Outcome::PeerClosed);
+        loop {
+            let until_ms = match self.shared.connection.borrow().wait() {
+                Wait::First { until_ms } | Wait::Idle { until_ms } | Wait::Busy { until_ms } => {
+                    until_ms
+                }
+            };
+            let after_ms = until_ms.saturating_sub(self.shared.now_ms.get());
+            let after_ms = after_ms.min(H2_HALF_CLOSED_LOOK_MS);
+            self.read
+                .arm(Phase::Draining, Duration::from_millis(after_ms));
+            self.read.expire().await;
+            self.shared.set_now(self.read.now());
+            if self.read.is_reset() {
+                return Ok(End::Closed);
+            }
+            let now_ms = self.shared.now_ms.get();
+            let done = self.shared.connection.borrow_mut().handle_timeout(now_ms);
+            if let Err(error) = done {
+                self.shared.fail(error);
+            }
         }
     }
 
@@ -476,16 +509,26 @@ async fn write_all<W: TransmitGathered, H: Handler>(
                 false => Poll::Pending,
             }
         });
-        let Some(gather) = next.await else {
+        let Some(mut gather) = next.await else {
             return Ok(End::Finished);
         };
         shared.is_sending.set(true);
-        let sent = write.send_gather(&gather).await;
+        let sent = write.send_gather(&mut gather).await;
         shared.is_sending.set(false);
         shared.is_in_kernel.set(write.is_in_kernel());
+        while let Some((stream, bytes)) = gather.take_cut() {
+            tracing::warn!(stream, "a file has shrunk while it was sent");
+            let mut connection = shared.connection.borrow_mut();
+            connection.take_back(stream, bytes);
+        }
         context.return_gather(gather);
         if let Err(cause) = sent {
             report(shared, handler, false);
+            let is_closed = shared.connection.borrow().has_input_ended();
+            if is_closed && matches!(cause, Cause::Io(_)) {
+                // Both directions were closed, and the answers wanted no more.
+                return Ok(End::Closed);
+            }
             return Err(Error::on_connection(Stage::Response, cause));
         }
         report(shared, handler, true);

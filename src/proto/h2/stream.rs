@@ -91,7 +91,8 @@ impl<T> Stream<T> {
         self.was_reset
     }
 
-    fn receives(&self) -> bool {
+    /// Whether more may come from the peer.
+    pub fn receives(&self) -> bool {
         matches!(self.state, State::Open | State::HalfClosedLocal)
     }
 

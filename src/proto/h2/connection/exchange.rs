@@ -373,6 +373,23 @@ impl<T> Connection<T> {
         }
     }
 
+    /// Of what was given out for sending of the response on `id`, `bytes` of content were not sent, and
+    /// all frames behind them: they cannot be had any more. The stream is reset, whether or not it has
+    /// been let go of.
+    pub fn take_back(&mut self, id: StreamId, bytes: u64) {
+        let state = &mut self.state;
+        let increment = u32::try_from(bytes).unwrap_or(u32::MAX);
+        // It was taken of this window before: that it overflows would be the peer's doing, who then
+        // has less of it.
+        state.send_window.increase(increment).ok();
+        if let Some(finished) = state.finished.iter_mut().find(|ended| ended.stream == id) {
+            finished.is_complete = false;
+            finished.body_bytes = finished.body_bytes.saturating_sub(bytes);
+        }
+        metrics::count(Counter::Http2StreamsReset);
+        state.reset(id, ErrorCode::Internal);
+    }
+
     fn chunks(&mut self, id: StreamId) -> Option<&mut Chunks> {
         match &mut self.state.streams.get(id)?.data.outgoing.body {
             OutgoingBody::Chunks(chunks) if !chunks.has_ended => Some(chunks),

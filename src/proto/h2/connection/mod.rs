@@ -26,7 +26,7 @@ use super::frame::{self, Role, put_goaway, put_ping, put_rst_stream, put_window_
 use super::hpack::{self, HeaderList};
 use super::priority::Priority;
 use super::settings::{LocalSettings, Settings};
-use super::stream::Streams;
+use super::stream::{Stream, Streams};
 use super::{ConnectionError, ErrorCode, StreamId, request};
 use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::{H2_CONTROL_BYTES_MAX, HEADER_FIELDS_MAX};
@@ -48,6 +48,8 @@ pub enum Event {
 /// A stream that is over, whose response had begun.
 #[derive(Debug)]
 pub struct Finished<T> {
+    /// The stream.
+    pub stream: StreamId,
     /// What the driver keeps for it.
     pub data: T,
     /// The status that was sent.
@@ -95,6 +97,8 @@ struct State<T> {
     lane_turns: [u64; 8],
     phase: Phase,
     drain: Drain,
+    /// The peer has ended its direction: no frame comes any more.
+    has_input_ended: bool,
     opened: u64,
     clock: timing::Clock,
 }
@@ -161,6 +165,7 @@ impl<T> Connection<T> {
             lane_turns: [0; 8],
             phase: Phase::Preface,
             drain: Drain::No,
+            has_input_ended: false,
             opened: 0,
             clock: timing::Clock::new(now_ms, config.header_ms),
             config,
@@ -255,6 +260,17 @@ impl<T> Connection<T> {
         self.state.drain(now_ms);
     }
 
+    /// The peer has ended its direction. Requests that are complete are answered as far as the windows
+    /// that it has opened go; the others are dropped. Gives whether there were any of those.
+    pub fn end_input(&mut self) -> bool {
+        self.state.end_input()
+    }
+
+    /// Whether the peer has ended its direction.
+    pub fn has_input_ended(&self) -> bool {
+        self.state.has_input_ended
+    }
+
     /// Ends the connection for `error`: GOAWAY is the last that is sent.
     pub fn fail(&mut self, error: &ConnectionError) {
         metrics::count(Counter::Http2Goaways);
@@ -289,6 +305,48 @@ impl<T> State<T> {
             self.streams.stop_opening();
             put_goaway(self.streams.last(), ErrorCode::No, &mut self.control);
             self.finish_if_drained();
+        }
+    }
+
+    /// RFC 9113 9.1 leaves half-closed connections to TCP and TLS, whose directions end apart from each
+    /// other (RFC 9293 3.6, RFC 8446 6.1).
+    fn end_input(&mut self) -> bool {
+        if self.phase == Phase::Finished || self.has_input_ended {
+            return false;
+        }
+        self.has_input_ended = true;
+        let receives = |stream: &&mut Stream<Exchange<T>>| stream.receives();
+        let cut: Vec<_> = self.streams.iter_mut().filter(receives).collect();
+        let cut: Vec<_> = cut.into_iter().map(|stream| stream.id()).collect();
+        for id in &cut {
+            metrics::count(Counter::Http2StreamsResetByClient);
+            self.reset(*id, ErrorCode::Cancel);
+        }
+        if self.drain != Drain::Final {
+            self.drain = Drain::Final;
+            self.streams.stop_opening();
+            // Whoever has closed both directions answers it with a reset, which ends the rest.
+            put_goaway(self.streams.last(), ErrorCode::No, &mut self.control);
+        }
+        self.finish_if_drained();
+        !cut.is_empty()
+    }
+
+    /// Nobody opens the windows of a peer that sends nothing any more: what waits for one is given up.
+    fn drop_stalled(&mut self) {
+        if !self.has_input_ended {
+            return;
+        }
+        let connection_stalls = self.send_window.available() == 0;
+        let stalls = |stream: &&mut Stream<Exchange<T>>| {
+            let waits = connection_stalls || stream.send.available() == 0;
+            waits && stream.data.outgoing.head.is_none() && stream.data.outgoing.has_content()
+        };
+        let stalled: Vec<_> = self.streams.iter_mut().filter(stalls).collect();
+        let stalled: Vec<_> = stalled.into_iter().map(|stream| stream.id()).collect();
+        for id in stalled {
+            metrics::count(Counter::Http2StreamsReset);
+            self.reset(id, ErrorCode::Cancel);
         }
     }
 
@@ -328,6 +386,7 @@ impl<T> State<T> {
         let exchange = stream.data;
         if let Some((data, status)) = exchange.data.zip(exchange.outgoing.sent_status) {
             self.finished.push_back(Finished {
+                stream: id,
                 data,
                 status,
                 body_bytes: exchange.outgoing.sent_bytes,

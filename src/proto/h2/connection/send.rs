@@ -39,6 +39,7 @@ impl<T> Connection<T> {
             state.control = Vec::new();
         }
         state.schedule(out, date, now_ms);
+        state.drop_stalled();
         // A stream that ends here may have left a reset behind.
         if !state.control.is_empty() {
             out.push_text(&state.control);
@@ -162,6 +163,7 @@ impl<T> State<T> {
         };
         let windows = stream.send.available().min(self.send_window.available());
         let room = frame_room(out.len()).min(windows as usize);
+        let has_file = stream.data.outgoing.has_file();
         let Some(content) = Content::take(&mut stream.data.outgoing.body, room) else {
             return false;
         };
@@ -171,7 +173,11 @@ impl<T> State<T> {
         let bytes = content.length();
         // Trailers end a body by themselves.
         if bytes > 0 || end_stream {
-            out.push_text(&data_head(id, bytes, end_stream));
+            let head = data_head(id, bytes, end_stream);
+            match has_file {
+                true => out.push_head(id, &head),
+                false => out.push_text(&head),
+            }
             stream.data.outgoing.sent_bytes += (HEAD_BYTES + bytes) as u64;
         }
         match content {
@@ -214,6 +220,17 @@ impl<T> State<T> {
 }
 
 impl super::exchange::Outgoing {
+    /// Whether content is taken off files, and may turn out to be missing.
+    fn has_file(&self) -> bool {
+        match &self.body {
+            OutgoingBody::File(_) | OutgoingBody::Parts(_) => true,
+            OutgoingBody::Awaited
+            | OutgoingBody::End
+            | OutgoingBody::Bytes(_)
+            | OutgoingBody::Chunks(_) => false,
+        }
+    }
+
     /// Whether nothing follows what has been taken.
     fn is_complete(&self) -> bool {
         match &self.body {

@@ -130,6 +130,9 @@ impl<T> Connection<T> {
 
 impl<T> State<T> {
     fn check_connection(&mut self, now_ms: u64, next_ms: &mut u64) -> Result<(), ConnectionError> {
+        if self.has_input_ended {
+            return Ok(());
+        }
         if let Some(sent_ms) = self.local.awaited_since_ms()
             && is_due(sent_ms + H2_SETTINGS_ACK_MS, now_ms, next_ms)
         {
