@@ -308,11 +308,10 @@ fn cold_frames_with_heads_arrive() {
         let file = (file_with(&content), content.clone());
         file.0.sync_all().unwrap();
         let mut expected = Expected::default().text(50);
-        for frame in 0..20 {
-            expected =
-                expected
-                    .head(1 + frame as u32 % 2)
-                    .file(&file, frame * FRAME_BYTES, FRAME_BYTES);
+        for (frame, owner) in (0..20).zip([1, 2].into_iter().cycle()) {
+            expected = expected
+                .head(owner)
+                .file(&file, frame * FRAME_BYTES, FRAME_BYTES);
         }
         on_each_driver(
             &setup,

@@ -11,13 +11,14 @@ use crate::support::client::{Client, Ending, Manner, TLS12};
 use crate::support::files::{KIB, MIB, SIZES, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::http2::{Http2, frame};
-use crate::support::kernel::{KernelTls, kernel_tls};
-use crate::support::process::{CURL, H2LOAD, NGHTTP};
+use crate::support::kernel::{KernelTls, is_lab, kernel_tls};
+use crate::support::process::{CURL, DEBIAN_PYTHON, H2LOAD, NGHTTP};
 use crate::support::server::{Server, Setup};
 
 for_each_policy!(
     curl,
     nghttp,
+    python_h2,
     many_small,
     many_large,
     interleaved,
@@ -92,6 +93,33 @@ fn nghttp(policy: Policy) {
     assert_eq!(server.counters()["connections_accepted"], 1);
 }
 
+/// The client that most servers' own tests are made of, with streams of all sizes, some of them reset.
+fn python_h2(policy: Policy) {
+    let server = Setup::new(policy).start();
+    for size in [0, 1, 1000, 16_384, 70_000, 200_000] {
+        server.write_content(&size.to_string(), size);
+    }
+    let requests = if is_lab() { 50 } else { 1000 };
+    let client = format!(
+        "{}/tests/e2e/foreign/h2_client.py",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let target = server.url("").replace("https://", "");
+    let finished = DEBIAN_PYTHON
+        .run([
+            &*client,
+            target.trim_end_matches('/'),
+            &server.authority(),
+            &requests.to_string(),
+            server.path("root/200000").to_str().unwrap(),
+        ])
+        .success();
+    assert_eq!(finished.text().trim(), "done");
+    let counters = server.counters();
+    assert_eq!(counters["requests_http2"], requests);
+    assert_eq!(counters["http2_goaways"], 0);
+}
+
 fn many_small(policy: Policy) {
     load(policy, KIB, 4000, 10, 50);
 }
@@ -128,7 +156,8 @@ fn load(policy: Policy, size: usize, requests: u64, clients: u64, streams: u64) 
     server.wait_for_counter("connections_closed", clients);
 }
 
-/// Thousands of streams of random sizes, windows and ends: every byte is the right one.
+/// Thousands of streams of random sizes, windows and ends, ten thousand by all policies: every byte is
+/// the right one.
 fn interleaved(policy: Policy) {
     let setup = Setup::new(policy).table("limits", "open_files_per_worker_max = 16");
     let server = setup.workers(1).start();
@@ -152,7 +181,7 @@ fn interleaved(policy: Policy) {
         client.opens_windows = false;
         let mut expected = BTreeMap::new();
         let mut resets = 0;
-        for _ in 0..500 {
+        for _ in 0..if is_lab() { 100 } else { 840 } {
             let size = sizes[random.below(sizes.len())];
             let incremental = if random.below(2) == 0 { ", i" } else { "" };
             let priority = format!("u={}{incremental}", random.below(8));

@@ -41,3 +41,4 @@ mod slow_clients;
 mod stalls;
 mod suites;
 mod tunnels;
+mod websockets;

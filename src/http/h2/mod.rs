@@ -7,6 +7,7 @@
 
 mod body;
 mod tasks;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -23,11 +24,11 @@ use super::transport::{Receive, TransmitGathered};
 use super::{Context, Exchange, Handler, Outcome, close, finish};
 use crate::error::{Cause, Error, Side, Stage};
 use crate::limits::H2_HALF_CLOSED_LOOK_MS;
-use crate::message::{BodyStream, Request, RequestBody, Status};
+use crate::message::{Body, BodyStream, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::{Closure, Received};
-use crate::proto::h2::connection::{Connection, Event, Room, Wait};
+use crate::proto::h2::connection::{Connection, Event, Made, Room, Wait};
 use crate::proto::h2::{ConnectionError, StreamId};
 use crate::serve::{Now, error_page};
 
@@ -264,6 +265,11 @@ async fn exchange<H: Handler>(
         false => RequestBody::Empty,
     };
     let response = handler.respond(&request, body, shared.now.get()).await;
+    let response = match is_unconnected(&request, &response) {
+        // Success would say that the tunnel is there (RFC 8441 5).
+        true => error_page::page(Status(501)),
+        false => response,
+    };
     drop(request);
     let failure = shared.connection.borrow_mut().failure(stream);
     if let Some(failure) = failure {
@@ -274,19 +280,38 @@ async fn exchange<H: Handler>(
         let mut connection = shared.connection.borrow_mut();
         connection.respond(stream, response, shared.now_ms.get())
     };
-    if let Some(made) = made {
-        send_made(stream, made, shared).await;
+    match made {
+        Some(Made::Body(made)) => send_made(stream, made, shared).await,
+        Some(Made::Tunnel(upgrade)) => tunnel::run(stream, upgrade, shared).await,
+        None => {}
     }
+}
+
+/// Whether an extended CONNECT has been answered as if it were a GET.
+fn is_unconnected(request: &Request, response: &Response) -> bool {
+    let asks = request.fields.first("upgrade").is_some();
+    asks && response.status < Status(300) && !matches!(response.body, Body::Upgrade(_))
+}
+
+/// Waits until more can be sent of what `made` makes.
+async fn room(stream: StreamId, made: &mut Box<dyn BodyStream>, shared: &Shared) -> Room {
+    poll_fn(|task| {
+        let polled = {
+            let mut connection = shared.connection.borrow_mut();
+            connection.poll_room(stream, task)
+        };
+        if polled.is_pending() {
+            made.poll_beside(task);
+        }
+        polled
+    })
+    .await
 }
 
 /// Sends a body as it is made.
 async fn send_made(stream: StreamId, mut made: Box<dyn BodyStream>, shared: &Shared) {
     loop {
-        let room = poll_fn(|task| {
-            let mut connection = shared.connection.borrow_mut();
-            connection.poll_room(stream, task)
-        });
-        if room.await == Room::Gone {
+        if room(stream, &mut made, shared).await == Room::Gone {
             return;
         }
         let next = made.next().await;

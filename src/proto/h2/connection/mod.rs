@@ -1,5 +1,6 @@
-//! One HTTP/2 connection as its server drives it, without input or output: bytes in, requests out;
-//! responses in, [gathered](crate::message::gather) frames out; the clock an argument.
+//! One HTTP/2 connection without input or output: bytes in, requests out; responses in,
+//! [gathered](crate::message::gather) frames out; the clock an argument. Its server drives it so; a
+//! [client] has requests and responses change places.
 //!
 //! Everything that a peer can make grow is bounded: streams by number, what they hold by their
 //! windows, answers to frames by [`H2_CONTROL_BYTES_MAX`], and what is cheap to send by its
@@ -7,20 +8,23 @@
 //! framed then, by its priority, and its stream stays open so long, so that a client which does not
 //! read cannot have more requests served than it may have open.
 
+pub mod client;
 mod exchange;
 mod receive;
 mod send;
 mod timing;
 
 use std::collections::VecDeque;
+use std::task::Waker;
 
 use bytes::BytesMut;
 
-pub use self::exchange::{BodyPoll, Failure, Room};
+pub use self::exchange::{BodyPoll, Failure, Made, Room};
 pub use self::timing::Wait;
 
+use self::client::Lost;
 use self::exchange::Exchange;
-use super::flood::Budgets;
+use super::flood::{Budgets, Event as Cost};
 use super::flow::{ReceiveWindow, SendWindow, WINDOW_BYTES_INITIAL};
 use super::frame::{self, Role, put_goaway, put_ping, put_rst_stream, put_window_update};
 use super::hpack::{self, HeaderList};
@@ -70,6 +74,8 @@ pub struct Connection<T> {
 /// All but the decoder, whose frames are borrowed from it while they are handled.
 #[derive(Debug)]
 struct State<T> {
+    /// This side's.
+    role: Role,
     config: Config,
     streams: Streams<Exchange<T>>,
     /// SETTINGS of the peer, as far as they have come.
@@ -99,6 +105,8 @@ struct State<T> {
     drain: Drain,
     /// The peer has ended its direction: no frame comes any more.
     has_input_ended: bool,
+    /// A client's: those that wait for the server's SETTINGS, at most as many as ask.
+    settings_wakers: Vec<Waker>,
     opened: u64,
     clock: timing::Clock,
 }
@@ -139,42 +147,25 @@ struct Config {
     body_ms: u64,
     send_progress_ms: u64,
     idle_ms: u64,
+    /// A client's alone.
+    first_byte_ms: u64,
+    ping_ms: u64,
 }
 
 impl<T> Connection<T> {
     /// A connection that begins at `now_ms`. Its SETTINGS are the first to be sent.
     pub fn new(http2: &Http2, limits: &Limits, timeouts: &Timeouts, now_ms: u64) -> Self {
         let config = Config::new(http2, limits, timeouts);
-        let mut state = State {
-            streams: Streams::new(http2.concurrent_streams_max),
-            peer: Settings::default(),
-            local: LocalSettings::default(),
-            hpack_in: hpack::Decoder::new(),
-            hpack_out: hpack::Encoder::new(),
-            list: HeaderList::default(),
-            budgets: Budgets::new(now_ms),
-            send_window: SendWindow::new(WINDOW_BYTES_INITIAL),
-            receive_window: ReceiveWindow::new(WINDOW_BYTES_INITIAL, http2.connection_window_bytes),
-            control: Vec::new(),
-            events: VecDeque::new(),
-            finished: VecDeque::new(),
-            priorities_ahead: VecDeque::new(),
-            candidates: Vec::new(),
-            digits: Vec::new(),
-            turn: 0,
-            lane_turns: [0; 8],
-            phase: Phase::Preface,
-            drain: Drain::No,
-            has_input_ended: false,
-            opened: 0,
-            clock: timing::Clock::new(now_ms, config.header_ms),
-            config,
-        };
+        let mut state = State::new(Role::Server, config, now_ms);
         let settings = state.config.settings();
         state.local.send(settings, now_ms, &mut state.control);
         state.update_connection_window();
+        Self::of(state)
+    }
+
+    fn of(state: State<T>) -> Self {
         Self {
-            decoder: frame::Decoder::new(Role::Server),
+            decoder: frame::Decoder::new(state.role),
             state,
         }
     }
@@ -239,6 +230,11 @@ impl<T> Connection<T> {
         self.state.phase == Phase::Finished
     }
 
+    /// Whether answers to the peer's frames wait to be sent.
+    pub fn has_answers(&self) -> bool {
+        !self.state.control.is_empty()
+    }
+
     /// Whether a stream is open.
     pub fn is_serving(&self) -> bool {
         !self.state.streams.is_empty()
@@ -273,6 +269,12 @@ impl<T> Connection<T> {
 
     /// Ends the connection for `error`: GOAWAY is the last that is sent.
     pub fn fail(&mut self, error: &ConnectionError) {
+        if self.state.is_client() {
+            metrics::count(Counter::UpstreamConnectionsFailed);
+            self.state.lose_all(Lost::Protocol(error.reason));
+            self.state.finish(error.code);
+            return;
+        }
         metrics::count(Counter::Http2Goaways);
         if error.code == ErrorCode::EnhanceYourCalm {
             metrics::count(Counter::Http2Floods);
@@ -288,6 +290,58 @@ impl<T> Connection<T> {
 }
 
 impl<T> State<T> {
+    fn new(role: Role, config: Config, now_ms: u64) -> Self {
+        let http2 = &config.http2;
+        Self {
+            role,
+            streams: Streams::new(role, http2.concurrent_streams_max),
+            peer: Settings::default(),
+            local: LocalSettings::default(),
+            hpack_in: hpack::Decoder::new(),
+            hpack_out: hpack::Encoder::new(),
+            list: HeaderList::default(),
+            budgets: Budgets::new(now_ms),
+            send_window: SendWindow::new(WINDOW_BYTES_INITIAL),
+            receive_window: ReceiveWindow::new(WINDOW_BYTES_INITIAL, http2.connection_window_bytes),
+            control: Vec::new(),
+            events: VecDeque::new(),
+            finished: VecDeque::new(),
+            priorities_ahead: VecDeque::new(),
+            candidates: Vec::new(),
+            digits: Vec::new(),
+            turn: 0,
+            lane_turns: [0; 8],
+            phase: Phase::Preface,
+            drain: Drain::No,
+            has_input_ended: false,
+            settings_wakers: Vec::new(),
+            opened: 0,
+            clock: timing::Clock::new(now_ms, config.header_ms),
+            config,
+        }
+    }
+
+    fn is_client(&self) -> bool {
+        self.role == Role::Client
+    }
+
+    /// Takes one off a budget. A server behind this one is not held to any: what it makes grow is
+    /// bounded by the streams that this side opens, and by the answers that wait.
+    fn spend(&mut self, cost: Cost, now_ms: u64) -> Result<(), ConnectionError> {
+        match self.role {
+            Role::Server => self.budgets.spend(cost, now_ms),
+            Role::Client => Ok(()),
+        }
+    }
+
+    /// What GOAWAY names: of a client the last push, and there is none.
+    fn last_of_peer(&self) -> StreamId {
+        match self.role {
+            Role::Server => self.streams.last(),
+            Role::Client => 0,
+        }
+    }
+
     fn drain(&mut self, now_ms: u64) {
         if self.drain != Drain::No || self.phase == Phase::Finished {
             return;
@@ -362,8 +416,12 @@ impl<T> State<T> {
         }
         let ids: Vec<_> = self.streams.iter_mut().map(|stream| stream.id()).collect();
         self.streams.stop_opening();
-        put_goaway(self.streams.last(), code, &mut self.control);
+        put_goaway(self.last_of_peer(), code, &mut self.control);
         self.phase = Phase::Finished;
+        if self.is_client() {
+            self.lose_all(Lost::Closed);
+            return;
+        }
         for id in ids {
             self.remove(id);
         }
@@ -371,6 +429,11 @@ impl<T> State<T> {
 
     /// Ends a stream with RST_STREAM.
     fn reset(&mut self, id: StreamId, code: ErrorCode) {
+        if self.is_client() {
+            let reason = "the stream was reset for an error";
+            self.give_up(id, code, Lost::Protocol(reason));
+            return;
+        }
         put_rst_stream(id, code, &mut self.control);
         self.streams.reset(id);
         self.remove(id);
@@ -395,7 +458,9 @@ impl<T> State<T> {
         }
         self.receive_window.release(held);
         self.update_connection_window();
-        self.events.push_back(Event::Gone(id));
+        if self.role == Role::Server {
+            self.events.push_back(Event::Gone(id));
+        }
         self.clock.idle_since_ms = self.clock.now_ms;
         self.finish_if_drained();
     }
@@ -418,7 +483,7 @@ impl<T> State<T> {
     fn request_bounds(&self) -> request::Bounds {
         request::Bounds {
             target_bytes_max: self.config.target_bytes_max,
-            extended_connect: false,
+            extended_connect: true,
         }
     }
 }
@@ -436,6 +501,8 @@ impl Config {
             body_ms: ms(timeouts.body),
             send_progress_ms: ms(timeouts.send_progress),
             idle_ms: ms(timeouts.idle),
+            first_byte_ms: 0,
+            ping_ms: 0,
         }
     }
 
@@ -447,6 +514,7 @@ impl Config {
             max_concurrent_streams: Some(to_u32(self.http2.concurrent_streams_max)),
             initial_window_size: self.http2.stream_window_bytes,
             max_header_list_size: Some(to_u32(self.http2.header_list_bytes_max)),
+            enable_connect_protocol: true,
             no_rfc7540_priorities: true,
             ..Settings::default()
         }
