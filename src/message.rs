@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -164,9 +165,14 @@ impl Fields {
     /// These fields and then `more`, in a block of their own.
     #[must_use]
     pub fn extended<'a>(&'a self, more: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        Self::of(self.iter().chain(more))
+    }
+
+    /// These (name, value), in a block of their own.
+    pub fn of<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut block = Vec::new();
-        let mut entries = Vec::with_capacity(self.entries.len() + 1);
-        for (name, value) in self.iter().chain(more) {
+        let mut entries = Vec::with_capacity(fields.size_hint().0 + 1);
+        for (name, value) in fields {
             let mut append = |text: &[u8]| {
                 let start = u32::try_from(block.len()).ok()?;
                 block.extend_from_slice(text);
@@ -530,6 +536,10 @@ pub trait BodyStream {
             Some(cause) => Err(Error::upstream(Stage::Exchange, cause)),
         }
     }
+
+    /// Does what goes on beside these bytes, such as a request whose response they are: to be polled
+    /// while nobody asks for the next.
+    fn poll_beside(&mut self, _context: &mut Context<'_>) {}
 
     /// The fields that followed the bytes (RFC 9110 6.5), to be taken after the end.
     fn take_trailers(&mut self) -> Fields {

@@ -37,7 +37,7 @@ pub use self::load::{Loaded, Places, SitePlaces, UpstreamTlsPlaces, load, parse}
 pub use self::rate::RateLimit;
 pub use self::route::{
     FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
-    UpstreamHttp,
+    UpstreamHttp, UpstreamProtocol,
 };
 pub use self::upstream::{
     Balance, Ejection, HashKey, HealthCheck, HealthCheckKind, ProxyVersion, Upstream,

@@ -172,6 +172,7 @@ pub(super) struct RawUpstreamTls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct RawUpstreamHttp {
+    pub(super) protocol: Value<String>,
     pub(super) first_byte_ms: Value<i64>,
     pub(super) between_bytes_ms: Value<i64>,
     pub(super) upgraded_idle_ms: Value<i64>,
@@ -180,6 +181,9 @@ pub(super) struct RawUpstreamHttp {
     pub(super) connection_age_ms: Value<i64>,
     pub(super) queue_max: Value<i64>,
     pub(super) queue_ms: Value<i64>,
+    pub(super) http2_connections_max: Value<i64>,
+    pub(super) streams_max: Value<i64>,
+    pub(super) ping_ms: Value<i64>,
 }
 
 /// `[[site.route]]`

@@ -173,6 +173,9 @@ impl Row {
         for (table, key, value) in self.context() {
             set(table, key, value);
         }
+        if self.key == "protocol" && value == Some("\"h2\"") {
+            set("[upstream.tls]", "server_name", "\"a.test\"");
+        }
         match value {
             Some(value) => set(&self.table, &self.key, value),
             None => {

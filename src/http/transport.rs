@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use crate::error::Cause;
 use crate::message::gather::Gather;
 use crate::message::{FileRange, Source};
-use crate::net::deadline::Phase;
+use crate::net::deadline::{Expiry, Phase};
 use crate::net::relay::RelayFailure;
 use crate::net::stream::{ReadHalf, Received, WriteHalf};
 use crate::serve::Now;
@@ -24,6 +24,12 @@ pub trait Receive {
 
     /// Ends the phase.
     fn disarm(&self);
+
+    /// Waits for the end of the phase, and for nothing else: after the peer has ended its direction.
+    fn expire(&mut self) -> impl Future<Output = Expiry>;
+
+    /// As [`ReadHalf::is_reset`].
+    fn is_reset(&self) -> bool;
 
     /// As [`ReadHalf::give_up_records`].
     fn give_up_records(&mut self);
@@ -76,7 +82,7 @@ pub trait Transmit {
 /// A sending half that takes frames of memory and files together.
 pub trait TransmitGathered: Transmit {
     /// As [`WriteHalf::send_gather`].
-    fn send_gather(&mut self, gather: &Gather) -> impl Future<Output = Result<(), Cause>>;
+    fn send_gather(&mut self, gather: &mut Gather) -> impl Future<Output = Result<(), Cause>>;
 
     /// Tells the moment, on the clocks of [`Receive::now`].
     fn clock(&self) -> Box<dyn Fn() -> Now>;
@@ -93,6 +99,14 @@ impl Receive for ReadHalf {
 
     fn disarm(&self) {
         self.deadline().disarm();
+    }
+
+    async fn expire(&mut self) -> Expiry {
+        self.deadline().expire().await
+    }
+
+    fn is_reset(&self) -> bool {
+        ReadHalf::is_reset(self)
     }
 
     fn give_up_records(&mut self) {
@@ -153,7 +167,7 @@ impl Transmit for WriteHalf {
 }
 
 impl TransmitGathered for WriteHalf {
-    async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
+    async fn send_gather(&mut self, gather: &mut Gather) -> Result<(), Cause> {
         WriteHalf::send_gather(self, gather).await
     }
 

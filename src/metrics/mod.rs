@@ -175,8 +175,16 @@ counters! {
     UpstreamRequests = "upstream_requests",
     /// Requests sent over a connection that had carried one before.
     UpstreamConnectionsReused = "upstream_connections_reused",
-    /// Requests sent again because an idle connection had died.
+    /// Requests sent again because an idle connection had died, or the server had not begun them.
     UpstreamRetries = "upstream_retries",
+    /// HTTP/2 streams that a server refused or ended its connection before.
+    UpstreamStreamsRefused = "upstream_streams_refused",
+    /// HTTP/2 streams that a server reset.
+    UpstreamStreamsReset = "upstream_streams_reset",
+    /// HTTP/2 connections to servers that were ended for an error of the server.
+    UpstreamConnectionsFailed = "upstream_connections_failed",
+    /// Of those, connections on which a PING was not answered.
+    UpstreamPingsUnanswered = "upstream_pings_unanswered",
     /// Requests answered with an error because a server failed, or none was to be had.
     UpstreamFailures = "upstream_failures",
     /// Times a server did not answer, or go on answering, in time.

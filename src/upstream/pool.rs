@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::multiplex::{AllMultiplexed, Multiplexed};
 use super::{Connected, Connector, Group, Lease, NoServer};
 use crate::config::{HashKey, UpstreamHttp};
 use crate::error::Error;
@@ -24,7 +25,7 @@ use crate::proto::proxy_header::ProxyHeader;
 
 /// A worker's connections to one group.
 #[derive(Clone)]
-pub struct Pool(Rc<Inner>);
+pub struct Pool(pub(super) Rc<Inner>);
 
 /// A connection that carries one request at a time.
 pub struct Connection {
@@ -66,6 +67,7 @@ impl Pool {
         let servers = group.config().servers.len();
         Self(Rc::new(Inner {
             idle: RefCell::new((0..servers).map(|_| VecDeque::new()).collect()),
+            multiplexed: RefCell::new((0..servers).map(|_| Multiplexed::default()).collect()),
             waiting: Cell::new(0),
             wakers: RefCell::new(VecDeque::new()),
             group,
@@ -158,13 +160,7 @@ impl Pool {
                         read,
                         write,
                         input: BytesMut::new(),
-                        place: Place {
-                            lease: Some(lease),
-                            pool: Rc::downgrade(&self.0),
-                            born: Instant::now(),
-                            is_reused: false,
-                            alpn,
-                        },
+                        place: Place::new(lease, &self.0, alpn),
                     });
                 }
                 Err(error) => {
@@ -209,6 +205,7 @@ impl Pool {
 
     /// Closes the idle connections that are too old or that their servers have closed.
     pub fn sweep(&self) {
+        self.0.sweep_multiplexed();
         let now = Instant::now();
         let servers = self.0.idle.borrow().len();
         for server in 0..servers {
@@ -240,6 +237,23 @@ impl Connection {
 }
 
 impl Place {
+    pub(super) fn new(lease: Lease, pool: &Rc<Inner>, alpn: Option<Box<[u8]>>) -> Self {
+        Self {
+            lease: Some(lease),
+            pool: Rc::downgrade(pool),
+            born: Instant::now(),
+            is_reused: false,
+            alpn,
+        }
+    }
+
+    /// Lets one that waits look again: the connection has room.
+    pub(super) fn tell_of_room(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.wake_one();
+        }
+    }
+
     /// Whether a request was sent over the connection before.
     pub fn is_reused(&self) -> bool {
         self.is_reused
@@ -281,12 +295,13 @@ impl Drop for Place {
     }
 }
 
-struct Inner {
-    group: Rc<Group>,
+pub(super) struct Inner {
+    pub(super) group: Rc<Group>,
     /// By server, the longest idle first.
     idle: RefCell<Vec<VecDeque<Idle>>>,
+    pub(super) multiplexed: AllMultiplexed,
     /// Requests that wait, or that were told and have not taken their connection yet.
-    waiting: Cell<usize>,
+    pub(super) waiting: Cell<usize>,
     wakers: RefCell<VecDeque<(u64, Waker)>>,
 }
 
@@ -296,7 +311,7 @@ struct Idle {
 }
 
 impl Inner {
-    fn http(&self) -> &UpstreamHttp {
+    pub(super) fn http(&self) -> &UpstreamHttp {
         &self.group.config().http
     }
 
@@ -330,7 +345,7 @@ impl Inner {
     }
 
     /// A turn in the queue.
-    fn queue(self: &Rc<Self>) -> Result<Turn, NoConnection> {
+    pub(super) fn queue(self: &Rc<Self>) -> Result<Turn, NoConnection> {
         let waiting = self.waiting.get();
         if waiting >= self.http().queue_max {
             metrics::count(Counter::UpstreamQueueFull);
@@ -354,7 +369,7 @@ impl Inner {
 }
 
 /// A request in the queue, until it has a connection.
-struct Turn {
+pub(super) struct Turn {
     inner: Rc<Inner>,
     until: Instant,
     number: u64,
@@ -362,7 +377,7 @@ struct Turn {
 
 impl Turn {
     /// Waits until there may be room, in turn.
-    async fn wait(&mut self) -> Result<(), NoConnection> {
+    pub(super) async fn wait(&mut self) -> Result<(), NoConnection> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             metrics::count(Counter::UpstreamQueueTimeouts);

@@ -42,3 +42,4 @@ mod soak;
 mod stalls;
 mod suites;
 mod tunnels;
+mod websockets;

@@ -12,7 +12,7 @@ use super::host_name::host_name;
 use crate::config::raw::{RawHealth, RawUpstream, RawUpstreamServer, Value};
 use crate::config::{
     Balance, Ejection, HashKey, HealthCheck, HealthCheckKind, ProxyVersion, Upstream,
-    UpstreamAddress, UpstreamServer, UpstreamTlsPlaces, range, suggest,
+    UpstreamAddress, UpstreamProtocol, UpstreamServer, UpstreamTlsPlaces, range, suggest,
 };
 use crate::limits::{UPSTREAM_SERVERS_MAX, UPSTREAMS_MAX};
 use crate::proto::syntax::is_token;
@@ -86,6 +86,7 @@ impl Checker<'_> {
         let slow_start =
             self.optional_number("slow_start_ms", raw.slow_start_ms, &range::SLOW_START_MS);
         let resolve = self.optional_number("resolve_s", raw.resolve_s, &range::RESOLVE_S);
+        let introduced = raw.send_proxy_protocol.as_ref().map(Spanned::span);
         let proxy_protocol = self.choice_or(
             "send_proxy_protocol",
             raw.send_proxy_protocol,
@@ -93,7 +94,15 @@ impl Checker<'_> {
             None,
         );
         let ejection = self.ejection(raw.eject_failures, raw.eject_ms);
-        let http = self.upstream_http(raw.http.map(Spanned::into_inner).unwrap_or_default());
+        let http = raw.http.map(Spanned::into_inner).unwrap_or_default();
+        let http = self.upstream_http(http, raw.tls.is_some());
+        if proxy_protocol.is_some() && http.protocol == UpstreamProtocol::Http2 {
+            self.problem(
+                introduced.unwrap_or_default(),
+                "`send_proxy_protocol` tells of one client, and HTTP/2 carries many on a connection",
+                "remove it: `forwarded` in [[site.route]] tells of each, or speak \"http/1.1\"",
+            );
+        }
         let health = raw.health.map(|health| self.health(health.into_inner()));
         let name = self.upstream_name(raw.name, &header);
         let servers = self.upstream_servers(raw.server, &header)?;

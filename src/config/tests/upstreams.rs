@@ -351,6 +351,33 @@ fn tls_is_read_whole_and_carelessness_is_warned_of() {
 }
 
 #[test]
+fn http2_goes_by_whether_tls_is_spoken() {
+    let with = |tls: &str, protocol: &str| {
+        with_site(&format!(
+            "{UPSTREAM}{tls}[upstream.http]\nprotocol = {protocol}\n"
+        ))
+    };
+    let tls = "[upstream.tls]\nca = \"ca.pem\"\n";
+    for (tls, protocol, expected) in [
+        ("", "\"http/1.1\"", UpstreamProtocol::Http11),
+        ("", "\"h2c\"", UpstreamProtocol::Http2),
+        (tls, "\"http/1.1\"", UpstreamProtocol::Http11),
+        (tls, "\"h2\"", UpstreamProtocol::Http2),
+    ] {
+        let config = parse_text(&with(tls, protocol)).unwrap().config;
+        assert_eq!(config.upstreams[0].http.protocol, expected);
+    }
+    refused(&with("", "«\"h2\"»"), "in a TLS handshake", "\"h2c\"");
+    refused(&with(tls, "«\"h2c\"»"), "without TLS", "\"h2\"");
+    let introduced = UPSTREAM.replace(
+        "[[upstream.server]]",
+        "send_proxy_protocol = «\"v2\"»\n[[upstream.server]]",
+    );
+    let both = format!("{introduced}[upstream.http]\nprotocol = \"h2c\"\n");
+    refused(&with_site(&both), "one client", "forwarded");
+}
+
+#[test]
 fn proxies_in_front_that_cannot_be() {
     let listener = |lines: &str| {
         let text = with_site(UPSTREAM);

@@ -4,6 +4,8 @@ pub(crate) mod backend;
 mod faults;
 mod foreign;
 mod http2;
+pub(crate) mod http2_backend;
+mod http2_upstreams;
 mod proxy_protocol;
 mod tls;
 

@@ -69,19 +69,19 @@ pub(crate) const WGET: Tool = Tool {
     program: "wget",
     package: "wget",
 };
+pub(crate) const NGHTTPD: Tool = Tool {
+    program: "nghttpd",
+    package: "nghttp2-server",
+};
+/// Debian's own: another would not find what Debian's packages bring.
+pub(crate) const DEBIAN_PYTHON: Tool = Tool {
+    program: "/usr/bin/python3",
+    package: "python3-h2, python3-grpcio and python3-websockets",
+};
 /// Debian keeps it where only root looks for programs.
 pub(crate) const NGINX: Tool = Tool {
     program: "/usr/sbin/nginx",
     package: "nginx-light",
-};
-pub(crate) const NODE: Tool = Tool {
-    program: "node",
-    package: "nodejs",
-};
-/// The system's own, which has Debian's packages: python3-websockets too.
-pub(crate) const PYTHON: Tool = Tool {
-    program: "/usr/bin/python3",
-    package: "python3-minimal, python3-websockets",
 };
 pub(crate) const HAPROXY: Tool = Tool {
     program: "/usr/sbin/haproxy",
