@@ -109,6 +109,10 @@ pub const RATE_SETS: usize = 8_192;
 /// million finds all of them taken.
 pub const RATE_SLOTS_PER_SET: usize = 8;
 
+/// The shortest rest of an answer that is spliced from a server's connection to the client's: below
+/// it, receiving and sending take fewer calls.
+pub const RELAYED_BYTES_MIN: u64 = 64 * 1024;
+
 /// Routes of one site: finding one looks at each prefix.
 pub const ROUTES_PER_SITE_MAX: usize = 256;
 
@@ -217,6 +221,10 @@ pub const H2_PRIORITY_FIELD_BYTES_MAX: usize = 256;
 /// has consumed is held in memory. 16 MiB fill 1 Gbit/s over 130 ms.
 pub const H2_RECEIVE_WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
+/// What a server behind this one may send ahead of a client that takes it: 1 Gbit/s over a millisecond.
+/// One worker holds so much for each stream, and [`H2_RECEIVE_WINDOW_BYTES_MAX`] for all of a connection.
+pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+
 /// Settings in one SETTINGS frame: several times those registered, where a frame has room for 2730.
 pub const H2_SETTINGS_PER_FRAME_MAX: usize = 64;
 
@@ -275,7 +283,7 @@ pub const H2_EMPTY_DATA: Rate = Rate::new(64, 2);
 /// SETTINGS after the first: peers change them once or twice in a connection's life.
 pub const H2_SETTINGS: Rate = Rate::new(16, 1);
 
-/// PINGs: some peers measure the path with one per window.
+/// PINGs beyond one per DATA frame sent: some peers measure the path with those.
 pub const H2_PINGS: Rate = Rate::new(128, 20);
 
 /// PRIORITY and PRIORITY_UPDATE frames: old browsers send a tree of them, new ones a few per page.
@@ -308,6 +316,13 @@ pub const H2_PRIORITIES_AHEAD_MAX: usize = 16;
 /// How long SETTINGS may stay unacknowledged, in milliseconds (RFC 9113 6.5.3): far longer than the
 /// slowest path takes.
 pub const H2_SETTINGS_ACK_MS: u64 = 30_000;
+
+/// How long a server behind this one may take to answer a PING, in milliseconds.
+pub const H2_PING_ACK_MS: u64 = 10_000;
+
+/// How often a connection whose client has ended its direction is looked at, in milliseconds: whether
+/// it has been reset since.
+pub const H2_HALF_CLOSED_LOOK_MS: u64 = 1_000;
 
 /// How long a drain waits for the answer to its PING before it names the last stream, in
 /// milliseconds: a round trip.

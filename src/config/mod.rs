@@ -23,7 +23,7 @@ mod suggest;
 mod tests;
 mod upstream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,11 +37,11 @@ pub use self::load::{Loaded, Places, SitePlaces, UpstreamTlsPlaces, load, parse}
 pub use self::rate::RateLimit;
 pub use self::route::{
     FieldEdits, Network, Proxies, Route, RouteAction, RouteFiles, RoutePath, RouteProxy,
-    UpstreamHttp,
+    UpstreamHttp, UpstreamProtocol,
 };
 pub use self::upstream::{
-    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamIdentity,
-    UpstreamServer, UpstreamTls,
+    Balance, Ejection, HashKey, HealthCheck, HealthCheckKind, ProxyVersion, Upstream,
+    UpstreamAddress, UpstreamIdentity, UpstreamServer, UpstreamTls,
 };
 
 /// A whole, checked configuration.
@@ -100,6 +100,25 @@ pub struct Listener {
     pub service: Service,
     /// Whose connections are taken, by the address that connects.
     pub access: Access,
+    /// Who tells, in front of a connection's own bytes, whose connection it is.
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
+}
+
+/// Proxies that send the PROXY protocol's header in front of each connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Their networks; from there a connection must begin with the header.
+    pub from: Networks<()>,
+    /// Whether others may connect too, as if there were no such protocol. What they send is never
+    /// taken for a header.
+    pub takes_others: bool,
+}
+
+impl ProxyProtocol {
+    /// Whether `address` is one of the proxies.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.from.find(address).is_some()
+    }
 }
 
 /// What a listener speaks.

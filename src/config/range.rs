@@ -30,6 +30,10 @@ pub(super) const DRAIN_MS: Range = 0..=86_400_000;
 
 pub(super) const IDLE_CONNECTIONS: Range = 0..=65_536;
 pub(super) const QUEUE: Range = 0..=(1 << 20);
+pub(super) const HTTP2_CONNECTIONS: Range = 1..=256;
+/// Windows of as many fit the largest that all of them share.
+pub(super) const UPSTREAM_STREAMS: Range = 1..=128;
+pub(super) const PING_MS: Range = 0..=3_600_000;
 pub(super) const FIXED_STATUS: Range = 200..=599;
 pub(super) const SLOW_START_MS: Range = 0..=3_600_000;
 pub(super) const EJECT_FAILURES: Range = 0..=1000;

@@ -55,6 +55,9 @@ pub(super) struct RawListener {
     pub(super) alpn: Value<Vec<Spanned<String>>>,
     pub(super) allow: Value<Vec<Spanned<String>>>,
     pub(super) deny: Value<Vec<Spanned<String>>>,
+    pub(super) proxy_protocol: Value<bool>,
+    pub(super) proxy_protocol_from: Value<Vec<Spanned<String>>>,
+    pub(super) proxy_protocol_others: Value<String>,
 }
 
 /// `[[site]]`
@@ -139,11 +142,13 @@ pub(super) struct RawPassthrough {
 pub(super) struct RawUpstream {
     pub(super) name: Value<String>,
     pub(super) balance: Value<String>,
+    pub(super) hash_key: Value<String>,
     pub(super) connect_ms: Value<i64>,
     pub(super) slow_start_ms: Value<i64>,
     pub(super) eject_failures: Value<i64>,
     pub(super) eject_ms: Value<i64>,
     pub(super) resolve_s: Value<i64>,
+    pub(super) send_proxy_protocol: Value<String>,
     pub(super) server: Vec<Spanned<RawUpstreamServer>>,
     pub(super) tls: Value<RawUpstreamTls>,
     pub(super) http: Value<RawUpstreamHttp>,
@@ -167,6 +172,7 @@ pub(super) struct RawUpstreamTls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct RawUpstreamHttp {
+    pub(super) protocol: Value<String>,
     pub(super) first_byte_ms: Value<i64>,
     pub(super) between_bytes_ms: Value<i64>,
     pub(super) upgraded_idle_ms: Value<i64>,
@@ -175,6 +181,9 @@ pub(super) struct RawUpstreamHttp {
     pub(super) connection_age_ms: Value<i64>,
     pub(super) queue_max: Value<i64>,
     pub(super) queue_ms: Value<i64>,
+    pub(super) http2_connections_max: Value<i64>,
+    pub(super) streams_max: Value<i64>,
+    pub(super) ping_ms: Value<i64>,
 }
 
 /// `[[site.route]]`

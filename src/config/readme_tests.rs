@@ -36,6 +36,12 @@ const UPSTREAM_CHECKED: &[(&str, &str, &str)] = &[
     ("[upstream.health]", "kind", "\"http\""),
 ];
 
+/// A listener that a proxy stands in front of.
+const LISTENER_BEHIND: &[(&str, &str, &str)] = &[
+    ("[[listener]]", "proxy_protocol", "true"),
+    ("[[listener]]", "proxy_protocol_from", "[\"192.0.2.9\"]"),
+];
+
 /// The least that an `[[site.route]]` needs: of each kind.
 const ROUTE: &[(&str, &str, &str)] = &[
     ("[[site.route]]", "prefix", "\"/a/\""),
@@ -112,6 +118,10 @@ impl Row {
     fn context(&self) -> &'static [(&'static str, &'static str, &'static str)] {
         match (self.table.as_str(), self.key.as_str()) {
             ("[[listener]]", "redirect_port") => &[("[[listener]]", "service", "\"redirect\"")],
+            ("[[listener]]", "proxy_protocol") => {
+                &[("[[listener]]", "proxy_protocol_from", "[\"192.0.2.7\"]")]
+            }
+            ("[[listener]]", key) if key.starts_with("proxy_protocol_") => LISTENER_BEHIND,
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
@@ -162,6 +172,9 @@ impl Row {
         set("[[site]]", "root", "\"/\"");
         for (table, key, value) in self.context() {
             set(table, key, value);
+        }
+        if self.key == "protocol" && value == Some("\"h2\"") {
+            set("[upstream.tls]", "server_name", "\"a.test\"");
         }
         match value {
             Some(value) => set(&self.table, &self.key, value),

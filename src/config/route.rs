@@ -123,6 +123,8 @@ impl FieldEdits {
 /// How HTTP is spoken with the servers of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamHttp {
+    /// Which version.
+    pub protocol: UpstreamProtocol,
     /// From the end of a request to the first byte of its answer.
     pub first_byte: Duration,
     /// Between two bytes of an answer.
@@ -140,11 +142,28 @@ pub struct UpstreamHttp {
     pub queue_max: usize,
     /// How long each may wait.
     pub queue: Duration,
+    /// HTTP/2 connections per server and worker.
+    pub http2_connections_max: usize,
+    /// Requests at a time over each of them.
+    pub streams_max: usize,
+    /// Silence of one with requests under way after which a sign of life is asked for; `None`: never.
+    pub ping: Option<Duration>,
+}
+
+/// A version of HTTP that servers are spoken to in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+    /// HTTP/2, with prior knowledge (RFC 9113 3.3).
+    Http2,
 }
 
 impl Default for UpstreamHttp {
     fn default() -> Self {
         Self {
+            protocol: UpstreamProtocol::default(),
             first_byte: Duration::from_secs(60),
             between_bytes: Duration::from_secs(60),
             upgraded_idle: Duration::from_secs(600),
@@ -153,6 +172,9 @@ impl Default for UpstreamHttp {
             age: Duration::from_secs(3600),
             queue_max: 256,
             queue: Duration::from_secs(5),
+            http2_connections_max: 8,
+            streams_max: 100,
+            ping: Some(Duration::from_secs(30)),
         }
     }
 }

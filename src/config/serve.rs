@@ -91,6 +91,7 @@ fn candidates(listen: &[SocketAddr]) -> Vec<Vec<Listener>> {
 
 fn listener(address: SocketAddr) -> Listener {
     Listener {
+        proxy_protocol: None,
         address,
         ipv6_only: false,
         backlog: Listener::BACKLOG_DEFAULT,

@@ -14,6 +14,8 @@ pub struct Upstream {
     pub name: String,
     /// Which of its servers a connection goes to.
     pub balance: Balance,
+    /// What [`Balance::Hash`] keeps together.
+    pub hash_key: HashKey,
     /// At least one.
     pub servers: Vec<UpstreamServer>,
     /// For a connection to be established, over all addresses of the server that are tried.
@@ -24,6 +26,8 @@ pub struct Upstream {
     pub ejection: Ejection,
     /// How often host names are looked up again.
     pub resolve: Duration,
+    /// The version of the PROXY protocol in which they are told whose connection it is.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How TLS is spoken with them; `None` connects in plain text.
     pub tls: Option<UpstreamTls>,
     /// How HTTP is spoken with them.
@@ -46,6 +50,19 @@ pub enum Balance {
     Hash,
 }
 
+/// What a hash of requests is made of. Where a request has none of it, and for tunnels, it is the
+/// client's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address.
+    #[default]
+    Client,
+    /// A field's value; the field's name in lower case.
+    Header(String),
+    /// A cookie's value (RFC 6265 4.2).
+    Cookie(String),
+}
+
 /// One server of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamServer {
@@ -55,6 +72,15 @@ pub struct UpstreamServer {
     pub weight: u32,
     /// Connections open to it at a time, over all workers; `None` sets no bound.
     pub connections_max: Option<usize>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// Text: addresses only.
+    V1,
+    /// Binary: what is known of the TLS session too.
+    V2,
 }
 
 /// How TLS is spoken with the servers of a group.

@@ -297,6 +297,7 @@ mod tests {
 
     fn listener(address: &str) -> Listener {
         Listener {
+            proxy_protocol: None,
             address: address.parse().unwrap(),
             ipv6_only: false,
             backlog: 16,

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::error::Cause;
-use crate::message::FileRange;
 use crate::message::gather::Gather;
-use crate::net::deadline::Phase;
+use crate::message::{FileRange, Source};
+use crate::net::deadline::{Expiry, Phase};
+use crate::net::relay::RelayFailure;
 use crate::net::stream::{ReadHalf, Received, WriteHalf};
 use crate::serve::Now;
 
@@ -23,6 +24,12 @@ pub trait Receive {
 
     /// Ends the phase.
     fn disarm(&self);
+
+    /// Waits for the end of the phase, and for nothing else: after the peer has ended its direction.
+    fn expire(&mut self) -> impl Future<Output = Expiry>;
+
+    /// As [`ReadHalf::is_reset`].
+    fn is_reset(&self) -> bool;
 
     /// As [`ReadHalf::give_up_records`].
     fn give_up_records(&mut self);
@@ -42,6 +49,17 @@ pub trait Transmit {
         head: &[u8],
         range: &FileRange,
     ) -> impl Future<Output = Result<(), Cause>>;
+
+    /// Sends what is in `head`, and then up to `bytes` off `source`, if that can be done without looking
+    /// at them: gives how many, and why no more can be had. Leaves `head` where it cannot.
+    fn relay(
+        &mut self,
+        _head: &mut Vec<u8>,
+        _source: Source<'_>,
+        _bytes: u64,
+    ) -> impl Future<Output = Result<(u64, Option<Cause>), Cause>> {
+        std::future::ready(Ok((0, None)))
+    }
 
     /// As [`WriteHalf::finish`].
     fn finish(&mut self) -> impl Future<Output = Result<(), Cause>>;
@@ -64,7 +82,7 @@ pub trait Transmit {
 /// A sending half that takes frames of memory and files together.
 pub trait TransmitGathered: Transmit {
     /// As [`WriteHalf::send_gather`].
-    fn send_gather(&mut self, gather: &Gather) -> impl Future<Output = Result<(), Cause>>;
+    fn send_gather(&mut self, gather: &mut Gather) -> impl Future<Output = Result<(), Cause>>;
 
     /// Tells the moment, on the clocks of [`Receive::now`].
     fn clock(&self) -> Box<dyn Fn() -> Now>;
@@ -83,6 +101,14 @@ impl Receive for ReadHalf {
         self.deadline().disarm();
     }
 
+    async fn expire(&mut self) -> Expiry {
+        self.deadline().expire().await
+    }
+
+    fn is_reset(&self) -> bool {
+        ReadHalf::is_reset(self)
+    }
+
     fn give_up_records(&mut self) {
         ReadHalf::give_up_records(self);
     }
@@ -99,6 +125,24 @@ impl Transmit for WriteHalf {
 
     async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
         WriteHalf::send_file(self, head, range).await
+    }
+
+    async fn relay(
+        &mut self,
+        head: &mut Vec<u8>,
+        source: Source<'_>,
+        bytes: u64,
+    ) -> Result<(u64, Option<Cause>), Cause> {
+        let Some(from) = source.connection.downcast_mut::<ReadHalf>() else {
+            return Ok((0, None));
+        };
+        let relaying = WriteHalf::relay(self, head, from, bytes, source.idle_max);
+        let relayed = relaying.await?;
+        let failure = relayed.failure.map(|failure| match failure {
+            RelayFailure::Cause(cause) => cause,
+            RelayFailure::Idle => Cause::Timeout(source.idle_key),
+        });
+        Ok((relayed.bytes, failure))
     }
 
     async fn finish(&mut self) -> Result<(), Cause> {
@@ -123,7 +167,7 @@ impl Transmit for WriteHalf {
 }
 
 impl TransmitGathered for WriteHalf {
-    async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
+    async fn send_gather(&mut self, gather: &mut Gather) -> Result<(), Cause> {
         WriteHalf::send_gather(self, gather).await
     }
 

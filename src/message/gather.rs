@@ -15,6 +15,8 @@ pub struct Gather {
     text: Vec<u8>,
     pieces: Vec<Piece>,
     length: usize,
+    /// Those whose frames were taken out, and how many bytes of content that were.
+    cut: Vec<(u32, u64)>,
 }
 
 /// One piece as a sender sees it.
@@ -41,6 +43,10 @@ enum Piece {
     Text(Range<usize>),
     Bytes(Bytes),
     File(FileRange),
+    /// The head of a frame that may be taken out with the piece behind it, its content.
+    Head(Range<usize>, u32),
+    /// It was taken out.
+    Gone,
 }
 
 impl Gather {
@@ -89,6 +95,51 @@ impl Gather {
         }
     }
 
+    /// Appends the head of a frame of `owner`, whose content is the one piece that is pushed next. When
+    /// the content of one cannot be had, all that follow of its owner are taken out.
+    pub fn push_head(&mut self, owner: u32, head: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(head);
+        self.length += head.len();
+        self.pieces.push(Piece::Head(start..self.text.len(), owner));
+    }
+
+    /// Takes out the frame that the piece at `index` is the head of, and those of the same owner behind
+    /// it. Gives how many bytes that were.
+    pub fn cut_off(&mut self, index: usize) -> usize {
+        let Some(Piece::Head(_, owner)) = self.pieces.get(index) else {
+            return 0;
+        };
+        let owner = *owner;
+        let (mut heads, mut contents) = (0, 0);
+        let mut is_content = false;
+        for piece in self.pieces.iter_mut().skip(index) {
+            let length = piece.as_part(&self.text).length();
+            if is_content {
+                contents += length;
+            } else if matches!(piece, Piece::Head(_, other) if *other == owner) {
+                heads += length;
+            } else {
+                continue;
+            }
+            is_content = !is_content;
+            *piece = Piece::Gone;
+        }
+        self.length -= heads + contents;
+        self.cut.push((owner, contents as u64));
+        heads + contents
+    }
+
+    /// An owner whose frames were taken out, and how many bytes of content that were.
+    pub fn take_cut(&mut self) -> Option<(u32, u64)> {
+        self.cut.pop()
+    }
+
+    /// Whether the piece at `index` is the head of a frame that can be taken out.
+    pub fn is_head(&self, index: usize) -> bool {
+        matches!(self.pieces.get(index), Some(Piece::Head(..)))
+    }
+
     /// How many pieces there are.
     pub fn pieces(&self) -> usize {
         self.pieces.len()
@@ -96,11 +147,7 @@ impl Gather {
 
     /// The piece at `index`, in the order of sending.
     pub fn part(&self, index: usize) -> Option<Part<'_>> {
-        Some(match self.pieces.get(index)? {
-            Piece::Text(range) => Part::Memory(self.text.get(range.clone()).unwrap_or_default()),
-            Piece::Bytes(bytes) => Part::Memory(bytes),
-            Piece::File(range) => Part::File(range),
-        })
+        Some(self.pieces.get(index)?.as_part(&self.text))
     }
 
     /// Forgets everything and keeps the memory, unless it grew far beyond what a send needs.
@@ -108,8 +155,22 @@ impl Gather {
         self.length = 0;
         self.text.clear();
         self.pieces.clear();
+        self.cut.clear();
         self.text.shrink_to(TEXT_KEPT_BYTES_MAX);
         self.pieces.shrink_to(PIECES_KEPT_MAX);
+    }
+}
+
+impl Piece {
+    fn as_part<'a>(&'a self, text: &'a [u8]) -> Part<'a> {
+        match self {
+            Self::Text(range) | Self::Head(range, _) => {
+                Part::Memory(text.get(range.clone()).unwrap_or_default())
+            }
+            Self::Bytes(bytes) => Part::Memory(bytes),
+            Self::File(range) => Part::File(range),
+            Self::Gone => Part::Memory(&[]),
+        }
     }
 }
 
@@ -142,5 +203,30 @@ mod tests {
         gather.clear();
         assert!(gather.is_empty());
         assert!(gather.part(0).is_none());
+    }
+
+    #[test]
+    fn frames_of_one_owner_are_taken_out_from_a_head_on() {
+        let mut gather = Gather::default();
+        for (owner, content) in [(1, "one"), (3, "three"), (1, "more"), (3, "end")] {
+            gather.push_text(b"t");
+            gather.push_head(owner, b"head");
+            gather.push_bytes(Bytes::from_static(content.as_bytes()));
+        }
+        let text = |gather: &Gather| -> String {
+            (0..gather.pieces())
+                .map(|index| match gather.part(index) {
+                    Some(Part::Memory(bytes)) => std::str::from_utf8(bytes).unwrap(),
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        };
+        assert!(gather.is_head(4) && !gather.is_head(3) && !gather.is_head(5));
+        assert_eq!(gather.cut_off(5), 0);
+        assert_eq!(gather.cut_off(4), 4 + 5 + 4 + 3);
+        assert_eq!(text(&gather), "theadonettheadmoret");
+        assert_eq!(gather.len(), text(&gather).len());
+        assert_eq!(gather.take_cut(), Some((3, 8)));
+        assert_eq!(gather.take_cut(), None);
     }
 }

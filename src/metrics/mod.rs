@@ -45,6 +45,12 @@ counters! {
     RefusedAddressFull = "refused_address_full",
     /// Connections closed at once because their listener's lists refuse their address.
     RefusedNetwork = "refused_network",
+    /// Connections closed at once because their address is none that may speak the PROXY protocol.
+    RefusedNoProxy = "refused_no_proxy",
+    /// Headers of the PROXY protocol that were read.
+    ProxyHeaders = "proxy_headers",
+    /// Connections of proxies closed for a header of the PROXY protocol that is malformed, missing or late.
+    ProxyHeadersRefused = "proxy_headers_refused",
     /// Times accepting paused because no descriptor was left.
     AcceptPausedDescriptors = "accept_paused_descriptors",
     /// Connections that ended by a panic of their task.
@@ -85,6 +91,8 @@ counters! {
     Requests = "requests",
     /// Of the requests, those over HTTP/2.
     RequestsHttp2 = "requests_http2",
+    /// Requests whose client vanished while their answer was awaited.
+    RequestsAbandoned = "requests_abandoned",
     /// Responses with a status below 300.
     Responses2xx = "responses_2xx",
     /// Responses with a status from 300 to 399.
@@ -167,14 +175,24 @@ counters! {
     UpstreamRequests = "upstream_requests",
     /// Requests sent over a connection that had carried one before.
     UpstreamConnectionsReused = "upstream_connections_reused",
-    /// Requests sent again because an idle connection had died.
+    /// Requests sent again because an idle connection had died, or the server had not begun them.
     UpstreamRetries = "upstream_retries",
+    /// HTTP/2 streams that a server refused or ended its connection before.
+    UpstreamStreamsRefused = "upstream_streams_refused",
+    /// HTTP/2 streams that a server reset.
+    UpstreamStreamsReset = "upstream_streams_reset",
+    /// HTTP/2 connections to servers that were ended for an error of the server.
+    UpstreamConnectionsFailed = "upstream_connections_failed",
+    /// Of those, connections on which a PING was not answered.
+    UpstreamPingsUnanswered = "upstream_pings_unanswered",
     /// Requests answered with an error because a server failed, or none was to be had.
     UpstreamFailures = "upstream_failures",
     /// Times a server did not answer, or go on answering, in time.
     UpstreamTimeouts = "upstream_timeouts",
     /// Responses that a server left unfinished.
     UpstreamResponsesCut = "upstream_responses_cut",
+    /// Bytes of responses passed on that never were in user space.
+    UpstreamBytesSpliced = "upstream_bytes_spliced",
     /// Requests that waited for a connection because the servers were full.
     UpstreamQueued = "upstream_queued",
     /// Requests refused because too many waited.
@@ -193,7 +211,7 @@ counters! {
     TunnelsAborted = "tunnels_aborted",
     /// Bytes of tunnels that never were in user space.
     TunnelBytesSpliced = "tunnel_bytes_spliced",
-    /// Times that bytes of a tunnel were copied because no pipe was to be had.
+    /// Times that bytes of a tunnel or a response were copied because no pipe was to be had.
     TunnelPipesRefused = "tunnel_pipes_refused",
     /// Tunnels closed because nothing moved in them.
     TimeoutsTunnelIdle = "timeouts_tunnel_idle",

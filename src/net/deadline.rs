@@ -199,6 +199,16 @@ impl Deadline {
         self.entry.receiving.wait(ready).await
     }
 
+    /// Waits until the phase is over.
+    pub async fn expire(&self) -> Expiry {
+        loop {
+            let waited = self.in_phase(std::pin::pin!(std::future::pending())).await;
+            if let Ok(Wait::Expired(expiry)) = waited {
+                return expiry;
+            }
+        }
+    }
+
     /// Waits for `ready`, the room for more to send, for as long as `after`.
     ///
     /// # Errors

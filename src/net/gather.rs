@@ -26,26 +26,46 @@ impl WriteHalf {
     /// Sends all of `gather` and waits until the socket has taken it. Records begin where it does:
     /// frames that are cut for that fill them exactly.
     ///
+    /// A file that is shorter than its part is met before the head of its frame is sent, in all but a
+    /// moment: what a frame announces has been read, unless the socket took its first bytes alone. The
+    /// frame and those of its owner behind it are [cut off](Gather::cut_off), and the rest is sent.
+    ///
     /// # Errors
-    /// As [`WriteHalf::send`]; [`Cause::FileTruncated`] when a file is shorter than its part. Bytes
-    /// that a frame has promised are missing then, so the connection must be closed.
-    pub async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
+    /// As [`WriteHalf::send`]; [`Cause::FileTruncated`] when bytes that a frame has promised are
+    /// missing: the connection must be closed.
+    pub async fn send_gather(&mut self, gather: &mut Gather) -> Result<(), Cause> {
         let transport = self.transport.clone();
         transport.continue_offload_sending();
-        let mut cursor = Cursor::new(gather);
-        while cursor.left > 0 {
+        let mut progress = Progress {
+            left: gather.len(),
+            ..Progress::default()
+        };
+        while progress.left > 0 {
             transport.settle().await?;
+            let mut cursor = Cursor {
+                gather,
+                progress: &mut progress,
+            };
             let step = transport
                 .sending
                 .borrow_mut()
                 .gather_step(&transport, &mut cursor)?;
-            match step {
-                FileStep::Step(step) => transport.after(step).await?,
-                FileStep::Cold => cursor.load(&transport).await?,
-                FileStep::Truncated => {
-                    metrics::count(Counter::FilesTruncated);
+            let is_short = match step {
+                FileStep::Step(step) => {
+                    transport.after(step).await?;
+                    false
+                }
+                FileStep::Cold => !cursor.load(&transport).await?,
+                FileStep::Truncated => true,
+            };
+            if is_short {
+                metrics::count(Counter::FilesTruncated);
+                if progress.at.offset > 0 || !gather.is_head(progress.at.piece) {
                     return Err(Cause::FileTruncated);
                 }
+                progress.left -= gather.cut_off(progress.at.piece);
+                let progress = &mut progress;
+                Cursor { gather, progress }.advance(0);
             }
         }
         transport.settle().await
@@ -61,13 +81,13 @@ impl Sending {
         if self.must_change_key(transport)? {
             return Ok(FileStep::Step(Step::Moved(0)));
         }
-        let left_before = cursor.left;
+        let left_before = cursor.progress.left;
         let socket = transport.socket.descriptor();
         let (path, queue) = self.queue_mut();
         let step = buf::with_send_scratch(|scratch| match path {
             SendPath::UserTls(sealer) => {
                 let mut records = RecordWriter::new(sealer, scratch);
-                let bytes = cursor.left.min(records.plaintext_room());
+                let bytes = cursor.progress.left.min(records.plaintext_room());
                 let filled = cursor.fill(records.payload_slices(bytes))?;
                 let Filled::Bytes(bytes) = filled else {
                     return Ok(filled.into());
@@ -79,7 +99,7 @@ impl Sending {
                     .map(FileStep::Step)
             }
             SendPath::Plain | SendPath::KernelTls(_) => {
-                let bytes = cursor.left.min(SEND_CHUNK_BYTES);
+                let bytes = cursor.progress.left.min(SEND_CHUNK_BYTES);
                 let place = scratch.get_mut(..bytes).unwrap_or_default();
                 let filled = cursor.fill(vec![place])?;
                 let Filled::Bytes(bytes) = filled else {
@@ -100,7 +120,7 @@ impl Sending {
                 Ok(FileStep::Step(step))
             }
         });
-        self.count_sent((left_before - cursor.left) as u64);
+        self.count_sent((left_before - cursor.progress.left) as u64);
         step
     }
 }
@@ -108,6 +128,12 @@ impl Sending {
 /// What is left of a gather.
 struct Cursor<'a> {
     gather: &'a Gather,
+    progress: &'a mut Progress,
+}
+
+/// How far a gather has been sent.
+#[derive(Default)]
+struct Progress {
     at: Position,
     left: usize,
     /// What a file thread has read of a file that was not in the page cache.
@@ -148,15 +174,6 @@ impl From<Filled> for FileStep {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(gather: &'a Gather) -> Self {
-        Self {
-            gather,
-            at: Position::default(),
-            left: gather.len(),
-            loaded: None,
-        }
-    }
-
     /// The rest of the piece at `position`: bytes, or a file, its offset and how many of its bytes.
     fn rest_at(&self, position: Position) -> Option<Rest<'a>> {
         Some(match self.gather.part(position.piece)? {
@@ -169,31 +186,18 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// The position `bytes` of the piece at `position` further on.
-    fn stepped(&self, position: Position, bytes: usize) -> Position {
-        let length = self.gather.part(position.piece).map_or(0, |p| p.length());
-        match position.offset + bytes {
-            offset if offset >= length => Position {
-                piece: position.piece + 1,
-                offset: 0,
-            },
-            offset => Position {
-                piece: position.piece,
-                offset,
-            },
-        }
-    }
-
     fn advance(&mut self, bytes: usize) {
-        self.left = self.left.saturating_sub(bytes);
+        let Progress { at, left, .. } = &mut *self.progress;
+        *left = left.saturating_sub(bytes);
         let mut bytes = bytes;
-        while let Some(part) = self.gather.part(self.at.piece) {
-            let rest = part.length().saturating_sub(self.at.offset);
-            if bytes == 0 {
+        while let Some(part) = self.gather.part(at.piece) {
+            let rest = part.length().saturating_sub(at.offset);
+            // What was cut off is passed by.
+            if bytes == 0 && rest > 0 {
                 break;
             }
             let taken = bytes.min(rest);
-            self.at = self.stepped(self.at, taken);
+            *at = stepped(self.gather, *at, taken);
             bytes -= taken;
         }
     }
@@ -202,12 +206,23 @@ impl<'a> Cursor<'a> {
     /// stays: what is taken of them is told by [`Cursor::advance`].
     fn fill(&self, places: Vec<&mut [u8]>) -> Result<Filled, Cause> {
         let mut room = Room::new(places);
-        let mut at = self.at;
+        let mut at = self.progress.at;
         let mut filled = 0;
+        // Where the head of the frame begins whose content comes next, if it is not sent yet.
+        let mut head = None;
         let mut run: Option<Run<'_>> = None;
         while let Some(rest) = self.rest_at(at) {
             let taken = match rest {
+                Rest::Memory([]) => {
+                    at = stepped(self.gather, at, 0);
+                    continue;
+                }
                 Rest::Memory(bytes) => {
+                    match (self.gather.is_head(at.piece), at.offset) {
+                        (true, 0) => head = Some(filled),
+                        (true, _) => {}
+                        (false, _) => head = None,
+                    }
                     let place = room.take(bytes.len());
                     let count = place.len();
                     place.copy_from_slice(bytes.get(..count).unwrap_or_default());
@@ -228,7 +243,7 @@ impl<'a> Cursor<'a> {
                     let place = room.take(bytes);
                     let count = place.len();
                     if let Some(run) = &mut run {
-                        run.push(place, filled);
+                        run.push(place, head.unwrap_or(filled), filled);
                     }
                     count
                 }
@@ -237,7 +252,11 @@ impl<'a> Cursor<'a> {
                 break;
             }
             filled += taken;
-            at = self.stepped(at, taken);
+            let next = stepped(self.gather, at, taken);
+            if next.piece != at.piece && !self.gather.is_head(at.piece) {
+                head = None;
+            }
+            at = next;
         }
         Ok(match self.finish(run, filled)? {
             Some(short) => short,
@@ -245,24 +264,37 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Reads `run`. When it is not had completely, says where the filled bytes end.
+    /// Reads `run`. When it is not had completely, says where the filled bytes end: before the frame of
+    /// which something is missing.
     fn finish(&self, run: Option<Run<'_>>, filled: usize) -> Result<Option<Filled>, Cause> {
         let Some(mut run) = run.filter(|run| !run.places.is_empty()) else {
             return Ok(None);
         };
         let ends = mem::take(&mut run.ends);
-        let first = ends.first().map_or(filled, |end| end.start);
-        let read = match self.loaded.as_ref().map_or(0, |loaded| run.copy(loaded)) {
+        let (first, first_content) = ends
+            .first()
+            .map_or((filled, filled), |end| (end.head, end.start));
+        let read = match self
+            .progress
+            .loaded
+            .as_ref()
+            .map_or(0, |loaded| run.copy(loaded))
+        {
             0 => sys::file::read_resident(run.file.as_fd(), &mut run.places, run.offset),
             copied => Ok(copied),
         };
         match read {
-            Ok(0) if first == 0 => Ok(Some(Filled::Truncated)),
+            Ok(0) if first_content == 0 => Ok(Some(Filled::Truncated)),
             Ok(read) => {
                 let mut read = read;
                 for end in ends {
                     if read < end.length {
-                        return Ok(Some(Filled::Bytes(end.start + read)));
+                        return Ok(Some(match (end.head, end.start) {
+                            // The frame is the first. Its file may be shorter, or not in memory.
+                            (0, 1..) => Filled::Cold,
+                            (head, start) if head < start => Filled::Bytes(head),
+                            (_, start) => Filled::Bytes(start + read),
+                        }));
                     }
                     read -= end.length;
                 }
@@ -277,32 +309,42 @@ impl<'a> Cursor<'a> {
     }
 
     /// Has a file thread read what comes next of the file at the cursor, beyond the frame that it
-    /// stands in.
-    async fn load(&mut self, transport: &Transport) -> Result<(), Cause> {
+    /// stands in. Gives whether the frame can go on.
+    async fn load(&mut self, transport: &Transport) -> Result<bool, Cause> {
         metrics::count(Counter::FileChunksCold);
-        let Some((file, offset, bytes)) = self.run_at_cursor() else {
+        let Some((file, offset, least, bytes)) = self.run_at_cursor() else {
             return Err(Cause::Internal("a cold read of no file"));
         };
         let chunk = read_cold(transport, &file, offset, bytes).await?;
-        if chunk.is_empty() {
-            metrics::count(Counter::FilesTruncated);
-            return Err(Cause::FileTruncated);
-        }
-        self.loaded = Some(Loaded {
+        let goes_on = chunk.len() >= least;
+        self.progress.loaded = Some(Loaded {
             file,
             offset,
             bytes: chunk,
         });
-        Ok(())
+        Ok(goes_on)
     }
 
-    /// The file at the cursor, and how many bytes of it the pieces from there on take in a row.
-    fn run_at_cursor(&self) -> Option<(Arc<File>, u64, usize)> {
-        let Rest::File { file, offset, .. } = self.rest_at(self.at)? else {
+    /// The file at the cursor, or behind the head there; how many bytes of it are needed for the cursor
+    /// to go on, and how many the pieces from there on take in a row.
+    fn run_at_cursor(&self) -> Option<(Arc<File>, u64, usize, usize)> {
+        let mut at = self.progress.at;
+        let mut least = 1;
+        if let Rest::Memory(head) = self.rest_at(at)? {
+            at = stepped(self.gather, at, head.len());
+            least = usize::MAX;
+        }
+        let Rest::File {
+            file,
+            offset,
+            bytes,
+        } = self.rest_at(at)?
+        else {
             return None;
         };
+        // A frame that has not begun needs all it announces.
+        let least = least.min(bytes);
         let mut wanted = 0;
-        let mut at = self.at;
         while wanted < COLD_CHUNK_BYTES
             && let Some(rest) = self.rest_at(at)
         {
@@ -320,9 +362,25 @@ impl<'a> Cursor<'a> {
                     bytes
                 }
             };
-            at = self.stepped(at, length);
+            at = stepped(self.gather, at, length);
         }
-        Some((file.clone(), offset, wanted.min(COLD_CHUNK_BYTES)))
+        let wanted = wanted.min(COLD_CHUNK_BYTES).max(least);
+        Some((file.clone(), offset, least, wanted))
+    }
+}
+
+/// The position `bytes` of the piece at `position` further on.
+fn stepped(gather: &Gather, position: Position, bytes: usize) -> Position {
+    let length = gather.part(position.piece).map_or(0, |part| part.length());
+    match position.offset + bytes {
+        offset if offset >= length => Position {
+            piece: position.piece + 1,
+            offset: 0,
+        },
+        offset => Position {
+            piece: position.piece,
+            offset,
+        },
     }
 }
 
@@ -373,6 +431,8 @@ struct Run<'a> {
 
 /// Where a place lies among all bytes that are filled in.
 struct Fragment {
+    /// Where its frame begins, when that is among them; else where it does itself.
+    head: usize,
     start: usize,
     length: usize,
 }
@@ -392,12 +452,16 @@ impl<'a> Run<'a> {
         Arc::ptr_eq(self.file, file) && self.offset + self.bytes == offset
     }
 
-    fn push(&mut self, place: &'a mut [u8], start: usize) {
+    fn push(&mut self, place: &'a mut [u8], head: usize, start: usize) {
         let length = place.len();
         if length > 0 {
             self.bytes += length as u64;
             self.places.push(IoSliceMut::new(place));
-            self.ends.push(Fragment { start, length });
+            self.ends.push(Fragment {
+                head,
+                start,
+                length,
+            });
         }
     }
 

@@ -38,35 +38,61 @@ fn file_with(content: &[u8]) -> Arc<File> {
 /// Gathers what is pushed and keeps the bytes that must come out.
 #[derive(Default)]
 struct Expected {
-    gather: Gather,
+    pieces: Vec<Push>,
     bytes: Vec<u8>,
+}
+
+enum Push {
+    Text(Vec<u8>),
+    Shared(Bytes),
+    Head(u32),
+    File(FileRange),
 }
 
 impl Expected {
     fn text(mut self, bytes: usize) -> Self {
         let text = pattern(bytes);
-        self.gather.push_text(&text);
         self.bytes.extend_from_slice(&text);
+        self.pieces.push(Push::Text(text));
         self
     }
 
     fn shared(mut self, bytes: usize) -> Self {
         let text = pattern(bytes);
-        self.gather.push_bytes(Bytes::from(text.clone()));
         self.bytes.extend_from_slice(&text);
+        self.pieces.push(Push::Shared(text.into()));
         self
     }
 
     fn file(mut self, file: &(Arc<File>, Vec<u8>), offset: usize, length: usize) -> Self {
-        self.gather.push_file(FileRange {
+        self.pieces.push(Push::File(FileRange {
             file: file.0.clone(),
             offset: offset as u64,
             length: length as u64,
             is_remote: false,
-        });
+        }));
         self.bytes
             .extend_from_slice(&file.1[offset..offset + length]);
         self
+    }
+
+    fn head(mut self, owner: u32) -> Self {
+        self.bytes.extend_from_slice(&HEAD);
+        self.pieces.push(Push::Head(owner));
+        self
+    }
+
+    fn gather(&self) -> Gather {
+        let mut gather = Gather::default();
+        for piece in &self.pieces {
+            match piece {
+                Push::Text(text) => gather.push_text(text),
+                Push::Shared(bytes) => gather.push_bytes(bytes.clone()),
+                Push::Head(owner) => gather.push_head(*owner, &HEAD),
+                Push::File(range) => gather.push_file(range.clone()),
+            }
+        }
+        gather
     }
 
     /// The file in frames of a record each, every one behind nine bytes.
@@ -81,6 +107,8 @@ impl Expected {
     }
 }
 
+const HEAD: [u8; 9] = *b"head of 9";
+
 const FRAME_BYTES: usize = RECORD_PLAINTEXT_BYTES_MAX - 9;
 
 fn expect_end(peer: &mut Peer, setup: &Setup) {
@@ -94,7 +122,8 @@ fn expect_arrival(setup: &Setup, expected: &Expected) {
     on_each_driver(
         setup,
         async |mut served| {
-            let send = served.write.send_gather(&expected.gather);
+            let mut gather = expected.gather();
+            let send = served.write.send_gather(&mut gather);
             let (sent, counted) = counting(Counter::BytesSent, send).await;
             sent.unwrap();
             assert_eq!(counted, expected.bytes.len() as u64);
@@ -156,7 +185,13 @@ fn frames_fill_records() {
     for setup in setups().into_iter().filter(|setup| setup.suite.is_some()) {
         on_each_driver(
             &setup,
-            async |mut served| served.write.send_gather(&expected.gather).await.unwrap(),
+            async |mut served| {
+                served
+                    .write
+                    .send_gather(&mut expected.gather())
+                    .await
+                    .unwrap()
+            },
             |mut peer| {
                 if !tells {
                     assert!(peer.receive_exactly(expected.bytes.len()) == expected.bytes);
@@ -183,7 +218,8 @@ fn cold_frames_are_read_many_at_a_time() {
             &setup,
             async |mut served| {
                 sys::test_support::advise_not_needed(file.0.as_fd());
-                let send = served.write.send_gather(&expected.gather);
+                let mut gather = expected.gather();
+                let send = served.write.send_gather(&mut gather);
                 let (sent, chunks) = counting(Counter::FileChunksCold, send).await;
                 sent.unwrap();
                 assert!(chunks <= 11, "{chunks}");
@@ -204,7 +240,8 @@ fn a_file_that_ends_within_a_frame_is_an_error() {
             on_each_driver(
                 &setup,
                 async |mut served| {
-                    let send = served.write.send_gather(&expected.gather);
+                    let mut gather = expected.gather();
+                    let send = served.write.send_gather(&mut gather);
                     let (sent, counted) = counting(Counter::FilesTruncated, send).await;
                     assert!(matches!(sent, Err(Cause::FileTruncated)), "{sent:?}");
                     assert_eq!(counted, 1);
@@ -216,5 +253,75 @@ fn a_file_that_ends_within_a_frame_is_an_error() {
             );
             std::os::unix::fs::FileExt::write_all_at(&*file.0, &file.1, 0).unwrap();
         }
+    }
+}
+
+/// Frames that can be taken out are: what a frame announces comes, and so do the others' frames.
+#[test]
+fn a_frame_whose_file_has_shrunk_is_not_announced() {
+    let content = pattern(100_000);
+    let file = (file_with(&content), content.clone());
+    let other = (file_with(&content), content);
+    for (setup, kept_bytes) in setups()
+        .iter()
+        .flat_map(|setup| [0, 1, FRAME_BYTES, 50_000, 98_000].map(|kept| (setup, kept)))
+    {
+        file.0.set_len(kept_bytes as u64).unwrap();
+        let whole_frames = kept_bytes / FRAME_BYTES;
+        let (mut all, mut left) = (Expected::default().text(7), Expected::default().text(7));
+        for frame in 0..6 {
+            let (start, length) = (frame * FRAME_BYTES, FRAME_BYTES);
+            all = all.head(1).file(&file, start, length);
+            if frame < whole_frames {
+                left = left.head(1).file(&file, start, length);
+            }
+            all = all.text(3).head(3).file(&other, start, 500);
+            left = left.text(3).head(3).file(&other, start, 500);
+        }
+        on_each_driver(
+            setup,
+            async |mut served| {
+                let mut gather = all.gather();
+                let send = served.write.send_gather(&mut gather);
+                let (sent, counted) = counting(Counter::FilesTruncated, send).await;
+                sent.unwrap();
+                assert_eq!(counted, 1);
+                let missing = (6 - whole_frames) * FRAME_BYTES;
+                assert_eq!(gather.take_cut(), Some((1, missing as u64)));
+                assert_eq!(gather.take_cut(), None);
+                served.write.finish().await.unwrap();
+            },
+            |mut peer| {
+                assert!(peer.receive_exactly(left.bytes.len()) == left.bytes);
+                expect_end(&mut peer, setup);
+            },
+        );
+        std::os::unix::fs::FileExt::write_all_at(&*file.0, &file.1, 0).unwrap();
+    }
+}
+
+/// Cold frames of several owners are read before they are announced, and none is lost.
+#[test]
+fn cold_frames_with_heads_arrive() {
+    let content = pattern(20 * FRAME_BYTES);
+    for setup in setups() {
+        let file = (file_with(&content), content.clone());
+        file.0.sync_all().unwrap();
+        let mut expected = Expected::default().text(50);
+        for (frame, owner) in (0..20).zip([1, 2].into_iter().cycle()) {
+            expected = expected
+                .head(owner)
+                .file(&file, frame * FRAME_BYTES, FRAME_BYTES);
+        }
+        on_each_driver(
+            &setup,
+            async |mut served| {
+                sys::test_support::advise_not_needed(file.0.as_fd());
+                let mut gather = expected.gather();
+                served.write.send_gather(&mut gather).await.unwrap();
+                assert_eq!(gather.take_cut(), None);
+            },
+            |mut peer| assert!(peer.receive_exactly(expected.bytes.len()) == expected.bytes),
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! One descriptor on this worker's driver: readiness, and the direct calls.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::sys;
@@ -44,6 +44,13 @@ impl Socket {
     /// The descriptor, for a direct call.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         sys::descriptor_of(&self.watched)
+    }
+
+    /// The address that it is bound to, where that is one of the Internet's.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let descriptor = self.descriptor();
+        let address = socket2::SockRef::from(&descriptor).local_addr().ok()?;
+        address.as_socket()
     }
 
     /// Takes the error that is pending on the socket off it (SO_ERROR).

@@ -44,8 +44,24 @@ pub struct Malformed(pub &'static str);
 pub const VALUE_ALPN: u8 = 0x01;
 /// The name that the client asked for, as in SNI (PP2_TYPE_AUTHORITY).
 pub const VALUE_AUTHORITY: u8 = 0x02;
+/// What is known of the client's TLS session (PP2_TYPE_SSL): see [`tls_session`].
+pub const VALUE_TLS: u8 = 0x20;
 /// A checksum of the whole header (PP2_TYPE_CRC32C).
 pub const VALUE_CRC32C: u8 = 0x03;
+
+/// The value that tells of a TLS session without a certificate of the client's (2.2.6): `version` as
+/// "TLSv1.3", `suite` by OpenSSL's name.
+pub fn tls_session(version: &str, suite: &str) -> Value {
+    let mut content = vec![CLIENT_SPEAKS_TLS];
+    // "non-zero otherwise": there is no certificate that would have been verified.
+    content.extend_from_slice(&1_u32.to_be_bytes());
+    push_value(&mut content, VALUE_TLS_VERSION, version.as_bytes());
+    push_value(&mut content, VALUE_TLS_SUITE, suite.as_bytes());
+    Value {
+        kind: VALUE_TLS,
+        content: content.into(),
+    }
+}
 
 impl ProxyHeader {
     /// The header of a connection between these addresses.
@@ -346,6 +362,13 @@ fn crc32c(bytes: &[u8]) -> u32 {
     });
     !sum
 }
+
+/// PP2_CLIENT_SSL
+const CLIENT_SPEAKS_TLS: u8 = 0x01;
+/// PP2_SUBTYPE_SSL_VERSION
+const VALUE_TLS_VERSION: u8 = 0x21;
+/// PP2_SUBTYPE_SSL_CIPHER
+const VALUE_TLS_SUITE: u8 = 0x23;
 
 const SIGNATURE_1: &[u8] = b"PROXY ";
 const SIGNATURE_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";

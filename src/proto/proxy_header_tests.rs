@@ -178,6 +178,19 @@ fn addresses_of_two_families_are_told_in_one() {
     assert_eq!(out, b"PROXY UNKNOWN\r\n");
 }
 
+#[test]
+fn a_tls_session_is_told_in_one_value_with_others_inside() {
+    let mut header = header("192.0.2.1:1", "192.0.2.2:2");
+    header.values = vec![tls_session("TLSv1.3", "TLS_AES_128_GCM_SHA256")];
+    let mut out = Vec::new();
+    header.encode_2(&mut out, false);
+    let value = &out[16 + 12..];
+    assert_eq!(&value[..8], [0x20, 0, 40, 1, 0, 0, 0, 1]);
+    assert_eq!(&value[8..18], b"\x21\0\x07TLSv1.3");
+    assert_eq!(&value[18..], b"\x23\0\x16TLS_AES_128_GCM_SHA256");
+    assert_eq!(decode(&out), Ok(Some(header)));
+}
+
 fn address() -> impl Strategy<Value = SocketAddr> {
     // One family: of two, the text is another.
     (any::<[u8; 4]>(), any::<u16>()).prop_map(|(ip, port)| (ip, port).into())

@@ -27,6 +27,7 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -40,6 +41,7 @@ use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
+use crate::proto::proxy_header::ProxyHeader;
 use crate::proto::request_id;
 use crate::sys;
 use crate::tls::names::Names;
@@ -64,13 +66,16 @@ impl Now {
 }
 
 /// What is known of the connection that carries a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// The index of the TLS policy under which its handshake was done
     /// ([`crate::tls::server_config::TlsSetup::policy_for`]); `None` for plain HTTP.
     pub tls_policy: Option<usize>,
     /// Its address.
     pub address: IpAddr,
+    /// What servers behind this one are told of the connection, where one is told (the PROXY
+    /// protocol).
+    pub introduction: Option<Rc<ProxyHeader>>,
 }
 
 /// Who sent a request, and what it is known by.

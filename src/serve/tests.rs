@@ -77,11 +77,13 @@ fn serve(config: Config, policies: &[usize], threads: &ManualThreads) -> Serve<M
 }
 
 const SECURE: Client = Client {
+    introduction: None,
     tls_policy: Some(0),
     address: IpAddr::V4(Ipv4Addr::LOCALHOST),
 };
 
 const PLAIN: Client = Client {
+    introduction: None,
     tls_policy: None,
     ..SECURE
 };
@@ -561,6 +563,8 @@ fn overload_and_failure_have_their_status() {
         fixture.threads.set(mode);
         assert_eq!(fixture.status("/never-looked-up"), status);
     }
+    let overloaded = crate::metrics::Counter::FileThreadsOverloaded;
+    assert_eq!(crate::metrics::of_this_thread(overloaded), 1);
 }
 
 #[test]
@@ -657,6 +661,7 @@ fn rfc9110_15_5_20_another_tls_policy_is_misdirected() {
     ] {
         let outcome = outcome.map(str::to_owned);
         let client = Client {
+            introduction: None,
             tls_policy: policy,
             ..SECURE
         };

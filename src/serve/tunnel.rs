@@ -12,6 +12,7 @@ use crate::metrics::{self, Counter};
 use crate::net::deadline::Deadlines;
 use crate::net::stream::{Stream, StreamContext};
 use crate::net::tunnel::{self, TunnelEnd, TunnelTimes};
+use crate::proto::proxy_header::ProxyHeader;
 use crate::tls::client_hello::ClientHello;
 use crate::tls::names::Names;
 use crate::upstream::{Connected, Connector, Groups, Lease, NoServer, Upstreams};
@@ -80,7 +81,8 @@ impl Tunnels {
     }
 
     /// Connects `client` to a server of an upstream and carries bytes between them to the end.
-    /// `first` is what the server is sent before anything else. `address` is the client's.
+    /// `first` is what the server is sent before anything else. `address` is the client's;
+    /// `introduction` is what a server that speaks the PROXY protocol is told.
     ///
     /// # Errors
     /// When no server is to be had, or a side fails.
@@ -90,8 +92,9 @@ impl Tunnels {
         first: Vec<u8>,
         upstream: usize,
         address: IpAddr,
+        introduction: Option<&ProxyHeader>,
     ) -> Result<(), Error> {
-        let connected = self.connect(upstream, address).await;
+        let connected = self.connect(upstream, address, introduction).await;
         let (lease, server) = match connected {
             Ok(connected) => connected,
             Err(error) => {
@@ -110,7 +113,12 @@ impl Tunnels {
     }
 
     /// A connection to one of the servers, trying another when one fails.
-    async fn connect(&self, upstream: usize, address: IpAddr) -> Result<(Lease, Stream), Error> {
+    async fn connect(
+        &self,
+        upstream: usize,
+        address: IpAddr,
+        introduction: Option<&ProxyHeader>,
+    ) -> Result<(Lease, Stream), Error> {
         let Some(group) = self.groups.get(upstream) else {
             return Err(Error::us(
                 Stage::Connect,
@@ -135,8 +143,10 @@ impl Tunnels {
                 .map(String::as_bytes)
                 .collect();
             let context = self.context.clone();
-            let connected = self.connector.connect(&lease, context, &protocols).await;
-            match connected {
+            let connecting = self
+                .connector
+                .connect_for(&lease, context, &protocols, introduction);
+            match connecting.await {
                 Ok(Connected { stream, .. }) => return Ok((lease, stream)),
                 Err(error) => {
                     tried.push(lease.server());

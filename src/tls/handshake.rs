@@ -61,16 +61,21 @@ pub async fn accept(
     deadline: &Deadline,
     choose: impl FnOnce(&ClientHello) -> Option<Arc<ServerConfig>>,
 ) -> Result<Handshaken, NoSession> {
-    let begun = begin(socket, deadline).await?;
+    let begun = begin(socket, deadline, Vec::new()).await?;
     begun.accept(socket, deadline, choose).await
 }
 
-/// Reads the ClientHello, within the deadline that the caller has armed.
+/// Reads the ClientHello, of which `received` has come already, within the deadline that the caller
+/// has armed.
 ///
 /// # Errors
 /// See [`NoSession`].
-pub async fn begin(socket: &Socket, deadline: &Deadline) -> Result<Begun, NoSession> {
-    let mut wire = Wire::new(socket, deadline, Vec::new(), TIMEOUT_KEY);
+pub async fn begin(
+    socket: &Socket,
+    deadline: &Deadline,
+    received: Vec<u8>,
+) -> Result<Begun, NoSession> {
+    let mut wire = Wire::new(socket, deadline, received, TIMEOUT_KEY);
     let hello = read_client_hello(&mut wire).await?;
     Ok(Begun {
         hello,

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
 use super::group::Lease;
-use crate::config::{Tcp, UpstreamAddress};
+use crate::config::{ProxyVersion, Tcp, Upstream, UpstreamAddress};
 use crate::error::{Cause, Error, Stage};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Deadlines, Phase, Wait};
 use crate::net::rt;
 use crate::net::socket::Socket;
 use crate::net::stream::{Stream, StreamContext};
+use crate::proto::proxy_header::ProxyHeader;
 use crate::sys;
 
 /// What one worker connects with.
@@ -53,8 +54,25 @@ impl Connector {
         context: Rc<StreamContext>,
         protocols: &[&[u8]],
     ) -> Result<Connected, Error> {
+        self.connect_for(lease, context, protocols, None).await
+    }
+
+    /// As [`Connector::connect`]; a group that speaks the PROXY protocol is told `introduction`, or
+    /// without one that the connection is our own.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    pub async fn connect_for(
+        &self,
+        lease: &Lease,
+        context: Rc<StreamContext>,
+        protocols: &[&[u8]],
+        introduction: Option<&ProxyHeader>,
+    ) -> Result<Connected, Error> {
+        let header = header_for(lease.group(), introduction);
         let deadline = Rc::new(self.deadlines.register());
-        let connected = self.within_time(lease, &deadline, context, protocols).await;
+        let within_time = self.within_time(lease, &deadline, context, (protocols, &header));
+        let connected = within_time.await;
         match connected {
             Ok(connected) => {
                 lease.report_success(Instant::now());
@@ -76,7 +94,7 @@ impl Connector {
         lease: &Lease,
         deadline: &Rc<Deadline>,
         context: Rc<StreamContext>,
-        protocols: &[&[u8]],
+        (protocols, header): (&[&[u8]], &[u8]),
     ) -> Result<Connected, Error> {
         let until = Instant::now() + lease.group().connect;
         let addresses = lease.addresses();
@@ -91,7 +109,10 @@ impl Connector {
             let left = until.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(targets.len() - index).unwrap_or(u32::MAX);
             let share_ends = Instant::now() + share;
-            let socket = match self.establish_within(share, target, deadline).await {
+            let socket = match self
+                .establish_within(share, (target, header), deadline)
+                .await
+            {
                 Ok(socket) => Rc::new(socket),
                 Err(cause) => {
                     last = blame(cause);
@@ -117,13 +138,13 @@ impl Connector {
     async fn establish_within(
         &self,
         time: Duration,
-        target: &Target<'_>,
+        (target, header): (&Target<'_>, &[u8]),
         deadline: &Deadline,
     ) -> Result<Socket, Cause> {
         let mut outcome = None;
         let wait = {
             let attempt = pin!(async {
-                outcome = Some(establish(target, &self.tcp).await);
+                outcome = Some(introduce(establish(target, &self.tcp).await, header).await);
                 Ok(())
             });
             deadline.to_send(time, attempt).await
@@ -135,6 +156,38 @@ impl Connector {
             (Ok(Wait::Ready { .. } | Wait::Expired(())), None) => Err(Cause::Timeout(CONNECT_KEY)),
         }
     }
+}
+
+/// The PROXY protocol's header for a connection to `group`; empty where none is spoken.
+pub(super) fn header_for(group: &Upstream, introduction: Option<&ProxyHeader>) -> Vec<u8> {
+    let mut header = Vec::new();
+    let Some(version) = group.proxy_protocol else {
+        return header;
+    };
+    let own = ProxyHeader::default();
+    let told = introduction.unwrap_or(&own);
+    match version {
+        ProxyVersion::V1 => told.encode_1(&mut header),
+        ProxyVersion::V2 => told.encode_2(&mut header, false),
+    }
+    header
+}
+
+/// Sends `header` first.
+pub(super) async fn introduce(
+    established: io::Result<Socket>,
+    header: &[u8],
+) -> io::Result<Socket> {
+    let socket = established?;
+    let mut rest = header;
+    while !rest.is_empty() {
+        match sys::socket::send(socket.descriptor(), rest, false) {
+            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(socket)
 }
 
 /// One address of a server.

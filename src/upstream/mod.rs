@@ -10,6 +10,8 @@ pub mod balance;
 mod connect;
 mod group;
 pub mod health;
+mod http2;
+mod multiplex;
 mod pool;
 mod secure;
 mod watch;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use self::connect::{Connected, Connector};
 pub use self::group::{Group, Lease, NoServer, Shared};
+pub use self::http2::{Http2Connection, Http2Sink, Http2Stream};
 pub use self::pool::{Connection, NoConnection, Place, Pool};
 use crate::config::{Config, Upstream};
 use crate::tls::client_config::ClientTls;

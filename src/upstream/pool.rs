@@ -14,16 +14,18 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::multiplex::{AllMultiplexed, Multiplexed};
 use super::{Connected, Connector, Group, Lease, NoServer};
-use crate::config::UpstreamHttp;
+use crate::config::{HashKey, UpstreamHttp};
 use crate::error::Error;
 use crate::metrics::{self, Counter};
 use crate::net::rt;
 use crate::net::stream::{ReadHalf, StreamContext, WriteHalf};
+use crate::proto::proxy_header::ProxyHeader;
 
 /// A worker's connections to one group.
 #[derive(Clone)]
-pub struct Pool(Rc<Inner>);
+pub struct Pool(pub(super) Rc<Inner>);
 
 /// A connection that carries one request at a time.
 pub struct Connection {
@@ -65,6 +67,7 @@ impl Pool {
         let servers = group.config().servers.len();
         Self(Rc::new(Inner {
             idle: RefCell::new((0..servers).map(|_| VecDeque::new()).collect()),
+            multiplexed: RefCell::new((0..servers).map(|_| Multiplexed::default()).collect()),
             waiting: Cell::new(0),
             wakers: RefCell::new(VecDeque::new()),
             group,
@@ -74,6 +77,11 @@ impl Pool {
     /// How HTTP is spoken with the group.
     pub fn http(&self) -> &UpstreamHttp {
         self.0.http()
+    }
+
+    /// What `balance = "hash"` keeps together.
+    pub fn hash_key(&self) -> &HashKey {
+        &self.0.group.config().hash_key
     }
 
     /// The group's name.
@@ -93,6 +101,22 @@ impl Pool {
         may_be_idle: bool,
         connector: &Connector,
         context: &Rc<StreamContext>,
+    ) -> Result<Connection, NoConnection> {
+        self.connection_for(key, may_be_idle, (connector, context), None)
+            .await
+    }
+
+    /// As [`Pool::connection`], for the connection that `introduction` tells of: a group that speaks
+    /// the PROXY protocol is told, and has a connection for each request.
+    ///
+    /// # Errors
+    /// See [`NoConnection`].
+    pub async fn connection_for(
+        &self,
+        key: Option<&[u8]>,
+        may_be_idle: bool,
+        (connector, context): (&Connector, &Rc<StreamContext>),
+        introduction: Option<&ProxyHeader>,
     ) -> Result<Connection, NoConnection> {
         let mut tried = Vec::new();
         let mut last = None;
@@ -127,21 +151,16 @@ impl Pool {
             if may_be_idle && let Some(idle) = self.0.take_idle(server, now) {
                 return Ok(idle);
             }
-            let connected = connector.connect(&lease, context.clone(), PROTOCOLS);
-            match connected.await {
+            let connecting =
+                connector.connect_for(&lease, context.clone(), PROTOCOLS, introduction);
+            match connecting.await {
                 Ok(Connected { stream, alpn }) => {
                     let (read, write) = stream.into_halves();
                     return Ok(Connection {
                         read,
                         write,
                         input: BytesMut::new(),
-                        place: Place {
-                            lease: Some(lease),
-                            pool: Rc::downgrade(&self.0),
-                            born: Instant::now(),
-                            is_reused: false,
-                            alpn,
-                        },
+                        place: Place::new(lease, &self.0, alpn),
                     });
                 }
                 Err(error) => {
@@ -158,8 +177,10 @@ impl Pool {
         let now = Instant::now();
         let http = self.http();
         let is_clean = connection.input.is_empty();
+        // What the server was told of it is one client's.
+        let is_anybodys = self.0.group.config().proxy_protocol.is_none();
         let is_young = now.saturating_duration_since(connection.place.born) < http.age;
-        if !is_clean || !is_young {
+        if !is_clean || !is_young || !is_anybodys {
             return;
         }
         connection.read.deadline().disarm();
@@ -184,6 +205,7 @@ impl Pool {
 
     /// Closes the idle connections that are too old or that their servers have closed.
     pub fn sweep(&self) {
+        self.0.sweep_multiplexed();
         let now = Instant::now();
         let servers = self.0.idle.borrow().len();
         for server in 0..servers {
@@ -215,6 +237,23 @@ impl Connection {
 }
 
 impl Place {
+    pub(super) fn new(lease: Lease, pool: &Rc<Inner>, alpn: Option<Box<[u8]>>) -> Self {
+        Self {
+            lease: Some(lease),
+            pool: Rc::downgrade(pool),
+            born: Instant::now(),
+            is_reused: false,
+            alpn,
+        }
+    }
+
+    /// Lets one that waits look again: the connection has room.
+    pub(super) fn tell_of_room(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.wake_one();
+        }
+    }
+
     /// Whether a request was sent over the connection before.
     pub fn is_reused(&self) -> bool {
         self.is_reused
@@ -256,12 +295,13 @@ impl Drop for Place {
     }
 }
 
-struct Inner {
-    group: Rc<Group>,
+pub(super) struct Inner {
+    pub(super) group: Rc<Group>,
     /// By server, the longest idle first.
     idle: RefCell<Vec<VecDeque<Idle>>>,
+    pub(super) multiplexed: AllMultiplexed,
     /// Requests that wait, or that were told and have not taken their connection yet.
-    waiting: Cell<usize>,
+    pub(super) waiting: Cell<usize>,
     wakers: RefCell<VecDeque<(u64, Waker)>>,
 }
 
@@ -271,7 +311,7 @@ struct Idle {
 }
 
 impl Inner {
-    fn http(&self) -> &UpstreamHttp {
+    pub(super) fn http(&self) -> &UpstreamHttp {
         &self.group.config().http
     }
 
@@ -305,7 +345,7 @@ impl Inner {
     }
 
     /// A turn in the queue.
-    fn queue(self: &Rc<Self>) -> Result<Turn, NoConnection> {
+    pub(super) fn queue(self: &Rc<Self>) -> Result<Turn, NoConnection> {
         let waiting = self.waiting.get();
         if waiting >= self.http().queue_max {
             metrics::count(Counter::UpstreamQueueFull);
@@ -329,7 +369,7 @@ impl Inner {
 }
 
 /// A request in the queue, until it has a connection.
-struct Turn {
+pub(super) struct Turn {
     inner: Rc<Inner>,
     until: Instant,
     number: u64,
@@ -337,7 +377,7 @@ struct Turn {
 
 impl Turn {
     /// Waits until there may be room, in turn.
-    async fn wait(&mut self) -> Result<(), NoConnection> {
+    pub(super) async fn wait(&mut self) -> Result<(), NoConnection> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             metrics::count(Counter::UpstreamQueueTimeouts);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::connect::{Target, establish};
+use super::connect::{Target, establish, header_for, introduce};
 use super::group::Shared;
 use super::secure::ServerTls;
 use crate::config::{HealthCheckKind, Offload, OffloadPolicy, Tcp, UpstreamAddress};
@@ -188,7 +188,9 @@ async fn check(
         }
         (UpstreamAddress::Ip(_) | UpstreamAddress::Name(..), None) => return Ok(false),
     };
-    let socket = Rc::new(establish(&target, &means.tcp).await.map_err(failed)?);
+    let header = header_for(shared.config(), None);
+    let introduced = introduce(establish(&target, &means.tcp).await, &header);
+    let socket = Rc::new(introduced.await.map_err(failed)?);
     let deadline = Rc::new(means.deadlines.register());
     let context = means.context.clone();
     let protocols: &[&[u8]] = match kind {

@@ -83,15 +83,22 @@ fn accept_some(worker: &Rc<Worker>, listening: &Listening) -> Turn {
 
 /// Gives a connection a task, or closes it at once when its listener does not let it in, or the worker
 /// or its address is full: another worker cannot take it from this one's queue.
-fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: ListenerId) {
+fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, id: ListenerId) {
     metrics::count(Counter::ConnectionsAccepted);
     let local = worker.local();
-    let Some(listener) = local.generation.listeners.get(&listener) else {
+    let Some(listener) = local.generation.listeners.get(&id) else {
         // It was closed by a configuration two reloads ago and its last queue is emptied only now.
         metrics::count(Counter::ConnectionsClosed);
         return;
     };
-    if !listener.access.allows(peer.ip()) {
+    let proxies = listener.proxy_protocol.as_deref();
+    let is_proxy = proxies.is_some_and(|proxies| proxies.trusts(peer.ip()));
+    if proxies.is_some_and(|proxies| !is_proxy && !proxies.takes_others) {
+        metrics::count(Counter::RefusedNoProxy);
+        metrics::count(Counter::ConnectionsClosed);
+        return;
+    }
+    if !is_proxy && !listener.access.allows(peer.ip()) {
         metrics::count(Counter::RefusedNetwork);
         metrics::count(Counter::ConnectionsClosed);
         return;
@@ -103,29 +110,44 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, listener: L
         return;
     }
     let max = limits.connections_per_address_max;
-    let Some(address) = worker.shared.admission.admit(peer.ip(), max) else {
-        metrics::count(Counter::RefusedAddressFull);
-        metrics::count(Counter::ConnectionsClosed);
-        return;
+    let address = match is_proxy {
+        // Whose connection it is, is to be told.
+        true => None,
+        false => match worker.shared.admission.admit(peer.ip(), max) {
+            Some(address) => Some(address),
+            None => {
+                metrics::count(Counter::RefusedAddressFull);
+                metrics::count(Counter::ConnectionsClosed);
+                return;
+            }
+        },
     };
     let service = listener.service.clone();
     let slot = Slot::take(worker, address);
     let worker = worker.clone();
     rt::spawn(async move {
         let _slot = slot;
-        let connection = conn::serve(worker, local, descriptor, peer, service);
-        report(peer, CatchPanic::new(connection).await);
+        let proxied = is_proxy.then_some(id);
+        let connection = conn::begin(worker, local, descriptor, (peer, proxied), service);
+        let begun = CatchPanic::new(connection).await;
+        let (_place, rest) = match begun {
+            Ok(Ok(Some(conn::Serving { place, rest }))) => (place, rest),
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => return report(peer, Ok(Err(error))),
+            Err(panicked) => return report(peer, Err(panicked)),
+        };
+        report(peer, CatchPanic::from(rest).await);
     });
 }
 
 /// A connection's places in the worker and in the admission table; given back when dropped.
 struct Slot {
     worker: Rc<Worker>,
-    _address: AddressSlot,
+    _address: Option<AddressSlot>,
 }
 
 impl Slot {
-    fn take(worker: &Rc<Worker>, address: AddressSlot) -> Self {
+    fn take(worker: &Rc<Worker>, address: Option<AddressSlot>) -> Self {
         worker.connections.set(worker.connections.get() + 1);
         Self {
             worker: worker.clone(),

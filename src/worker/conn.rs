@@ -3,48 +3,77 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::access_log::{Peer, Session};
-use super::{Local, Worker};
+use super::admission::{AddressSlot, Admission};
+use super::{ListenerId, Local, Worker, introduction};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
-use crate::message::{Body, Request, RequestBody, Response, Status};
+use crate::message::{Body, LocalFuture, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
+use crate::proto::proxy_header::ProxyHeader;
 use crate::serve::redirect::Redirect;
 use crate::serve::{Client, Now};
 use crate::tls::client_hello::ClientHello;
-use crate::tls::handshake::{self, Handshaken, NoSession};
+use crate::tls::handshake::{self, Begun, Handshaken, NoSession};
 
-/// Serves `descriptor` to its end. Each stage is boxed by itself and gone when the next begins, so
-/// that an idle connection is not as large as a handshake.
-pub(super) async fn serve(
+/// A connection of which is known what it is for, to be served to its end.
+pub(super) struct Serving {
+    /// The client's place, where a proxy has told who it is.
+    pub(super) place: Option<AddressSlot>,
+    /// What serves it.
+    pub(super) rest: LocalFuture<'static, Result<(), Error>>,
+}
+
+/// Brings `descriptor` to where it is known what it is for: through its handshake, and before that its
+/// proxy's word where the peer is one. `None` where nothing is left to be done.
+///
+/// A future of its own, gone when what follows begins, so that an idle connection is not as large as
+/// a handshake.
+pub(super) async fn begin(
     worker: Rc<Worker>,
     local: Rc<Local>,
     descriptor: OwnedFd,
-    peer: SocketAddr,
+    (peer, proxied): (SocketAddr, Option<ListenerId>),
     service: Service,
-) -> Result<(), Error> {
-    let accepted = Accepted::new(&worker, local, descriptor, peer)?;
+) -> Result<Option<Serving>, Error> {
+    let mut accepted = Accepted::new(&worker, local, descriptor, peer)?;
+    let proxied = proxied.map(|listener| (listener, worker.shared.admission.clone()));
     // From here on the connection is kept by its parts alone.
     drop(worker);
+    let place = match proxied {
+        None => None,
+        Some(proxied) => match Box::pin(accepted.learn_client(proxied)).await? {
+            Some(place) => Some(place),
+            None => return Ok(None),
+        },
+    };
     let tunnel = match service {
         Service::Https => None,
         Service::Tunnel { upstream, alpn } => Some((upstream, alpn)),
-        Service::RedirectToHttps { port } => return Box::pin(accepted.redirect(port)).await,
+        Service::RedirectToHttps { port } => {
+            let rest = Box::pin(accepted.redirect(port));
+            return Ok(Some(Serving { place, rest }));
+        }
     };
-    // A statement of its own, so that the box does not live as long as the connection.
-    let next = Box::pin(accepted.handshake(tunnel)).await?;
-    match next {
-        Next::Nothing => Ok(()),
-        Next::Http(established) => established.serve().await,
-        Next::Tunnel(tunnel) => Box::pin(tunnel.carry()).await,
-    }
+    Ok(match accepted.handshake(tunnel).await? {
+        Next::Nothing => None,
+        Next::Http(established) => Some(Serving {
+            place,
+            rest: Box::pin(established.serve()),
+        }),
+        Next::Tunnel(tunnel) => Some(Serving {
+            place,
+            rest: Box::pin(tunnel.carry()),
+        }),
+    })
 }
 
 /// What follows a handshake.
@@ -62,6 +91,7 @@ struct Tunnel {
     first: Vec<u8>,
     upstream: usize,
     peer: SocketAddr,
+    introduction: Option<Rc<ProxyHeader>>,
 }
 
 /// A connection of which nothing is known but its peer.
@@ -69,7 +99,12 @@ struct Accepted {
     local: Rc<Local>,
     socket: Rc<Socket>,
     deadline: Rc<Deadline>,
+    /// The client, by its own word or its proxy's.
     peer: SocketAddr,
+    /// Where the client connected to, by its proxy's word.
+    destination: Option<SocketAddr>,
+    /// What came behind the proxy's word.
+    received: BytesMut,
 }
 
 /// A connection with a TLS session.
@@ -96,20 +131,64 @@ impl Accepted {
             socket,
             deadline,
             peer,
+            destination: None,
+            received: BytesMut::new(),
         })
     }
 
+    /// Reads whose connection it is, and takes a place for it. `None` where it is not let in, or there
+    /// is no place.
+    async fn learn_client(
+        &mut self,
+        (listener, admission): (ListenerId, Arc<Admission>),
+    ) -> Result<Option<AddressSlot>, Error> {
+        let config = &self.local.generation.config;
+        self.deadline
+            .arm(Phase::Handshake, config.timeouts.handshake);
+        let told = introduction::read(&self.socket, &self.deadline, &mut self.received).await?;
+        self.deadline.disarm();
+        if let Some(addresses) = told.addresses {
+            self.peer = addresses.source;
+            self.destination = Some(addresses.destination);
+        }
+        let listener = self.local.generation.listeners.get(&listener);
+        if listener.is_some_and(|listener| !listener.access.allows(self.peer.ip())) {
+            metrics::count(Counter::RefusedNetwork);
+            return Ok(None);
+        }
+        let max = config.limits.connections_per_address_max;
+        let place = admission.admit(self.peer.ip(), max);
+        if place.is_none() {
+            metrics::count(Counter::RefusedAddressFull);
+        }
+        Ok(place)
+    }
+
+    /// What servers are told of this connection, where one is told.
+    fn introduction(&self) -> Option<ProxyHeader> {
+        let upstreams = &self.local.generation.config.upstreams;
+        if upstreams
+            .iter()
+            .all(|upstream| upstream.proxy_protocol.is_none())
+        {
+            return None;
+        }
+        let destination = self.destination.or_else(|| self.socket.local_address());
+        Some(ProxyHeader::new(self.peer, destination?))
+    }
+
     /// The TLS handshake. `tunnel` is the listener's own upstream, with the protocols agreed to.
-    async fn handshake(self, tunnel: Option<(usize, Vec<String>)>) -> Result<Next, Error> {
+    async fn handshake(mut self, tunnel: Option<(usize, Vec<String>)>) -> Result<Next, Error> {
         let timeout = self.local.generation.config.timeouts.handshake;
         self.deadline.arm(Phase::Handshake, timeout);
-        let begun = match handshake::begin(&self.socket, &self.deadline).await {
+        let received = Vec::from(std::mem::take(&mut self.received));
+        let begun = match handshake::begin(&self.socket, &self.deadline, received).await {
             Ok(begun) => begun,
             Err(failure) => return self.no_session(failure).await,
         };
         if let Some(upstream) = self.local.tunnels.passthrough(begun.hello()) {
             metrics::count(Counter::TunnelsPassedThrough);
-            return Ok(self.pass_through(upstream, begun.into_received()));
+            return Ok(self.pass_through(upstream, begun));
         }
         let tls = &self.local.generation.tls;
         let choose = |hello: &ClientHello| {
@@ -128,11 +207,16 @@ impl Accepted {
 
     /// What a session is for: HTTP, or the tunnel of its listener or site.
     fn established(self, handshaken: Handshaken, tunnel: Option<usize>) -> Result<Next, Error> {
+        let introduction = self.introduction().map(|mut told| {
+            introduction::add_session(&mut told, &handshaken);
+            Rc::new(told)
+        });
         let Self {
             local,
             socket,
             deadline,
             peer,
+            ..
         } = self;
         deadline.disarm();
         let Handshaken {
@@ -164,6 +248,7 @@ impl Accepted {
             let client = Client {
                 tls_policy: Some(tls_policy),
                 address: peer.ip().to_canonical(),
+                introduction,
             };
             // RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
             let protocol = match alpn.as_deref() == Some(Protocol::H2.alpn_id()) {
@@ -190,25 +275,32 @@ impl Accepted {
             first: Vec::new(),
             upstream,
             peer,
+            introduction,
         }))
     }
 
     /// A connection that another server terminates.
-    fn pass_through(self, upstream: usize, first: Vec<u8>) -> Next {
+    fn pass_through(self, upstream: usize, begun: Begun) -> Next {
+        let introduction = self.introduction().map(|mut told| {
+            introduction::add_name(&mut told, begun.hello().server_name.as_deref());
+            Rc::new(told)
+        });
         let Self {
             local,
             socket,
             deadline,
             peer,
+            ..
         } = self;
         deadline.disarm();
         let stream = Stream::plain(socket, deadline, local.tunnels.context().clone());
         Next::Tunnel(Tunnel {
             local,
             stream,
-            first,
+            first: begun.into_received(),
             upstream,
             peer,
+            introduction,
         })
     }
 
@@ -247,6 +339,8 @@ impl Accepted {
             socket,
             deadline,
             peer,
+            received,
+            ..
         } = self;
         let stream = Stream::plain(socket, deadline, local.stream.clone());
         let Some(redirect) = local.redirects.get(&port) else {
@@ -259,12 +353,13 @@ impl Accepted {
             redirect,
             local: &local,
             client: Client {
+                introduction: None,
                 tls_policy: None,
                 address: peer.ip().to_canonical(),
             },
         };
         let (read, write) = stream.into_halves();
-        http::serve_plain(read, write, &handler, &local.http)
+        http::serve_plain(read, write, &handler, &local.http, received)
             .await
             .map(ended)
     }
@@ -278,10 +373,11 @@ impl Tunnel {
             first,
             upstream,
             peer,
+            introduction,
         } = self;
         local
             .tunnels
-            .carry(stream, first, upstream, peer.ip())
+            .carry(stream, first, upstream, peer.ip(), introduction.as_deref())
             .await
     }
 }
@@ -376,14 +472,15 @@ impl Handler for RedirectHandler<'_> {
 
 /// Tells the logs of a response.
 fn record(local: &Local, client: &Client, session: Option<Session>, exchange: &Exchange<'_>) {
+    let is_failure = exchange.status.0 >= 500 || !exchange.is_complete;
+    let is_told = is_failure && tracing::enabled!(tracing::Level::DEBUG);
+    // Who is logged nowhere pays for nothing.
+    if !is_told && local.logs.is_empty() {
+        return;
+    }
     let site = exchange
         .request
         .and_then(|request| local.serve.site(request));
-    let is_failure = exchange.status.0 >= 500 || !exchange.is_complete;
-    let is_told = is_failure && tracing::enabled!(tracing::Level::DEBUG);
-    if !is_told && !local.logs.has(site) {
-        return;
-    }
     let identity = exchange
         .request
         .map(|request| local.serve.identify(client, request));

@@ -4,6 +4,7 @@ mod accept;
 pub mod access_log;
 pub mod admission;
 mod conn;
+mod introduction;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

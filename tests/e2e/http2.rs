@@ -11,18 +11,21 @@ use crate::support::client::{Client, Ending, Manner, TLS12};
 use crate::support::files::{KIB, MIB, SIZES, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::http2::{Http2, frame};
-use crate::support::kernel::{KernelTls, kernel_tls};
-use crate::support::process::{CURL, H2LOAD, NGHTTP};
+use crate::support::kernel::{KernelTls, is_lab, kernel_tls};
+use crate::support::process::{CURL, DEBIAN_PYTHON, H2LOAD, NGHTTP};
 use crate::support::server::{Server, Setup};
 
 for_each_policy!(
     curl,
     nghttp,
+    python_h2,
     many_small,
     many_large,
     interleaved,
     used_up_keys,
-    answers_while_nothing_is_read
+    answers_while_nothing_is_read,
+    answers_come_after_the_clients_end,
+    a_file_that_shrinks_ends_its_stream_only
 );
 
 fn server_with_files(policy: Policy) -> Server {
@@ -90,6 +93,33 @@ fn nghttp(policy: Policy) {
     assert_eq!(server.counters()["connections_accepted"], 1);
 }
 
+/// The client that most servers' own tests are made of, with streams of all sizes, some of them reset.
+fn python_h2(policy: Policy) {
+    let server = Setup::new(policy).start();
+    for size in [0, 1, 1000, 16_384, 70_000, 200_000] {
+        server.write_content(&size.to_string(), size);
+    }
+    let requests = if is_lab() { 50 } else { 1000 };
+    let client = format!(
+        "{}/tests/e2e/foreign/h2_client.py",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let target = server.url("").replace("https://", "");
+    let finished = DEBIAN_PYTHON
+        .run([
+            &*client,
+            target.trim_end_matches('/'),
+            &server.authority(),
+            &requests.to_string(),
+            server.path("root/200000").to_str().unwrap(),
+        ])
+        .success();
+    assert_eq!(finished.text().trim(), "done");
+    let counters = server.counters();
+    assert_eq!(counters["requests_http2"], requests);
+    assert_eq!(counters["http2_goaways"], 0);
+}
+
 fn many_small(policy: Policy) {
     load(policy, KIB, 4000, 10, 50);
 }
@@ -126,7 +156,8 @@ fn load(policy: Policy, size: usize, requests: u64, clients: u64, streams: u64) 
     server.wait_for_counter("connections_closed", clients);
 }
 
-/// Thousands of streams of random sizes, windows and ends: every byte is the right one.
+/// Thousands of streams of random sizes, windows and ends, ten thousand by all policies: every byte is
+/// the right one.
 fn interleaved(policy: Policy) {
     let setup = Setup::new(policy).table("limits", "open_files_per_worker_max = 16");
     let server = setup.workers(1).start();
@@ -150,7 +181,7 @@ fn interleaved(policy: Policy) {
         client.opens_windows = false;
         let mut expected = BTreeMap::new();
         let mut resets = 0;
-        for _ in 0..500 {
+        for _ in 0..if is_lab() { 100 } else { 840 } {
             let size = sizes[random.below(sizes.len())];
             let incremental = if random.below(2) == 0 { ", i" } else { "" };
             let priority = format!("u={}{incremental}", random.below(8));
@@ -478,4 +509,68 @@ fn a_panic_ends_its_connection_only() {
     server.wait_for_counter("connection_panics", 1);
     assert_eq!(other.get("/file").body.len(), 100);
     assert_eq!(Client::connect(&server).get("/file").body.len(), 100);
+}
+
+/// A client may say that it asks for nothing more, and is answered all the same.
+fn answers_come_after_the_clients_end(policy: Policy) {
+    let server = Setup::new(policy).start();
+    server.write_content("large", 3 * MIB);
+    let window = 0x7fff_ffff;
+    let mut client = Http2::connect(&Manner::default(), &server, &[(4, window)]);
+    let mut update = Vec::new();
+    put_window_update(0, window - 65_535, &mut update);
+    client.push(&update);
+    client.opens_windows = false;
+    // The server's settings are acknowledged with this one: nothing can be said later.
+    client.get("/missing");
+    let streams = [0; 3].map(|_| client.ask("/large"));
+    client.flush().unwrap();
+    client.client.close_notify();
+    client.client.truncate();
+    assert_eq!(client.hear_the_end(), Ending::CloseNotify);
+    for stream in streams {
+        let heard = &client.streams[&stream];
+        assert_eq!((heard.status, heard.reset), (Some(200), None));
+        assert!(heard.has_ended);
+        assert_same_bytes(&heard.body, content(3 * MIB), "after the client's end");
+    }
+    server.wait_for_counter("connections_closed", 1);
+    assert_eq!(server.counters()["errors_client"], 0);
+}
+
+fn a_file_that_shrinks_ends_its_stream_only(policy: Policy) {
+    let server = Setup::new(policy).start();
+    server.write_content("shrinks", MIB);
+    server.write_content("stays", MIB);
+    let mut client = Http2::connect(&Manner::default(), &server, &[]);
+    client.opens_windows = false;
+    let shrinks = client.ask("/shrinks");
+    client.flush().unwrap();
+    client
+        .hear(|client| client.streams[&shrinks].body.len() == 65_535)
+        .unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(server.path("root/shrinks"))
+        .unwrap()
+        .set_len(65_535 + 10)
+        .unwrap();
+    let stays = client.ask("/stays");
+    let mut updates = Vec::new();
+    for stream in [0, 0, shrinks, stays] {
+        put_window_update(stream, 1 << 20, &mut updates);
+    }
+    client.push(&updates);
+    client.flush().unwrap();
+    client.hear_all();
+    let heard = &client.streams[&shrinks];
+    assert_eq!(heard.reset, Some(ErrorCode::Internal));
+    assert_same_bytes(&heard.body, content(65_535), "before it shrank");
+    let heard = &client.streams[&stays];
+    assert_eq!(heard.reset, None);
+    assert_same_bytes(&heard.body, content(MIB), "beside it");
+    assert!(client.goaways.is_empty());
+    let counters = server.counters();
+    assert_eq!(counters["files_truncated"], 1);
+    assert_eq!(counters["http2_streams_reset"], 1);
 }

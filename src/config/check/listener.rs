@@ -7,8 +7,8 @@ use toml::Spanned;
 
 use super::Checker;
 use crate::config::range;
-use crate::config::raw::RawListener;
-use crate::config::{Listener, Service, Upstream};
+use crate::config::raw::{RawListener, Value};
+use crate::config::{Listener, Networks, ProxyProtocol, Service, Upstream};
 
 /// A listener and the bytes that say its address.
 struct Written {
@@ -112,6 +112,11 @@ impl Checker<'_> {
                 "add service = \"redirect\", or remove `redirect_port`",
             );
         }
+        let proxy_protocol = self.proxy_protocol(
+            raw.proxy_protocol,
+            raw.proxy_protocol_from,
+            raw.proxy_protocol_others,
+        );
         let Some(text) = raw.address else {
             self.problem(
                 header,
@@ -121,7 +126,22 @@ impl Checker<'_> {
             return None;
         };
         let address = self.address(&text)?;
-        if let Some(only) = &raw.ipv6_only
+        self.check_ipv6_only(raw.ipv6_only.as_ref(), address);
+        Some(Written {
+            listener: Listener {
+                address,
+                ipv6_only: raw.ipv6_only.is_some_and(Spanned::into_inner),
+                backlog,
+                service,
+                access,
+                proxy_protocol,
+            },
+            span: text.span(),
+        })
+    }
+
+    fn check_ipv6_only(&mut self, written: Option<&Spanned<bool>>, address: SocketAddr) {
+        if let Some(only) = written
             && address.is_ipv4()
         {
             self.problem(
@@ -130,16 +150,41 @@ impl Checker<'_> {
                 "remove `ipv6_only`, or write an IPv6 address such as \"[::]:443\"",
             );
         }
-        Some(Written {
-            listener: Listener {
-                address,
-                ipv6_only: raw.ipv6_only.is_some_and(Spanned::into_inner),
-                backlog,
-                service,
-                access,
-            },
-            span: text.span(),
-        })
+    }
+
+    fn proxy_protocol(
+        &mut self,
+        flag: Value<bool>,
+        from: Value<Vec<Spanned<String>>>,
+        others: Value<String>,
+    ) -> Option<Arc<ProxyProtocol>> {
+        let from_written = from.as_ref().map(Spanned::span);
+        let others_written = others.as_ref().map(Spanned::span);
+        let from = self.networks("proxy_protocol_from", from);
+        let is_empty = from.is_empty();
+        let from = from.into_iter().map(|(network, _)| (network, ()));
+        let from = Networks::new(from.collect());
+        let takes_others = self.choice_or("proxy_protocol_others", others, &OTHERS, false);
+        let flag = flag.filter(|flag| *flag.get_ref());
+        let Some(flag) = flag else {
+            if let Some(span) = from_written.or(others_written) {
+                self.warning(
+                    span,
+                    "who speaks the PROXY protocol, on a listener that does not",
+                    "add proxy_protocol = true, or remove this",
+                );
+            }
+            return None;
+        };
+        if is_empty && from_written.is_none() {
+            self.problem(
+                flag.span(),
+                "`proxy_protocol` with no `proxy_protocol_from`, those whose word is taken",
+                "add proxy_protocol_from = [\"192.0.2.0/24\"], the networks of the proxies: \
+                 anybody else could claim any address",
+            );
+        }
+        Some(Arc::new(ProxyProtocol { from, takes_others }))
     }
 
     fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
@@ -213,5 +258,7 @@ fn overlap_remedy(a: &Listener, b: &Listener) -> String {
             .to_owned()
     }
 }
+
+const OTHERS: [(&str, bool); 2] = [("refuse", false), ("plain", true)];
 
 const SERVICES: [(&str, bool); 2] = [("https", false), ("redirect", true)];

@@ -11,7 +11,7 @@ use super::Checker;
 use crate::config::raw::{RawRoute, RawUpstreamHttp, Value};
 use crate::config::{
     FieldEdits, Files, Route, RouteAction, RouteFiles, RoutePath, RouteProxy, Upstream,
-    UpstreamHttp, range, suggest,
+    UpstreamHttp, UpstreamProtocol, range, suggest,
 };
 use crate::limits::ROUTES_PER_SITE_MAX;
 use crate::proto::forwarded::Style;
@@ -392,7 +392,29 @@ impl Checker<'_> {
         true
     }
 
-    pub(super) fn upstream_http(&mut self, raw: RawUpstreamHttp) -> UpstreamHttp {
+    fn upstream_protocol(&mut self, written: Value<String>, is_secure: bool) -> UpstreamProtocol {
+        let span = written.as_ref().map(Spanned::span);
+        let default = (UpstreamProtocol::default(), None);
+        let (protocol, of_tls) = self.choice_or("protocol", written, &PROTOCOLS, default);
+        match of_tls {
+            Some(true) if !is_secure => self.problem(
+                span.unwrap_or_default(),
+                "\"h2\" is agreed on in a TLS handshake, and these servers are spoken to without",
+                "write \"h2c\", or add a table [upstream.tls]",
+            ),
+            Some(false) if is_secure => self.problem(
+                span.unwrap_or_default(),
+                "\"h2c\" is HTTP/2 without TLS, and these servers are spoken to over it",
+                "write \"h2\", or remove [upstream.tls]",
+            ),
+            Some(_) | None => {}
+        }
+        protocol
+    }
+
+    /// `is_secure`: over TLS.
+    pub(super) fn upstream_http(&mut self, raw: RawUpstreamHttp, is_secure: bool) -> UpstreamHttp {
+        let protocol = self.upstream_protocol(raw.protocol, is_secure);
         let default = UpstreamHttp::default();
         let mut ms = |key, value, default| {
             self.optional_number(key, value, &range::IDLE_MS)
@@ -412,7 +434,9 @@ impl Checker<'_> {
         let idle = ms("idle_connection_ms", raw.idle_connection_ms, default.idle);
         let age = ms("connection_age_ms", raw.connection_age_ms, default.age);
         let queue = ms("queue_ms", raw.queue_ms, default.queue);
+        let ping = self.optional_number("ping_ms", raw.ping_ms, &range::PING_MS);
         UpstreamHttp {
+            protocol,
             first_byte,
             between_bytes,
             upgraded_idle,
@@ -426,9 +450,33 @@ impl Checker<'_> {
             age,
             queue_max: self.number_or("queue_max", raw.queue_max, &range::QUEUE, default.queue_max),
             queue,
+            http2_connections_max: self.number_or(
+                "http2_connections_max",
+                raw.http2_connections_max,
+                &range::HTTP2_CONNECTIONS,
+                default.http2_connections_max,
+            ),
+            streams_max: self.number_or(
+                "streams_max",
+                raw.streams_max,
+                &range::UPSTREAM_STREAMS,
+                default.streams_max,
+            ),
+            ping: match ping {
+                Some(0) => None,
+                Some(ms) => Some(Duration::from_millis(ms)),
+                None => default.ping,
+            },
         }
     }
 }
+
+/// The second says whether the name is of TLS; `None` where it is of both.
+const PROTOCOLS: [(&str, (UpstreamProtocol, Option<bool>)); 3] = [
+    ("http/1.1", (UpstreamProtocol::Http11, None)),
+    ("h2c", (UpstreamProtocol::Http2, Some(false))),
+    ("h2", (UpstreamProtocol::Http2, Some(true))),
+];
 
 const STYLES: [(&str, Style); 4] = [
     ("x-forwarded", Style::XForwarded),

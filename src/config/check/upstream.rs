@@ -11,10 +11,11 @@ use super::Checker;
 use super::host_name::host_name;
 use crate::config::raw::{RawHealth, RawUpstream, RawUpstreamServer, Value};
 use crate::config::{
-    Balance, Ejection, HealthCheck, HealthCheckKind, Upstream, UpstreamAddress, UpstreamServer,
-    UpstreamTlsPlaces, range, suggest,
+    Balance, Ejection, HashKey, HealthCheck, HealthCheckKind, ProxyVersion, Upstream,
+    UpstreamAddress, UpstreamProtocol, UpstreamServer, UpstreamTlsPlaces, range, suggest,
 };
 use crate::limits::{UPSTREAM_SERVERS_MAX, UPSTREAMS_MAX};
+use crate::proto::syntax::is_token;
 
 impl Checker<'_> {
     /// The groups. When there is a problem with one, it is missing: the caller gives up anyway.
@@ -80,12 +81,28 @@ impl Checker<'_> {
 
     fn upstream(&mut self, raw: RawUpstream, header: Span<usize>) -> Option<Upstream> {
         let balance = self.choice_or("balance", raw.balance, &BALANCES, Balance::RoundRobin);
+        let hash_key = self.hash_key(raw.hash_key, balance);
         let connect = self.optional_number("connect_ms", raw.connect_ms, &range::TIMEOUT_MS);
         let slow_start =
             self.optional_number("slow_start_ms", raw.slow_start_ms, &range::SLOW_START_MS);
         let resolve = self.optional_number("resolve_s", raw.resolve_s, &range::RESOLVE_S);
+        let introduced = raw.send_proxy_protocol.as_ref().map(Spanned::span);
+        let proxy_protocol = self.choice_or(
+            "send_proxy_protocol",
+            raw.send_proxy_protocol,
+            &PROXY_VERSIONS,
+            None,
+        );
         let ejection = self.ejection(raw.eject_failures, raw.eject_ms);
-        let http = self.upstream_http(raw.http.map(Spanned::into_inner).unwrap_or_default());
+        let http = raw.http.map(Spanned::into_inner).unwrap_or_default();
+        let http = self.upstream_http(http, raw.tls.is_some());
+        if proxy_protocol.is_some() && http.protocol == UpstreamProtocol::Http2 {
+            self.problem(
+                introduced.unwrap_or_default(),
+                "`send_proxy_protocol` tells of one client, and HTTP/2 carries many on a connection",
+                "remove it: `forwarded` in [[site.route]] tells of each, or speak \"http/1.1\"",
+            );
+        }
         let health = raw.health.map(|health| self.health(health.into_inner()));
         let name = self.upstream_name(raw.name, &header);
         let servers = self.upstream_servers(raw.server, &header)?;
@@ -93,15 +110,46 @@ impl Checker<'_> {
         Some(Upstream {
             name: name?,
             balance,
+            hash_key,
             servers,
             connect: connect.map_or(Upstream::CONNECT_DEFAULT, Duration::from_millis),
             slow_start: slow_start.map_or(Duration::ZERO, Duration::from_millis),
             ejection,
             resolve: resolve.map_or(Upstream::RESOLVE_DEFAULT, Duration::from_secs),
+            proxy_protocol,
             tls,
             http,
             health,
         })
+    }
+
+    fn hash_key(&mut self, written: Value<String>, balance: Balance) -> HashKey {
+        let Some(written) = written else {
+            return HashKey::default();
+        };
+        let text = written.get_ref();
+        let is_name = |name: &str| is_token(name.as_bytes());
+        let key = match text.split_once(':') {
+            None if text == "client" => HashKey::Client,
+            Some(("header", name)) if is_name(name) => HashKey::Header(name.to_ascii_lowercase()),
+            Some(("cookie", name)) if is_name(name) => HashKey::Cookie(name.to_owned()),
+            _ => {
+                self.problem(
+                    written.span(),
+                    format!("`hash_key` cannot be {text:?}"),
+                    "write \"client\", \"header:x-user\" or \"cookie:session\"",
+                );
+                return HashKey::default();
+            }
+        };
+        if balance != Balance::Hash {
+            self.warning(
+                written.span(),
+                "`hash_key` of a group that is not balanced by hash",
+                "add balance = \"hash\", or remove it",
+            );
+        }
+        key
     }
 
     fn upstream_name(&mut self, name: Value<String>, header: &Span<usize>) -> Option<String> {
@@ -314,6 +362,12 @@ const BALANCES: [(&str, Balance); 4] = [
     ("least-connections", Balance::LeastConnections),
     ("two-choices", Balance::TwoChoices),
     ("hash", Balance::Hash),
+];
+
+const PROXY_VERSIONS: [(&str, Option<ProxyVersion>); 3] = [
+    ("none", None),
+    ("v1", Some(ProxyVersion::V1)),
+    ("v2", Some(ProxyVersion::V2)),
 ];
 
 const HEALTH_KINDS: [(&str, bool); 2] = [("connect", false), ("http", true)];

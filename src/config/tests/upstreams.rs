@@ -349,3 +349,106 @@ fn tls_is_read_whole_and_carelessness_is_warned_of() {
     };
     assert!(warning.to_string().contains("pretend"), "{warning}");
 }
+
+#[test]
+fn http2_goes_by_whether_tls_is_spoken() {
+    let with = |tls: &str, protocol: &str| {
+        with_site(&format!(
+            "{UPSTREAM}{tls}[upstream.http]\nprotocol = {protocol}\n"
+        ))
+    };
+    let tls = "[upstream.tls]\nca = \"ca.pem\"\n";
+    for (tls, protocol, expected) in [
+        ("", "\"http/1.1\"", UpstreamProtocol::Http11),
+        ("", "\"h2c\"", UpstreamProtocol::Http2),
+        (tls, "\"http/1.1\"", UpstreamProtocol::Http11),
+        (tls, "\"h2\"", UpstreamProtocol::Http2),
+    ] {
+        let config = parse_text(&with(tls, protocol)).unwrap().config;
+        assert_eq!(config.upstreams[0].http.protocol, expected);
+    }
+    refused(&with("", "«\"h2\"»"), "in a TLS handshake", "\"h2c\"");
+    refused(&with(tls, "«\"h2c\"»"), "without TLS", "\"h2\"");
+    let introduced = UPSTREAM.replace(
+        "[[upstream.server]]",
+        "send_proxy_protocol = «\"v2\"»\n[[upstream.server]]",
+    );
+    let both = format!("{introduced}[upstream.http]\nprotocol = \"h2c\"\n");
+    refused(&with_site(&both), "one client", "forwarded");
+}
+
+#[test]
+fn proxies_in_front_that_cannot_be() {
+    let listener = |lines: &str| {
+        let text = with_site(UPSTREAM);
+        text.replacen("[[listener]]\n", &format!("[[listener]]\n{lines}\n"), 1)
+    };
+    for (marked, what, remedy) in [
+        (
+            listener("proxy_protocol = «true»"),
+            "whose word is taken",
+            "proxy_protocol_from = ",
+        ),
+        (
+            listener("proxy_protocol = «true»"),
+            "whose word is taken",
+            "proxy_protocol_from = ",
+        ),
+        (
+            listener("proxy_protocol = true\nproxy_protocol_from = [«\"192.0.2.1/24\"»]"),
+            "beyond its prefix",
+            "first address",
+        ),
+        (
+            with_site(&UPSTREAM.replace(
+                "[[upstream.server]]",
+                "send_proxy_protocol = «\"v3\"»\n[[upstream.server]]",
+            )),
+            "does not know",
+            "v2",
+        ),
+    ] {
+        refused(&marked, what, remedy);
+    }
+}
+
+#[test]
+fn proxies_on_a_listener_that_does_not_read_headers_are_warned_of() {
+    let text = with_site(UPSTREAM).replacen(
+        "[[listener]]\n",
+        "[[listener]]\nproxy_protocol_from = [\"192.0.2.1\"]\n",
+        1,
+    );
+    let loaded = parse_text(&text).unwrap();
+    let [warning] = &loaded.warnings[..] else {
+        panic!("{:?}", loaded.warnings);
+    };
+    assert!(
+        warning.to_string().contains("proxy_protocol = true"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn hash_keys_are_read_and_refused() {
+    let with = |key: &str, balance: &str| {
+        with_site(&UPSTREAM.replace(
+            "[[upstream.server]]",
+            &format!("balance = \"{balance}\"\nhash_key = {key}\n[[upstream.server]]"),
+        ))
+    };
+    for (key, read) in [
+        ("\"client\"", HashKey::Client),
+        ("\"header:X-User\"", HashKey::Header("x-user".to_owned())),
+        ("\"cookie:Id\"", HashKey::Cookie("Id".to_owned())),
+    ] {
+        let loaded = parse_text(&with(key, "hash")).unwrap();
+        assert_eq!(loaded.config.upstreams[0].hash_key, read);
+        assert_eq!(loaded.warnings, []);
+        let unused = parse_text(&with(key, "two-choices")).unwrap();
+        assert_eq!(unused.warnings.len(), 1, "{key}");
+    }
+    for key in ["«\"header:\"»", "«\"header:a b\"»", "«\"path\"»", "«\"\"»"] {
+        refused(&with(key, "hash"), "cannot be", "cookie:session");
+    }
+}

@@ -150,6 +150,14 @@ impl Receive for Wire {
         self.0.borrow_mut().phase = None;
     }
 
+    async fn expire(&mut self) -> Expiry {
+        std::future::pending().await
+    }
+
+    fn is_reset(&self) -> bool {
+        false
+    }
+
     fn give_up_records(&mut self) {}
 
     fn now(&self) -> Now {

@@ -35,7 +35,7 @@ impl BodyStream for StreamBody {
                 Poll::Ready(BodyPoll::Data(data)) => Poll::Ready(Ok(Some(data))),
                 Poll::Ready(BodyPoll::End) => Poll::Ready(Ok(None)),
                 Poll::Ready(BodyPoll::Failed(failure)) => Poll::Ready(Err(error(&failure))),
-                Poll::Ready(BodyPoll::Gone) => {
+                Poll::Ready(BodyPoll::Gone | BodyPoll::Lost(_)) => {
                     Poll::Ready(Err(Error::client(Stage::RequestBody, Cause::Truncated)))
                 }
             }

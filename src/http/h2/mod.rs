@@ -7,6 +7,7 @@
 
 mod body;
 mod tasks;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -22,11 +23,12 @@ use self::tasks::Tasks;
 use super::transport::{Receive, TransmitGathered};
 use super::{Context, Exchange, Handler, Outcome, close, finish};
 use crate::error::{Cause, Error, Side, Stage};
-use crate::message::{BodyStream, Request, RequestBody, Status};
+use crate::limits::H2_HALF_CLOSED_LOOK_MS;
+use crate::message::{Body, BodyStream, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::{Closure, Received};
-use crate::proto::h2::connection::{Connection, Event, Room, Wait};
+use crate::proto::h2::connection::{Connection, Event, Made, Room, Wait};
 use crate::proto::h2::{ConnectionError, StreamId};
 use crate::serve::{Now, error_page};
 
@@ -263,6 +265,11 @@ async fn exchange<H: Handler>(
         false => RequestBody::Empty,
     };
     let response = handler.respond(&request, body, shared.now.get()).await;
+    let response = match is_unconnected(&request, &response) {
+        // Success would say that the tunnel is there (RFC 8441 5).
+        true => error_page::page(Status(501)),
+        false => response,
+    };
     drop(request);
     let failure = shared.connection.borrow_mut().failure(stream);
     if let Some(failure) = failure {
@@ -273,19 +280,38 @@ async fn exchange<H: Handler>(
         let mut connection = shared.connection.borrow_mut();
         connection.respond(stream, response, shared.now_ms.get())
     };
-    if let Some(made) = made {
-        send_made(stream, made, shared).await;
+    match made {
+        Some(Made::Body(made)) => send_made(stream, made, shared).await,
+        Some(Made::Tunnel(upgrade)) => tunnel::run(stream, upgrade, shared).await,
+        None => {}
     }
+}
+
+/// Whether an extended CONNECT has been answered as if it were a GET.
+fn is_unconnected(request: &Request, response: &Response) -> bool {
+    let asks = request.fields.first("upgrade").is_some();
+    asks && response.status < Status(300) && !matches!(response.body, Body::Upgrade(_))
+}
+
+/// Waits until more can be sent of what `made` makes.
+async fn room(stream: StreamId, made: &mut Box<dyn BodyStream>, shared: &Shared) -> Room {
+    poll_fn(|task| {
+        let polled = {
+            let mut connection = shared.connection.borrow_mut();
+            connection.poll_room(stream, task)
+        };
+        if polled.is_pending() {
+            made.poll_beside(task);
+        }
+        polled
+    })
+    .await
 }
 
 /// Sends a body as it is made.
 async fn send_made(stream: StreamId, mut made: Box<dyn BodyStream>, shared: &Shared) {
     loop {
-        let room = poll_fn(|task| {
-            let mut connection = shared.connection.borrow_mut();
-            connection.poll_room(stream, task)
-        });
-        if room.await == Room::Gone {
+        if room(stream, &mut made, shared).await == Room::Gone {
             return;
         }
         let next = made.next().await;
@@ -349,7 +375,7 @@ impl<'a, R: Receive> Reader<'a, R> {
                     self.armed = None;
                     self.expired(expiry);
                 }
-                Ok(Received::Closed(closure)) => return self.closed(closure),
+                Ok(Received::Closed(closure)) => return self.closed(closure).await,
                 Err(cause) => return self.failed(cause),
             }
         }
@@ -431,16 +457,48 @@ impl<'a, R: Receive> Reader<'a, R> {
         }
     }
 
-    /// The client ended its direction. What was under way nobody waits for: a client that still
-    /// reads would open the windows of what it reads, and keep its own direction for that.
-    fn closed(&self, closure: Closure) -> Result<End, Error> {
-        let connection = self.shared.connection.borrow();
-        let is_cut = !self.input.is_empty() || connection.is_serving();
-        match closure {
-            Closure::WithoutNotify if is_cut => {
-                Err(Error::client(Stage::RequestHead, Cause::Truncated))
+    /// The client ended its direction. What it has asked for completely it gets; the writer ends the
+    /// connection then. Without close_notify an attacker may have cut off the rest (RFC 8446 6.1), but
+    /// not changed what came before.
+    async fn closed(mut self, closure: Closure) -> Result<End, Error> {
+        let is_cut = {
+            let mut connection = self.shared.connection.borrow_mut();
+            let is_cut = connection.end_input();
+            is_cut || !self.input.is_empty()
+        };
+        self.input = BytesMut::new();
+        let is_serving = self.shared.connection.borrow().is_serving();
+        if is_cut && closure == Closure::WithoutNotify {
+            let error = Error::client(Stage::RequestHead, Cause::Truncated);
+            if !is_serving {
+                return Err(error);
             }
-            Closure::Orderly | Closure::WithoutNotify => Ok(End::Closed),
+            self.shared.failure.set(Some(error));
+        }
+        if !is_serving {
+            return Ok(End::Closed);
+        }
+        self.shared.outcome.set(Outcome::PeerClosed);
+        loop {
+            let until_ms = match self.shared.connection.borrow().wait() {
+                Wait::First { until_ms } | Wait::Idle { until_ms } | Wait::Busy { until_ms } => {
+                    until_ms
+                }
+            };
+            let after_ms = until_ms.saturating_sub(self.shared.now_ms.get());
+            let after_ms = after_ms.min(H2_HALF_CLOSED_LOOK_MS);
+            self.read
+                .arm(Phase::Draining, Duration::from_millis(after_ms));
+            self.read.expire().await;
+            self.shared.set_now(self.read.now());
+            if self.read.is_reset() {
+                return Ok(End::Closed);
+            }
+            let now_ms = self.shared.now_ms.get();
+            let done = self.shared.connection.borrow_mut().handle_timeout(now_ms);
+            if let Err(error) = done {
+                self.shared.fail(error);
+            }
         }
     }
 
@@ -476,16 +534,26 @@ async fn write_all<W: TransmitGathered, H: Handler>(
                 false => Poll::Pending,
             }
         });
-        let Some(gather) = next.await else {
+        let Some(mut gather) = next.await else {
             return Ok(End::Finished);
         };
         shared.is_sending.set(true);
-        let sent = write.send_gather(&gather).await;
+        let sent = write.send_gather(&mut gather).await;
         shared.is_sending.set(false);
         shared.is_in_kernel.set(write.is_in_kernel());
+        while let Some((stream, bytes)) = gather.take_cut() {
+            tracing::warn!(stream, "a file has shrunk while it was sent");
+            let mut connection = shared.connection.borrow_mut();
+            connection.take_back(stream, bytes);
+        }
         context.return_gather(gather);
         if let Err(cause) = sent {
             report(shared, handler, false);
+            let is_closed = shared.connection.borrow().has_input_ended();
+            if is_closed && matches!(cause, Cause::Io(_)) {
+                // Both directions were closed, and the answers wanted no more.
+                return Ok(End::Closed);
+            }
             return Err(Error::on_connection(Stage::Response, cause));
         }
         report(shared, handler, true);

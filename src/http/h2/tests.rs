@@ -29,6 +29,7 @@ struct State {
     is_full: bool,
     finished: bool,
     exhausted: bool,
+    is_reset: bool,
     phase: Option<Phase>,
     passed: Duration,
 }
@@ -75,6 +76,19 @@ impl Receive for Wire {
         self.state.borrow_mut().phase = None;
     }
 
+    async fn expire(&mut self) -> Expiry {
+        poll_fn(|_| match self.state.borrow_mut().input.pop_front() {
+            Some(Ok(Received::Expired(expiry))) => Poll::Ready(expiry),
+            Some(other) => panic!("{other:?} after the end"),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
+    fn is_reset(&self) -> bool {
+        self.state.borrow().is_reset
+    }
+
     fn give_up_records(&mut self) {}
 
     fn now(&self) -> Now {
@@ -110,7 +124,7 @@ impl Transmit for Wire {
 }
 
 impl TransmitGathered for Wire {
-    async fn send_gather(&mut self, gather: &Gather) -> Result<(), Cause> {
+    async fn send_gather(&mut self, gather: &mut Gather) -> Result<(), Cause> {
         poll_fn(|_| match self.state.borrow().is_full {
             true => Poll::Pending,
             false => Poll::Ready(()),
@@ -497,7 +511,7 @@ fn a_nearly_used_up_key_ends_the_connection_gracefully() {
 #[test]
 fn ends_of_the_client() {
     type Event = fn() -> Result<Received, Cause>;
-    let events: [(bool, Event, Option<Outcome>); 7] = [
+    let events: [(bool, Event, Option<Outcome>); 5] = [
         (
             false,
             || Ok(Received::Closed(Closure::Orderly)),
@@ -508,12 +522,6 @@ fn ends_of_the_client() {
             || Ok(Received::Closed(Closure::WithoutNotify)),
             Some(Outcome::PeerClosed),
         ),
-        (
-            true,
-            || Ok(Received::Closed(Closure::Orderly)),
-            Some(Outcome::PeerClosed),
-        ),
-        (true, || Ok(Received::Closed(Closure::WithoutNotify)), None),
         (
             false,
             || Err(Cause::Io(std::io::ErrorKind::ConnectionReset.into())),
@@ -582,4 +590,75 @@ fn a_failed_body_is_answered_by_the_driver() {
     assert!(String::from_utf8(page).unwrap().contains("408") && end);
     assert_eq!(got.last(), Some(&Got::Reset(1, ErrorCode::No)));
     assert_eq!(site.alive.get(), 0);
+}
+
+/// What was asked for completely is answered after the client has ended its direction, and only that.
+#[test]
+fn a_client_that_ends_its_direction_gets_its_answers() {
+    for closure in [Closure::Orderly, Closure::WithoutNotify] {
+        for is_cut in [false, true] {
+            let (site, context) = (Site::default(), context());
+            let mut bench = Bench::new(&site, &context);
+            bench.ask(1, "/made", true);
+            bench.ask(3, "/made", true);
+            if is_cut {
+                bench.ask(5, "/echo", false);
+            }
+            bench.state.borrow_mut().is_full = true;
+            assert!(bench.turn().is_pending());
+            bench.happens(Ok(Received::Closed(closure)));
+            assert!(bench.turn().is_pending());
+            bench.state.borrow_mut().is_full = false;
+            let Poll::Ready(ended) = bench.turn() else {
+                panic!("the connection goes on");
+            };
+            match is_cut && closure == Closure::WithoutNotify {
+                true => assert!(matches!(ended.unwrap_err().cause, Cause::Truncated)),
+                false => assert_eq!(ended.unwrap(), Outcome::PeerClosed),
+            }
+            let got = bench.receive();
+            for stream in [1, 3] {
+                assert_eq!(content(&got, stream), (b"abcde".to_vec(), true));
+            }
+            let cut = got.contains(&Got::Reset(5, ErrorCode::Cancel));
+            assert_eq!(cut, is_cut, "{got:?}");
+            drop(bench);
+            assert_eq!(site.alive.get(), 0);
+        }
+    }
+}
+
+/// One that has ended both directions answers the goodbye with a reset. One that is only silent holds
+/// nothing that waits for a window.
+#[test]
+fn a_client_that_is_gone_is_not_answered() {
+    let (site, context) = (Site::default(), context());
+    let mut bench = Bench::new(&site, &context);
+    bench.ask(1, "/never", true);
+    assert!(bench.turn().is_pending());
+    bench.happens(Ok(Received::Closed(Closure::Orderly)));
+    assert!(bench.turn().is_pending());
+    assert_eq!(bench.receive(), [Got::GoAway(1, ErrorCode::No)]);
+    let look = || Ok(Received::Expired(Expiry::Phase(Phase::Draining)));
+    bench.happens(look());
+    assert!(bench.turn().is_pending());
+    bench.state.borrow_mut().is_reset = true;
+    bench.happens(look());
+    let ended = bench.turn();
+    assert!(matches!(ended, Poll::Ready(Ok(Outcome::PeerClosed))));
+    drop(bench);
+    assert_eq!(site.alive.get(), 0);
+
+    let mut bench = Bench::new(&site, &context);
+    let mut no_window = Vec::new();
+    put_settings(&[(4, 0)], &mut no_window);
+    bench.send(no_window);
+    bench.ask(1, "/made", true);
+    assert!(bench.turn().is_pending());
+    bench.receive();
+    bench.happens(Ok(Received::Closed(Closure::Orderly)));
+    let ended = bench.turn();
+    assert!(matches!(ended, Poll::Ready(Ok(Outcome::PeerClosed))));
+    let got = bench.receive();
+    assert!(got.contains(&Got::Reset(1, ErrorCode::Cancel)), "{got:?}");
 }

@@ -236,6 +236,12 @@ impl ReadHalf {
         }
     }
 
+    /// Whether the peer has reset the connection after it had ended its direction, which no receive
+    /// tells any more (tcp(7): a reset in CLOSE_WAIT is EPIPE for whoever asks).
+    pub fn is_reset(&self) -> bool {
+        self.transport.socket.take_error().is_some()
+    }
+
     /// From now on what comes is taken off the socket unopened: for the lingering close after the
     /// record layer has failed. Under kernel TLS nothing more can be had.
     pub fn give_up_records(&mut self) {

@@ -67,11 +67,14 @@ impl Budgets {
         Ok(())
     }
 
-    /// `bytes` of DATA were sent: a window update more per thousand is fair, however fast the
-    /// connection.
-    pub fn earn_window_updates(&mut self, bytes: u64) {
+    /// `bytes` of DATA were sent in a frame: a window update more per thousand is fair, however fast
+    /// the connection, and a PING, by which some peers measure the path.
+    pub fn earn_by_data(&mut self, bytes: u64) {
         if let Some(left) = self.left.get_mut(Event::WindowUpdate as usize) {
             *left = left.saturating_add(bytes).min(full(H2_WINDOW_UPDATES));
+        }
+        if let Some(left) = self.left.get_mut(Event::Ping as usize) {
+            *left = left.saturating_add(PER_EVENT).min(full(H2_PINGS));
         }
     }
 
@@ -175,12 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn bytes_sent_earn_window_updates() {
+    fn data_sent_earns_window_updates_and_pings() {
         let mut budgets = Budgets::new(0);
         while budgets.spend(Event::WindowUpdate, 0).is_ok() {}
-        budgets.earn_window_updates(999);
+        while budgets.spend(Event::Ping, 0).is_ok() {}
+        budgets.earn_by_data(999);
+        assert!(budgets.spend(Event::Ping, 0).is_ok());
+        assert!(budgets.spend(Event::Ping, 0).is_err());
         assert!(budgets.spend(Event::WindowUpdate, 0).is_err());
-        budgets.earn_window_updates(1);
+        budgets.earn_by_data(1);
         assert!(budgets.spend(Event::WindowUpdate, 0).is_ok());
         assert!(budgets.spend(Event::WindowUpdate, 0).is_err());
     }

@@ -11,6 +11,7 @@ pub mod frame;
 pub mod hpack;
 pub mod priority;
 pub mod request;
+pub mod response;
 pub mod settings;
 pub mod stream;
 

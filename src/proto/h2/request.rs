@@ -253,7 +253,7 @@ fn host(authority: Option<&[u8]>, host: Option<&[u8]>) -> Result<Box<str>, Refus
 
 /// RFC 9113 8.2.1, and the whole grammar of RFC 9110 5: what it forbids beyond, an HTTP/1.1 server
 /// may take for something else.
-fn check_field(name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+pub(super) fn check_field(name: &[u8], value: &[u8]) -> Result<(), Refusal> {
     let in_name = |&byte: &u8| is_tchar(byte) && !byte.is_ascii_uppercase();
     if name.is_empty() || !name.iter().all(in_name) {
         return Err(Refusal::Malformed("malformed field name"));

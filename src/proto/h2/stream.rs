@@ -1,9 +1,9 @@
-//! The streams of one connection, as its server sees them (RFC 9113 5).
+//! The streams of one connection, all opened by its client (RFC 9113 5).
 
 use std::collections::VecDeque;
 
 use super::flow::{FlowError, ReceiveWindow, SendWindow};
-use super::frame::Data;
+use super::frame::{Data, Role};
 use super::priority::Priority;
 use super::{ConnectionError, ErrorCode, StreamError, StreamId};
 use crate::limits::H2_RESETS_REMEMBERED;
@@ -34,7 +34,10 @@ impl From<StreamError> for Violation {
 pub enum HeadersRole {
     /// It asks for a new stream: a request, to be checked and [opened](Streams::open).
     Request,
-    /// It ends a request's body: trailers, to be checked.
+    /// It answers a stream that this side has opened: a response, or one before it, to be checked and
+    /// [begun](Streams::begin_response).
+    Response,
+    /// It ends a body: trailers, to be checked.
     Trailers,
     /// It was on the way when its stream was reset or the connection began to drain. Decoded, it is
     /// dropped.
@@ -63,6 +66,8 @@ pub struct Stream<T> {
     id: StreamId,
     state: State,
     was_reset: bool,
+    /// Its request or response has begun.
+    has_begun: bool,
     /// What content-length leaves to come; `None` when it was not given.
     content_left: Option<u64>,
     /// What may still be sent.
@@ -91,7 +96,8 @@ impl<T> Stream<T> {
         self.was_reset
     }
 
-    fn receives(&self) -> bool {
+    /// Whether more may come from the peer.
+    pub fn receives(&self) -> bool {
         matches!(self.state, State::Open | State::HalfClosedLocal)
     }
 
@@ -132,10 +138,12 @@ pub struct Opening {
 /// the last opened a stream is idle, else closed (RFC 9113 5.1.1).
 #[derive(Debug)]
 pub struct Streams<T> {
+    /// This side's: a client opens them, a server is asked to.
+    role: Role,
     /// By identifier.
     streams: Vec<Stream<T>>,
     concurrent_max: usize,
-    /// The highest that the peer has opened.
+    /// The highest that has been opened.
     last: StreamId,
     /// Streams above are not served: GOAWAY named it.
     last_served: StreamId,
@@ -145,8 +153,10 @@ pub struct Streams<T> {
 
 impl<T> Streams<T> {
     /// None yet, and at most `concurrent_max` at once: what SETTINGS_MAX_CONCURRENT_STREAMS says.
-    pub fn new(concurrent_max: usize) -> Self {
+    /// `role` is this side's.
+    pub fn new(role: Role, concurrent_max: usize) -> Self {
         Self {
+            role,
             streams: Vec::new(),
             concurrent_max,
             last: 0,
@@ -163,6 +173,53 @@ impl<T> Streams<T> {
     /// Whether none is open: a drain is then complete.
     pub fn is_empty(&self) -> bool {
         self.streams.is_empty()
+    }
+
+    /// Whether this side may open another stream.
+    pub fn has_room(&self) -> bool {
+        self.streams.len() < self.concurrent_max && self.last < LAST_ID
+    }
+
+    /// The peer changed how many streams this side may have open.
+    pub fn set_concurrent_max(&mut self, concurrent_max: usize) {
+        self.concurrent_max = concurrent_max;
+    }
+
+    /// Opens a stream of this side, where there [is room](Self::has_room): its identifier.
+    pub fn open_next(&mut self, opening: Opening, data: T) -> StreamId {
+        // RFC 9113 5.1.1: odd, and higher than all before.
+        self.last = match self.last {
+            0 => 1,
+            last => last + 2,
+        };
+        let id = self.last;
+        let stream = self.open(id, opening, data);
+        stream.has_begun = false;
+        if opening.end_stream {
+            stream.state = State::HalfClosedLocal;
+        }
+        id
+    }
+
+    /// The response on `id` has begun, whose content-length is `length`.
+    ///
+    /// # Errors
+    /// It has ended, and the length promised more.
+    pub fn begin_response(
+        &mut self,
+        id: StreamId,
+        length: Option<u64>,
+        end_stream: bool,
+    ) -> Result<(), StreamError> {
+        let Some(stream) = self.get(id) else {
+            return Ok(());
+        };
+        stream.has_begun = true;
+        stream.content_left = length;
+        match end_stream {
+            true => stream.end_receiving(),
+            false => Ok(()),
+        }
     }
 
     /// The highest stream that was or will be served: for GOAWAY, where it never rises again once
@@ -203,6 +260,9 @@ impl<T> Streams<T> {
         id: StreamId,
         end_stream: bool,
     ) -> Result<HeadersRole, Violation> {
+        if self.role == Role::Client {
+            return self.handle_response(id, end_stream);
+        }
         if id.is_multiple_of(2) {
             // RFC 9113 5.1.1: those are the server's to open.
             return Err(protocol("a stream of an even number").into());
@@ -236,6 +296,7 @@ impl<T> Streams<T> {
                 id,
                 state,
                 was_reset: false,
+                has_begun: true,
                 content_left: opening.content_length,
                 send: opening.send,
                 receive: opening.receive,
@@ -262,6 +323,10 @@ impl<T> Streams<T> {
         };
         if !stream.receives() {
             return Err(closed(id).into());
+        }
+        // RFC 9113 8.1: content comes behind HEADERS.
+        if !stream.has_begun {
+            return Err(stream.malformed("DATA before a response").into());
         }
         let overrun =
             |FlowError| StreamError::new(id, FlowError::CODE, "a stream's window was overrun");
@@ -362,6 +427,20 @@ impl<T> Streams<T> {
         Some(self.streams.remove(index))
     }
 
+    fn handle_response(
+        &mut self,
+        id: StreamId,
+        end_stream: bool,
+    ) -> Result<HeadersRole, Violation> {
+        let Some(stream) = self.known(id)? else {
+            return Ok(HeadersRole::Late);
+        };
+        if stream.receives() && !stream.has_begun {
+            return Ok(HeadersRole::Response);
+        }
+        self.handle_trailers(id, end_stream)
+    }
+
     fn handle_trailers(
         &mut self,
         id: StreamId,
@@ -431,6 +510,9 @@ impl<T> Streams<T> {
         self.streams.binary_search_by_key(&id, |stream| stream.id)
     }
 }
+
+/// The last stream that a client can open (RFC 9113 5.1.1).
+const LAST_ID: StreamId = 0x7fff_ffff;
 
 fn closed(id: StreamId) -> StreamError {
     StreamError::new(id, ErrorCode::StreamClosed, "a frame for a closed stream")

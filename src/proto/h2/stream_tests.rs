@@ -16,7 +16,7 @@ fn opening(end_stream: bool, content_length: Option<u64>) -> Opening {
 
 /// Streams with stream 1 open for a body of that content-length.
 fn with_open(content_length: Option<u64>) -> Streams<()> {
-    let mut streams = Streams::new(CONCURRENT_MAX);
+    let mut streams = Streams::new(Role::Server, CONCURRENT_MAX);
     assert_eq!(streams.handle_headers(1, false), Ok(HeadersRole::Request));
     streams.open(1, opening(false, content_length), ());
     streams
@@ -181,7 +181,7 @@ fn rfc9113_5_1_1_stream_numbers_are_odd_and_rise() {
 
 #[test]
 fn rfc9113_5_1_2_a_stream_too_many_is_refused_until_one_is_removed() {
-    let mut streams = Streams::new(CONCURRENT_MAX);
+    let mut streams = Streams::new(Role::Server, CONCURRENT_MAX);
     for id in [1, 3, 5] {
         headers(&mut streams, id, true).unwrap();
         streams.open(id, opening(true, None), ());
@@ -295,7 +295,7 @@ proptest! {
     /// request is not complete.
     #[test]
     fn any_order_of_events_keeps_the_table_in_order(steps in prop::collection::vec(step(), 0..80)) {
-        let mut streams = Streams::new(CONCURRENT_MAX);
+        let mut streams = Streams::new(Role::Server, CONCURRENT_MAX);
         for step in steps {
             match step {
                 Step::Headers(id, end) => {

@@ -3,13 +3,13 @@
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Cause, Error, Stage};
-use crate::message::{BodyStream, Fields, LocalFuture, Method, RequestBody};
+use crate::message::{BodyStream, Fields, LocalFuture, Method, RequestBody, Source};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::{Closure, ReadHalf, Received, WriteHalf};
@@ -27,7 +27,7 @@ pub(super) struct Exchange {
     write: Option<WriteHalf>,
     input: BytesMut,
     place: Place,
-    upload: Option<Pin<Box<dyn Future<Output = UploadEnd>>>>,
+    upload: Option<Upload>,
     /// Something of the answer has come.
     has_answer: bool,
 }
@@ -100,7 +100,7 @@ impl Exchange {
                 Ok(None) => {}
                 Err(malformed) => return Err(self.failed(Cause::Protocol(malformed.0))),
             }
-            match self.receive(first_byte, FIRST_BYTE_KEY).await {
+            match self.receive(first_byte).await {
                 Ok(Received::Data(_)) => self.has_answer = true,
                 Ok(Received::Closed(_)) => return Err(self.failed(Cause::Truncated)),
                 Ok(Received::Expired(_)) => return Err(self.failed(Cause::Timeout(FIRST_BYTE_KEY))),
@@ -139,7 +139,7 @@ impl Exchange {
 
     /// Receives, and sends of the request's body what can be sent meanwhile. The time of `limit` passes
     /// when the request has been sent.
-    async fn receive(&mut self, limit: Duration, key: &'static str) -> Result<Received, Error> {
+    async fn receive(&mut self, limit: Duration) -> Result<Received, Error> {
         let Self {
             read,
             write,
@@ -150,44 +150,29 @@ impl Exchange {
         if upload.is_none() {
             read.deadline().arm(Phase::Header, limit);
         }
-        let mut client = None;
-        let mut sent = None;
         let received = {
             let mut receiving = pin!(read.receive(input));
             poll_fn(|context| {
-                if let Some(running) = upload
-                    && let Poll::Ready(end) = running.as_mut().poll(context)
-                {
-                    *upload = None;
-                    match end {
-                        UploadEnd::Sent(half) => {
-                            // The receiving side's deadline is the connection's.
-                            half.deadline().arm(Phase::Header, limit);
-                            sent = Some(half);
-                        }
-                        // Nothing more is sent, but the time for the answer begins.
-                        UploadEnd::NotTaken(half) => {
-                            half.deadline().arm(Phase::Header, limit);
-                        }
-                        UploadEnd::Client(error) => {
-                            client = Some(error);
-                            return Poll::Ready(None);
-                        }
-                    }
+                if let Err(error) = poll_upload(upload, write, limit, context) {
+                    return Poll::Ready(Err(error));
                 }
-                receiving.as_mut().poll(context).map(Some)
+                receiving
+                    .as_mut()
+                    .poll(context)
+                    .map(|received| received.map_err(blamed))
             })
             .await
         };
         read.deadline().disarm();
-        if let Some(half) = sent {
-            *write = Some(half);
-        }
-        match (received, client) {
-            (_, Some(error)) => Err(error),
-            (Some(Ok(received)), None) => Ok(received),
-            (Some(Err(cause)), None) => Err(blamed(cause)),
-            (None, None) => Err(blamed(Cause::Timeout(key))),
+        received
+    }
+
+    /// Sends of the request's body what can be sent, while nobody asks for more of the answer.
+    fn poll_beside(&mut self, limit: Duration, context: &mut Context<'_>) {
+        // The client's failure is met by whoever asks for the next bytes, if the driver has not ended
+        // the exchange for it before.
+        if let Err(error) = poll_upload(&mut self.upload, &mut self.write, limit, context) {
+            self.upload = Some(Box::pin(std::future::ready(UploadEnd::Client(error))));
         }
     }
 
@@ -203,6 +188,35 @@ impl Exchange {
         }
     }
 }
+
+/// Goes on with the request's body, whose end begins the time for the answer.
+fn poll_upload(
+    upload: &mut Option<Upload>,
+    write: &mut Option<WriteHalf>,
+    limit: Duration,
+    context: &mut Context<'_>,
+) -> Result<(), Error> {
+    let Some(running) = upload else {
+        return Ok(());
+    };
+    let Poll::Ready(end) = running.as_mut().poll(context) else {
+        return Ok(());
+    };
+    *upload = None;
+    match end {
+        UploadEnd::Sent(half) => {
+            // The receiving side's deadline is the connection's.
+            half.deadline().arm(Phase::Header, limit);
+            *write = Some(half);
+        }
+        // Nothing more is sent, but the time for the answer begins.
+        UploadEnd::NotTaken(half) => half.deadline().arm(Phase::Header, limit),
+        UploadEnd::Client(error) => return Err(error),
+    }
+    Ok(())
+}
+
+type Upload = Pin<Box<dyn Future<Output = UploadEnd>>>;
 
 /// An answer's body, as the server sends it.
 pub(super) struct Download {
@@ -243,14 +257,19 @@ impl Download {
     }
 
     async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
-        let next = self.try_next().await;
-        if let Err(error) = &next {
-            metrics::count(Counter::UpstreamResponsesCut);
-            let upstream = self.pool.name();
-            tracing::debug!(upstream, %error, "answer cut short");
-            self.exchange = None;
+        match self.try_next().await {
+            Err(error) => Err(self.cut(error)),
+            next => next,
         }
-        next
+    }
+
+    /// The answer has no end; what the client has of it is cut short there.
+    fn cut(&mut self, error: Error) -> Error {
+        metrics::count(Counter::UpstreamResponsesCut);
+        let upstream = self.pool.name();
+        tracing::debug!(upstream, %error, "answer cut short");
+        self.exchange = None;
+        error
     }
 
     async fn try_next(&mut self) -> Result<Option<Bytes>, Error> {
@@ -278,9 +297,7 @@ impl Download {
                     }
                 }
             }
-            let received = exchange
-                .receive(self.between_bytes, BETWEEN_BYTES_KEY)
-                .await?;
+            let received = exchange.receive(self.between_bytes).await?;
             match (received, &self.decoder) {
                 (Received::Data(_), _) => {}
                 // RFC 9112 6.3: under TLS only close_notify makes it complete (RFC 9112 9.8).
@@ -301,6 +318,44 @@ impl Download {
 impl BodyStream for Download {
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
         Box::pin(self.next_data())
+    }
+
+    fn source(&mut self) -> Option<Source<'_>> {
+        let exchange = self.exchange.as_mut()?;
+        // A request still being sent needs its turns.
+        if !exchange.input.is_empty() || exchange.upload.is_some() {
+            return None;
+        }
+        let bytes = match &self.decoder {
+            Decoder::Framed(decoder) => decoder.remaining_exact()?,
+            Decoder::Close => u64::MAX,
+        };
+        Some(Source {
+            connection: &mut exchange.read,
+            bytes,
+            idle_max: self.between_bytes,
+            idle_key: BETWEEN_BYTES_KEY,
+        })
+    }
+
+    fn relayed(&mut self, bytes: u64, failure: Option<Cause>) -> Result<(), Error> {
+        if let Decoder::Framed(decoder) = &mut self.decoder {
+            decoder.skip(bytes);
+        }
+        let Some(cause) = failure else {
+            return Ok(());
+        };
+        if matches!(cause, Cause::Timeout(_)) {
+            metrics::count(Counter::UpstreamTimeouts);
+        }
+        Err(self.cut(blamed(cause)))
+    }
+
+    /// The request goes on while nothing more of the answer is taken.
+    fn poll_beside(&mut self, context: &mut Context<'_>) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.poll_beside(self.between_bytes, context);
+        }
     }
 
     fn take_trailers(&mut self) -> Fields {
@@ -347,7 +402,9 @@ async fn upload(
         }
     }
     if framing == Framing::Chunked {
-        push_last_chunk(&mut out, &Fields::default());
+        let mut trailers = body.take_trailers();
+        trailers.retain(|name, _| may_be_trailer(name));
+        push_last_chunk(&mut out, &trailers);
         if write.send(&[IoSlice::new(&out)]).await.is_err() {
             return UploadEnd::NotTaken(write);
         }

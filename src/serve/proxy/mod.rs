@@ -1,8 +1,11 @@
 //! The reverse proxy: a request in, what a server behind this one makes of it out.
 
 mod exchange;
+mod http2;
 mod request;
 mod upgraded;
+mod upgraded_stream;
+mod websocket;
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -16,13 +19,14 @@ use self::request::{Outgoing, Visitor};
 use self::upgraded::Upgraded;
 use super::rules::Normal;
 use super::{Client, Identity, error_page};
-use crate::config::{Route, RouteProxy};
+use crate::config::{HashKey, Route, RouteProxy, UpstreamProtocol};
 use crate::error::{Cause, Error, Side};
 use crate::message::{Body, BodyStream, LocalFuture, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::stream::StreamContext;
 use crate::proto::h1::response_head::{Framing, ResponseHead};
 use crate::proto::hop_by_hop::ConnectionOptions;
+use crate::proto::proxy_header::ProxyHeader;
 use crate::upstream::{Connector, Groups, NoConnection, Pool};
 
 /// What one worker passes requests on with.
@@ -95,8 +99,16 @@ impl Proxy {
         let Some(pool) = self.pools.get(proxy.upstream) else {
             return error_page::page(Status(500));
         };
-        let key = hash_key(identity.address);
-        match self.exchange(pool, &key, request, &outgoing, body).await {
+        let key = hash_key(pool.hash_key(), request, identity.address);
+        let whose = (&key[..], client.introduction.as_deref());
+        let exchanged = match pool.http().protocol {
+            UpstreamProtocol::Http11 => self.exchange(pool, whose, request, &outgoing, body).await,
+            UpstreamProtocol::Http2 => {
+                self.exchange_http2(pool, &key, request, &outgoing, body)
+                    .await
+            }
+        };
+        match exchanged {
             Ok(response) => response,
             Err(refused) => refused.page(pool, &identity.id),
         }
@@ -107,7 +119,7 @@ impl Proxy {
     async fn exchange(
         &self,
         pool: &Pool,
-        key: &[u8],
+        (key, introduction): (&[u8], Option<&ProxyHeader>),
         request: &Request,
         outgoing: &Outgoing,
         mut body: RequestBody,
@@ -116,7 +128,12 @@ impl Proxy {
         let mut may_be_idle = true;
         loop {
             let connection = pool
-                .connection(Some(key), may_be_idle, &self.connector, &self.context)
+                .connection_for(
+                    Some(key),
+                    may_be_idle,
+                    (&self.connector, &self.context),
+                    introduction,
+                )
                 .await
                 .map_err(NoAnswer::NoConnection)?;
             let sending = std::mem::take(&mut body);
@@ -139,7 +156,7 @@ impl Proxy {
                 Err(failed) => Err(failed),
             };
             match answered {
-                Ok((exchange, head)) => return answer(pool, exchange, head, outgoing.is_upgrade),
+                Ok((exchange, head)) => return answer(pool, exchange, head, outgoing),
                 // RFC 9112 9.3.1: an idempotent request whose connection closed before an answer may
                 // be repeated, once.
                 Err(Failed { was_stale, error }) if was_stale && may_repeat && may_be_idle => {
@@ -156,6 +173,8 @@ impl Proxy {
 /// Why there is no answer.
 enum NoAnswer {
     NoConnection(NoConnection),
+    /// The server does not speak the protocol that is asked for.
+    NotSpoken,
     Failed(Error),
 }
 
@@ -164,6 +183,10 @@ impl NoAnswer {
     fn page(self, pool: &Pool, request_id: &str) -> Response {
         let upstream = pool.name();
         let status = match self {
+            Self::NotSpoken => {
+                tracing::debug!(upstream, "no server for the protocol that is asked for");
+                return error_page::page(Status(501));
+            }
             Self::NoConnection(NoConnection::Down) => {
                 tracing::warn!(upstream, request_id, "no server is up");
                 503
@@ -207,11 +230,11 @@ fn answer(
     pool: &Pool,
     mut exchange: Exchange,
     mut head: ResponseHead,
-    may_upgrade: bool,
+    outgoing: &Outgoing,
 ) -> Result<Response, NoAnswer> {
     let malformed = |what| NoAnswer::Failed(exchange::blamed(Cause::Protocol(what)));
     let is_upgrade = head.status == Status(101);
-    if is_upgrade && !may_upgrade {
+    if is_upgrade && !outgoing.is_upgrade {
         return Err(malformed("a change of protocol that nobody asked for"));
     }
     let fields = head.fields.clone();
@@ -220,6 +243,10 @@ fn answer(
     };
     if is_upgrade && options.upgrade(&fields).is_none() {
         return Err(malformed("a change of protocol without its name"));
+    }
+    let key = outgoing.websocket_key.as_deref();
+    if is_upgrade && key.is_some_and(|key| !websocket::is_accepted(&fields, key)) {
+        return Err(malformed("a WebSocket that does not know its key"));
     }
     head.fields.retain(|name, _| {
         let is_protocol = is_upgrade && name.eq_ignore_ascii_case(b"upgrade");
@@ -276,12 +303,30 @@ impl BodyStream for Nothing {
     }
 }
 
-/// What `balance = "hash"` keeps together: a client.
-fn hash_key(address: IpAddr) -> Vec<u8> {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+/// What `balance = "hash"` keeps together.
+fn hash_key(key: &HashKey, request: &Request, address: IpAddr) -> Vec<u8> {
+    let own = match key {
+        HashKey::Client => None,
+        HashKey::Header(name) => request.fields.first(name),
+        HashKey::Cookie(name) => cookie(request, name),
+    };
+    match (own, address.to_canonical()) {
+        (Some(own), _) => own.to_vec(),
+        (None, IpAddr::V4(address)) => address.octets().to_vec(),
+        (None, IpAddr::V6(address)) => address.octets().to_vec(),
     }
+}
+
+/// The value of the first cookie with that name (RFC 6265 4.2.1).
+fn cookie<'a>(request: &'a Request, name: &str) -> Option<&'a [u8]> {
+    let mut pairs = request
+        .fields
+        .all("cookie")
+        .flat_map(|field| field.split(|&byte| byte == b';'));
+    pairs.find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        value.strip_prefix(b"=")
+    })
 }
 
 /// How often idle connections are looked through.

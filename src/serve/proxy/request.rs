@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::super::rules;
+use super::websocket::{is_websocket, new_key};
 use crate::config::{FieldEdits, Route, RouteProxy};
 use crate::message::{BodyLength, Method, Request, Version};
 use crate::proto::authority::host_of;
@@ -19,6 +20,8 @@ pub(super) struct Outgoing {
     pub(super) framing: Framing,
     /// It asks for another protocol.
     pub(super) is_upgrade: bool,
+    /// The key that was made for it, which the answer must know.
+    pub(super) websocket_key: Option<String>,
 }
 
 /// Why a request is not passed on, as a status.
@@ -53,7 +56,8 @@ pub(super) fn outgoing(
     };
     let framing = Framing::new(&request.method, length);
     // RFC 9110 7.8: not in 1.0, and what comes before the answer to it would be a body.
-    let may_upgrade = request.version == Version::Http11 && request.body_length.is_none();
+    // HTTP/2 asks with extended CONNECT, which its driver has made one of.
+    let may_upgrade = request.version != Version::Http10 && request.body_length.is_none();
     let upgrade = options.upgrade(&request.fields).filter(|_| may_upgrade);
     let target = match proxy.strip_prefix {
         true => rules::target_behind(request, normal, route),
@@ -79,6 +83,12 @@ pub(super) fn outgoing(
     };
     forwarded::push_fields(&mut head, proxy.forwarded, &origin, &request.fields);
     push_via(&mut head, request);
+    // RFC 8441 5: HTTP/2 has no key.
+    let needs_key = request.version == Version::Http2 && upgrade.is_some_and(is_websocket);
+    let websocket_key = needs_key.then(|| new_key().ok_or(500_u16)).transpose()?;
+    if let Some(key) = &websocket_key {
+        push_field_line(&mut head, b"sec-websocket-key", key.as_bytes());
+    }
     if let Some((name, id)) = id {
         push_field_line(&mut head, name.as_bytes(), id.as_bytes());
     }
@@ -96,6 +106,7 @@ pub(super) fn outgoing(
         head,
         framing,
         is_upgrade: upgrade.is_some(),
+        websocket_key,
     })
 }
 

@@ -1,5 +1,7 @@
 //! The same over HTTP/2: many requests at once on one connection of the client's.
 
+use std::collections::BTreeMap;
+
 use super::backend::Backend;
 use super::passing_on;
 use crate::support::Policy;
@@ -7,8 +9,9 @@ use crate::support::client::Manner;
 use crate::support::files::{MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::http2::Http2;
+use crate::support::kernel::is_lab;
 
-for_each_policy!(answers_come_back_whole);
+for_each_policy!(answers_come_back_whole, large_bodies_go_both_ways_at_once);
 
 fn answers_come_back_whole(policy: Policy) {
     let backend = Backend::start();
@@ -53,4 +56,30 @@ fn answers_come_back_whole(policy: Policy) {
             .iter()
             .all(|head| head.contains(" HTTP/1.1\r\n"))
     );
+}
+
+/// More than all windows and buffers on the way hold, many times over.
+fn large_bodies_go_both_ways_at_once(policy: Policy) {
+    let backend = Backend::start();
+    let server = passing_on(policy, &backend, "")
+        .table("limits", "body_bytes_max = 1000000000")
+        .start();
+    let mut client = Http2::connect(&Manner::default(), &server, &[]);
+    let length = if is_lab() { MIB } else { 4 * MIB };
+    let mut sent = BTreeMap::new();
+    for declared in [false, true, false] {
+        let length = length.to_string();
+        let mut fields = vec![(":method", "POST"), (":path", "/echo")];
+        if declared {
+            fields.push(("content-length", &length));
+        }
+        sent.insert(client.ask_with(&fields, false), 0);
+    }
+    client.echo_through(&mut sent, content(length));
+    for stream in sent.keys() {
+        let heard = &client.streams[stream];
+        assert_eq!((heard.status, heard.reset), (Some(200), None));
+        assert_same_bytes(&heard.body, content(length), "an echo");
+    }
+    assert!(client.goaways.is_empty());
 }

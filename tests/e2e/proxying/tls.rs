@@ -75,11 +75,15 @@ fn requests_are_passed_on_over_tls(policy: Policy) {
     assert_eq!(counters["upstream_connects"], 1);
     assert_eq!(counters["upstream_failures"], 0);
     // Two at once need two connections.
-    let mut other = Client::connect(&outer);
-    client.ask("/4m");
-    client.wait_until_full();
-    assert_same_bytes(&other.get("/1k").body, content(KIB), "/1k");
-    assert_same_bytes(&client.read_response().body, content(4 * MIB), "/4m");
+    let slow = Manner {
+        receive_buffer_bytes: Some(64 * KIB),
+        ..Manner::default()
+    };
+    let mut slow = slow.connect(&outer);
+    slow.ask("/4m");
+    slow.wait_until_full();
+    assert_same_bytes(&client.get("/1k").body, content(KIB), "/1k");
+    assert_same_bytes(&slow.read_response().body, content(4 * MIB), "/4m");
     let counters = outer.counters();
     assert_eq!(counters["upstream_handshakes_full"], 1);
     assert_eq!(counters["upstream_handshakes_resumed"], 1);
@@ -250,12 +254,14 @@ fn an_upstreams_cut_is_no_end(policy: Policy) {
 fn certificates_that_are_not_wanted_are_502_and_counted_by_reason() {
     let good = certificates::leaf(KeyKind::P256, &["localhost"]);
     let expired = certificates::expired_leaf(&["localhost"]);
+    let of_a_client = certificates::client_leaf("localhost");
     let misnamed = "ca = \"authority.pem\"\nserver_name = \"other.test\"";
     let untrusted = "server_name = \"localhost\"";
     for (leaf, tls, counter) in [
         (&expired, TRUSTED, "upstream_certificates_expired"),
         (&good, misnamed, "upstream_certificates_misnamed"),
         (&good, untrusted, "upstream_certificates_untrusted"),
+        (&of_a_client, TRUSTED, "upstream_certificates_invalid"),
     ] {
         let upstream = TlsUpstream::new();
         let server = passing_on(Policy::Auto, upstream.address(), tls).start();

@@ -10,6 +10,8 @@ use portcullis::proto::h2::frame::{
 };
 use portcullis::proto::h2::hpack::{self, Bounds, Encoder, HeaderList, Indexing};
 
+use portcullis::proto::h2::settings::Settings;
+
 use super::client::{Client, Ending, Manner};
 use super::server::Server;
 
@@ -30,6 +32,9 @@ pub(crate) struct Http2 {
     pub(crate) opens_windows: bool,
     pub(crate) answers_pings: bool,
     next_stream: u32,
+    windows: Windows,
+    /// Bytes that were heard.
+    heard: usize,
 }
 
 /// What was heard of a stream.
@@ -40,6 +45,46 @@ pub(crate) struct Heard {
     pub(crate) body: Vec<u8>,
     pub(crate) has_ended: bool,
     pub(crate) reset: Option<ErrorCode>,
+}
+
+/// What may be sent.
+struct Windows {
+    connection: i64,
+    /// What streams begin with.
+    initial: i64,
+    streams: BTreeMap<u32, i64>,
+}
+
+impl Windows {
+    /// Takes what they have for a frame of `stream`, up to `wanted` bytes.
+    fn take(&mut self, stream: u32, wanted: usize) -> usize {
+        let window = self.streams.entry(stream).or_insert(self.initial);
+        let room = (*window).min(self.connection).clamp(0, 16_384);
+        let count = wanted.min(usize::try_from(room).unwrap());
+        let taken = i64::try_from(count).unwrap();
+        *window -= taken;
+        self.connection -= taken;
+        count
+    }
+
+    fn open(&mut self, stream: u32, increment: u32) {
+        let window = match stream {
+            0 => &mut self.connection,
+            stream => self.streams.entry(stream).or_insert(self.initial),
+        };
+        *window += i64::from(increment);
+    }
+
+    fn take_settings(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        let mut settings = Settings::default();
+        settings.apply(payload, Role::Client).unwrap();
+        let initial = i64::from(settings.initial_window_size);
+        for window in self.streams.values_mut() {
+            *window += initial - self.initial;
+        }
+        self.initial = initial;
+        put_settings_ack(out);
+    }
 }
 
 impl Heard {
@@ -71,6 +116,12 @@ impl Http2 {
             opens_windows: true,
             answers_pings: true,
             next_stream: 1,
+            windows: Windows {
+                connection: 65_535,
+                initial: 65_535,
+                streams: BTreeMap::new(),
+            },
+            heard: 0,
         };
         put_settings(settings, &mut this.out);
         this.flush().unwrap();
@@ -105,6 +156,15 @@ impl Http2 {
     /// Adds bytes to what is sent next.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
+    }
+
+    /// Adds content of `stream` to what is sent next, in frames. The windows must have room for it.
+    pub(crate) fn push_data(&mut self, stream: u32, content: &[u8], end: bool) {
+        let mut parts = content.chunks(16_384).peekable();
+        while let Some(part) = parts.next() {
+            let last = end && parts.peek().is_none();
+            self.push(&frame(0, u8::from(last), stream, part));
+        }
     }
 
     /// Sends what was added.
@@ -152,7 +212,36 @@ impl Http2 {
         self.streams.remove(&stream).unwrap()
     }
 
+    /// Sends `content` on each of `sent`, whose values say how much of it is sent already, as far as the
+    /// windows go, and listens until every stream is over.
+    pub(crate) fn echo_through(&mut self, sent: &mut BTreeMap<u32, usize>, content: &[u8]) {
+        loop {
+            for (stream, at) in sent.iter_mut() {
+                let is_open = |this: &Self| !this.streams[stream].is_over();
+                while *at < content.len() && is_open(self) {
+                    let count = self.windows.take(*stream, content.len() - *at);
+                    if count == 0 {
+                        break;
+                    }
+                    let end = *at + count;
+                    let last = end == content.len();
+                    let part = frame(0, u8::from(last), *stream, &content[*at..end]);
+                    self.out.extend_from_slice(&part);
+                    // TLS takes a bounded number of bytes at once.
+                    self.flush().expect("it goes on");
+                    *at = end;
+                }
+            }
+            if sent.keys().all(|stream| self.streams[stream].is_over()) {
+                return;
+            }
+            let heard = self.heard;
+            self.hear(|this| this.heard > heard).expect("it goes on");
+        }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
+        self.heard += bytes.len();
         self.input.extend_from_slice(bytes);
         let input = std::mem::take(&mut self.input);
         let mut rest = &input[..];
@@ -194,7 +283,8 @@ impl Http2 {
                 Frame::RstStream { stream, code } => {
                     self.streams.entry(stream).or_default().reset = Some(code);
                 }
-                Frame::Settings { .. } => put_settings_ack(&mut self.out),
+                Frame::Settings { payload } => self.windows.take_settings(payload, &mut self.out),
+                Frame::WindowUpdate { stream, increment } => self.windows.open(stream, increment),
                 Frame::PingAck(opaque) => self.pongs.push(opaque),
                 Frame::Ping(opaque) if self.answers_pings => {
                     portcullis::proto::h2::frame::put_ping_ack(opaque, &mut self.out);
@@ -202,7 +292,7 @@ impl Http2 {
                 Frame::GoAway {
                     last_stream, code, ..
                 } => self.goaways.push((last_stream, code)),
-                Frame::Ping(_) | Frame::SettingsAck | Frame::WindowUpdate { .. } => {}
+                Frame::Ping(_) | Frame::SettingsAck => {}
                 other @ (Frame::HeadersPart
                 | Frame::Priority { .. }
                 | Frame::PriorityUpdate { .. }

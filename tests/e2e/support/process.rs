@@ -41,6 +41,26 @@ pub(crate) const CHROMIUM: Tool = Tool {
     package: "chromium",
 };
 
+pub(crate) const FIREFOX: Tool = Tool {
+    program: "firefox-esr",
+    package: "firefox-esr",
+};
+pub(crate) const CERTUTIL: Tool = Tool {
+    program: "certutil",
+    package: "libnss3-tools",
+};
+pub(crate) const PYTHON: Tool = Tool {
+    program: "python3",
+    package: "python3",
+};
+pub(crate) const NODE: Tool = Tool {
+    program: "node",
+    package: "nodejs",
+};
+pub(crate) const SLOWHTTPTEST: Tool = Tool {
+    program: "slowhttptest",
+    package: "slowhttptest",
+};
 pub(crate) const NGHTTP: Tool = Tool {
     program: "nghttp",
     package: "nghttp2-client",
@@ -49,10 +69,23 @@ pub(crate) const WGET: Tool = Tool {
     program: "wget",
     package: "wget",
 };
+pub(crate) const NGHTTPD: Tool = Tool {
+    program: "nghttpd",
+    package: "nghttp2-server",
+};
+/// Debian's own: another would not find what Debian's packages bring.
+pub(crate) const DEBIAN_PYTHON: Tool = Tool {
+    program: "/usr/bin/python3",
+    package: "python3-h2, python3-grpcio and python3-websockets",
+};
 /// Debian keeps it where only root looks for programs.
 pub(crate) const NGINX: Tool = Tool {
     program: "/usr/sbin/nginx",
     package: "nginx-light",
+};
+pub(crate) const HAPROXY: Tool = Tool {
+    program: "/usr/sbin/haproxy",
+    package: "haproxy",
 };
 pub(crate) const PRLIMIT: Tool = Tool {
     program: "prlimit",

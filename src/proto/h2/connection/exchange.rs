@@ -5,12 +5,16 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Connection, State};
+use super::client::Lost;
+use super::{Connection, Role, State};
 use crate::limits::H2_RESPONSE_AHEAD_BYTES;
-use crate::message::{Body, BodyStream, Fields, FileRange, Method, Part, Response, Status};
+use crate::message::{
+    Body, BodyStream, Fields, FileRange, Method, Part, Response, Status, Upgrade,
+};
 use crate::metrics::{self, Counter};
 use crate::proto::h1::encode::{Framing, Plan};
 use crate::proto::h2::frame::put_window_update;
+use crate::proto::h2::response::ResponseHead;
 use crate::proto::h2::stream::State as StreamState;
 use crate::proto::h2::{ErrorCode, StreamId};
 
@@ -26,6 +30,14 @@ pub struct Failure {
     pub timeout: Option<&'static str>,
 }
 
+/// What is to be made while it is sent.
+pub enum Made {
+    /// A body.
+    Body(Box<dyn BodyStream>),
+    /// The bytes of another protocol, both ways.
+    Tunnel(Box<dyn Upgrade>),
+}
+
 /// What asking for a request body gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyPoll {
@@ -37,6 +49,8 @@ pub enum BodyPoll {
     Failed(Failure),
     /// The stream is gone.
     Gone,
+    /// A client's: it ended before its end.
+    Lost(Lost),
 }
 
 /// Whether a piece of a response has been taken.
@@ -75,6 +89,18 @@ pub(super) struct Exchange<T> {
     pub(super) send_progress_ms: u64,
     /// The send in which it last had its turn.
     pub(super) turn: u64,
+    /// A client's: the head of the response, until it is taken.
+    pub(super) response: Option<ResponseHead>,
+    /// It has come.
+    pub(super) has_response: bool,
+    /// Interim ones before it.
+    pub(super) interim_responses: usize,
+    /// Both directions carry another protocol (RFC 8441).
+    pub(super) is_tunnel: bool,
+    /// How long neither may be silent, once it is established.
+    pub(super) tunnel_idle_ms: Option<u64>,
+    /// A client's: why nothing more comes.
+    pub(super) lost: Option<Lost>,
 }
 
 /// The response, as far as it was made and not sent.
@@ -82,8 +108,8 @@ pub(super) struct Exchange<T> {
 pub(super) struct Outgoing {
     /// 100 (Continue) is to be sent.
     pub(super) sends_continue: bool,
-    /// The head, until it is sent, and its content-length.
-    pub(super) head: Option<(Response, Option<u64>)>,
+    /// The head, until it is sent.
+    pub(super) head: Option<Head>,
     pub(super) has_begun: bool,
     /// The status, once it was given out for sending.
     pub(super) sent_status: Option<Status>,
@@ -95,11 +121,20 @@ pub(super) struct Outgoing {
 }
 
 #[derive(Debug)]
+pub(super) enum Head {
+    /// With its content-length.
+    Response(Response, Option<u64>),
+    Request(Fields),
+}
+
+#[derive(Debug)]
 pub(super) enum OutgoingBody {
     /// Nobody has responded yet.
     Awaited,
-    /// Nothing more.
+    /// Nothing more, which is to be said.
     End,
+    /// That was said, or nobody wants to hear it.
+    Sent,
     Bytes(Bytes),
     File(FileRange),
     Parts(VecDeque<Part>),
@@ -147,6 +182,12 @@ impl<T> Exchange<T> {
             },
             send_progress_ms: now_ms,
             turn: 0,
+            response: None,
+            has_response: false,
+            interim_responses: 0,
+            is_tunnel: false,
+            tunnel_idle_ms: None,
+            lost: None,
         }
     }
 
@@ -155,10 +196,8 @@ impl<T> Exchange<T> {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
-        if let OutgoingBody::Chunks(chunks) = &mut self.outgoing.body
-            && let Some(maker) = chunks.maker.take()
-        {
-            maker.wake();
+        if let OutgoingBody::Chunks(chunks) = &mut self.outgoing.body {
+            chunks.wake();
         }
     }
 
@@ -182,7 +221,7 @@ impl Outgoing {
     /// Whether content waits for the windows.
     pub(super) fn has_content(&self) -> bool {
         match &self.body {
-            OutgoingBody::Awaited | OutgoingBody::End => false,
+            OutgoingBody::Awaited | OutgoingBody::End | OutgoingBody::Sent => false,
             OutgoingBody::Bytes(_) | OutgoingBody::File(_) | OutgoingBody::Parts(_) => true,
             OutgoingBody::Chunks(chunks) => !chunks.queue.is_empty(),
         }
@@ -190,6 +229,20 @@ impl Outgoing {
 }
 
 impl Chunks {
+    /// None yet, of as many bytes in all, if that is known.
+    pub(super) fn promising(length: Option<u64>) -> Self {
+        Self {
+            promised: length,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(maker) = self.maker.take() {
+            maker.wake();
+        }
+    }
+
     /// Takes up to `bytes` off the front, of one chunk.
     pub(super) fn take(&mut self, bytes: usize) -> Bytes {
         let Some(front) = self.queue.front_mut() else {
@@ -226,6 +279,9 @@ impl<T> Connection<T> {
         if let Some(failure) = exchange.failure {
             return Poll::Ready(BodyPoll::Failed(failure));
         }
+        if let Some(lost) = exchange.lost {
+            return Poll::Ready(BodyPoll::Lost(lost));
+        }
         if !exchange.body.is_empty() {
             let data = std::mem::take(&mut exchange.body).freeze();
             state.release(id, data.len());
@@ -260,15 +316,15 @@ impl<T> Connection<T> {
 
     /// Answers the request on `id`. A body that is made while it is sent is given back: its bytes go
     /// through [`Connection::poll_room`] and [`Connection::push_chunk`], its end through
-    /// [`Connection::end_chunks`].
-    pub fn respond(
-        &mut self,
-        id: StreamId,
-        mut response: Response,
-        now_ms: u64,
-    ) -> Option<Box<dyn BodyStream>> {
+    /// [`Connection::end_chunks`]. So do those of a tunnel, which lasts until
+    /// [`Connection::end_tunnel`].
+    pub fn respond(&mut self, id: StreamId, mut response: Response, now_ms: u64) -> Option<Made> {
         let stream = self.state.streams.get(id)?;
         let exchange = &mut stream.data;
+        exchange.is_tunnel &= matches!(response.body, Body::Upgrade(_));
+        if exchange.is_tunnel {
+            establish(&mut response);
+        }
         let length = response.body.length();
         let version = crate::message::Version::Http2;
         let plan = Plan::new(&exchange.method, version, response.status, length);
@@ -276,13 +332,19 @@ impl<T> Connection<T> {
             Framing::Length(length) => Some(length),
             Framing::None | Framing::Chunked | Framing::Close => None,
         };
-        let body = match plan.sends_body {
+        let body = match plan.sends_body || exchange.is_tunnel {
             true => std::mem::replace(&mut response.body, Body::Empty),
             false => Body::Empty,
         };
         let mut made = None;
         exchange.outgoing.body = match body {
-            // RFC 9113 8.6: there is no 101 here, and no request that would ask for it.
+            Body::Upgrade(upgrade) if exchange.is_tunnel => {
+                let idle_ms = u64::try_from(upgrade.idle_max().as_millis()).unwrap_or(u64::MAX / 4);
+                exchange.tunnel_idle_ms = Some(idle_ms);
+                made = Some(Made::Tunnel(upgrade));
+                OutgoingBody::Chunks(Chunks::default())
+            }
+            // RFC 9113 8.6: there is no 101 here, and no other request that would ask for it.
             Body::Empty | Body::Upgrade(_) => OutgoingBody::End,
             Body::Bytes(bytes) if bytes.is_empty() => OutgoingBody::End,
             Body::Bytes(bytes) => OutgoingBody::Bytes(bytes),
@@ -291,18 +353,19 @@ impl<T> Connection<T> {
             Body::Parts(parts) if parts.is_empty() => OutgoingBody::End,
             Body::Parts(parts) => OutgoingBody::Parts(parts.into()),
             Body::Stream(stream, _) => {
-                made = Some(stream);
-                OutgoingBody::Chunks(Chunks {
-                    promised: content_length,
-                    ..Chunks::default()
-                })
+                made = Some(Made::Body(stream));
+                OutgoingBody::Chunks(Chunks::promising(content_length))
             }
         };
         exchange.outgoing.sends_continue = false;
         exchange.outgoing.has_begun = true;
-        exchange.outgoing.head = Some((response, content_length));
+        let idle_ms = exchange.tunnel_idle_ms.unwrap_or(u64::MAX / 4);
+        // RFC 9110 9.3.6: the response to CONNECT has no length.
+        let content_length = content_length.filter(|_| exchange.tunnel_idle_ms.is_none());
+        exchange.outgoing.head = Some(Head::Response(response, content_length));
         exchange.send_progress_ms = now_ms;
-        let due_ms = now_ms + self.state.config.send_progress_ms;
+        exchange.body_progress_ms = now_ms;
+        let due_ms = now_ms + self.state.config.send_progress_ms.min(idle_ms);
         self.state.clock.look_at(due_ms);
         made
     }
@@ -317,6 +380,18 @@ impl<T> Connection<T> {
             Some(_) => Poll::Ready(Room::More),
             None => Poll::Ready(Room::Gone),
         }
+    }
+
+    /// Waits until all of the response on `id` was given out for sending.
+    pub fn poll_sent(&mut self, id: StreamId, context: &Context<'_>) -> Poll<()> {
+        let Some(stream) = self.state.streams.get(id) else {
+            return Poll::Ready(());
+        };
+        if let OutgoingBody::Chunks(chunks) = &mut stream.data.outgoing.body {
+            chunks.maker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// Appends `chunk` to the response on `id`. One that is longer than was promised ends the stream
@@ -365,12 +440,46 @@ impl<T> Connection<T> {
         })
     }
 
+    /// The tunnel on `id` has nothing more to carry. One that either end has not ended is reset.
+    pub fn end_tunnel(&mut self, id: StreamId) {
+        let state = &mut self.state;
+        match state.streams.get(id) {
+            Some(stream) if stream.state() == StreamState::Closed => state.remove(id),
+            Some(_) => state.reset(id, ErrorCode::Cancel),
+            None => {}
+        }
+    }
+
     /// The response on `id` cannot be made, or not be finished.
     pub fn abort(&mut self, id: StreamId) {
-        if self.state.streams.get(id).is_some() {
-            metrics::count(Counter::Http2StreamsReset);
-            self.state.reset(id, ErrorCode::Internal);
+        let state = &mut self.state;
+        if state.streams.get(id).is_none() {
+            return;
         }
+        match state.role {
+            Role::Server => {
+                metrics::count(Counter::Http2StreamsReset);
+                state.reset(id, ErrorCode::Internal);
+            }
+            Role::Client => state.give_up(id, ErrorCode::Cancel, Lost::Reset(ErrorCode::Cancel)),
+        }
+    }
+
+    /// Of what was given out for sending of the response on `id`, `bytes` of content were not sent, and
+    /// all frames behind them: they cannot be had any more. The stream is reset, whether or not it has
+    /// been let go of.
+    pub fn take_back(&mut self, id: StreamId, bytes: u64) {
+        let state = &mut self.state;
+        let increment = u32::try_from(bytes).unwrap_or(u32::MAX);
+        // It was taken of this window before: that it overflows would be the peer's doing, who then
+        // has less of it.
+        state.send_window.increase(increment).ok();
+        if let Some(finished) = state.finished.iter_mut().find(|ended| ended.stream == id) {
+            finished.is_complete = false;
+            finished.body_bytes = finished.body_bytes.saturating_sub(bytes);
+        }
+        metrics::count(Counter::Http2StreamsReset);
+        state.reset(id, ErrorCode::Internal);
     }
 
     fn chunks(&mut self, id: StreamId) -> Option<&mut Chunks> {
@@ -378,12 +487,25 @@ impl<T> Connection<T> {
             OutgoingBody::Chunks(chunks) if !chunks.has_ended => Some(chunks),
             OutgoingBody::Awaited
             | OutgoingBody::End
+            | OutgoingBody::Sent
             | OutgoingBody::Bytes(_)
             | OutgoingBody::File(_)
             | OutgoingBody::Parts(_)
             | OutgoingBody::Chunks(_) => None,
         }
     }
+}
+
+/// A change of protocol as HTTP/2 says it (RFC 8441 5): a response that has succeeded, without what
+/// HTTP/1.1 proves and names with it.
+fn establish(response: &mut Response) {
+    response.status = Status(200);
+    response.relayed.retain(|name, _| {
+        let ends_here = ["upgrade", "connection", "sec-websocket-accept"];
+        !ends_here
+            .iter()
+            .any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+    });
 }
 
 impl<T> State<T> {

@@ -1,5 +1,6 @@
-//! One HTTP/2 connection as its server drives it, without input or output: bytes in, requests out;
-//! responses in, [gathered](crate::message::gather) frames out; the clock an argument.
+//! One HTTP/2 connection without input or output: bytes in, requests out; responses in,
+//! [gathered](crate::message::gather) frames out; the clock an argument. Its server drives it so; a
+//! [client] has requests and responses change places.
 //!
 //! Everything that a peer can make grow is bounded: streams by number, what they hold by their
 //! windows, answers to frames by [`H2_CONTROL_BYTES_MAX`], and what is cheap to send by its
@@ -7,26 +8,29 @@
 //! framed then, by its priority, and its stream stays open so long, so that a client which does not
 //! read cannot have more requests served than it may have open.
 
+pub mod client;
 mod exchange;
 mod receive;
 mod send;
 mod timing;
 
 use std::collections::VecDeque;
+use std::task::Waker;
 
 use bytes::BytesMut;
 
-pub use self::exchange::{BodyPoll, Failure, Room};
+pub use self::exchange::{BodyPoll, Failure, Made, Room};
 pub use self::timing::Wait;
 
+use self::client::Lost;
 use self::exchange::Exchange;
-use super::flood::Budgets;
+use super::flood::{Budgets, Event as Cost};
 use super::flow::{ReceiveWindow, SendWindow, WINDOW_BYTES_INITIAL};
 use super::frame::{self, Role, put_goaway, put_ping, put_rst_stream, put_window_update};
 use super::hpack::{self, HeaderList};
 use super::priority::Priority;
 use super::settings::{LocalSettings, Settings};
-use super::stream::Streams;
+use super::stream::{Stream, Streams};
 use super::{ConnectionError, ErrorCode, StreamId, request};
 use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::{H2_CONTROL_BYTES_MAX, HEADER_FIELDS_MAX};
@@ -48,6 +52,8 @@ pub enum Event {
 /// A stream that is over, whose response had begun.
 #[derive(Debug)]
 pub struct Finished<T> {
+    /// The stream.
+    pub stream: StreamId,
     /// What the driver keeps for it.
     pub data: T,
     /// The status that was sent.
@@ -68,6 +74,8 @@ pub struct Connection<T> {
 /// All but the decoder, whose frames are borrowed from it while they are handled.
 #[derive(Debug)]
 struct State<T> {
+    /// This side's.
+    role: Role,
     config: Config,
     streams: Streams<Exchange<T>>,
     /// SETTINGS of the peer, as far as they have come.
@@ -95,6 +103,10 @@ struct State<T> {
     lane_turns: [u64; 8],
     phase: Phase,
     drain: Drain,
+    /// The peer has ended its direction: no frame comes any more.
+    has_input_ended: bool,
+    /// A client's: those that wait for the server's SETTINGS, at most as many as ask.
+    settings_wakers: Vec<Waker>,
     opened: u64,
     clock: timing::Clock,
 }
@@ -135,41 +147,25 @@ struct Config {
     body_ms: u64,
     send_progress_ms: u64,
     idle_ms: u64,
+    /// A client's alone.
+    first_byte_ms: u64,
+    ping_ms: u64,
 }
 
 impl<T> Connection<T> {
     /// A connection that begins at `now_ms`. Its SETTINGS are the first to be sent.
     pub fn new(http2: &Http2, limits: &Limits, timeouts: &Timeouts, now_ms: u64) -> Self {
         let config = Config::new(http2, limits, timeouts);
-        let mut state = State {
-            streams: Streams::new(http2.concurrent_streams_max),
-            peer: Settings::default(),
-            local: LocalSettings::default(),
-            hpack_in: hpack::Decoder::new(),
-            hpack_out: hpack::Encoder::new(),
-            list: HeaderList::default(),
-            budgets: Budgets::new(now_ms),
-            send_window: SendWindow::new(WINDOW_BYTES_INITIAL),
-            receive_window: ReceiveWindow::new(WINDOW_BYTES_INITIAL, http2.connection_window_bytes),
-            control: Vec::new(),
-            events: VecDeque::new(),
-            finished: VecDeque::new(),
-            priorities_ahead: VecDeque::new(),
-            candidates: Vec::new(),
-            digits: Vec::new(),
-            turn: 0,
-            lane_turns: [0; 8],
-            phase: Phase::Preface,
-            drain: Drain::No,
-            opened: 0,
-            clock: timing::Clock::new(now_ms, config.header_ms),
-            config,
-        };
+        let mut state = State::new(Role::Server, config, now_ms);
         let settings = state.config.settings();
         state.local.send(settings, now_ms, &mut state.control);
         state.update_connection_window();
+        Self::of(state)
+    }
+
+    fn of(state: State<T>) -> Self {
         Self {
-            decoder: frame::Decoder::new(Role::Server),
+            decoder: frame::Decoder::new(state.role),
             state,
         }
     }
@@ -234,6 +230,11 @@ impl<T> Connection<T> {
         self.state.phase == Phase::Finished
     }
 
+    /// Whether answers to the peer's frames wait to be sent.
+    pub fn has_answers(&self) -> bool {
+        !self.state.control.is_empty()
+    }
+
     /// Whether a stream is open.
     pub fn is_serving(&self) -> bool {
         !self.state.streams.is_empty()
@@ -255,8 +256,25 @@ impl<T> Connection<T> {
         self.state.drain(now_ms);
     }
 
+    /// The peer has ended its direction. Requests that are complete are answered as far as the windows
+    /// that it has opened go; the others are dropped. Gives whether there were any of those.
+    pub fn end_input(&mut self) -> bool {
+        self.state.end_input()
+    }
+
+    /// Whether the peer has ended its direction.
+    pub fn has_input_ended(&self) -> bool {
+        self.state.has_input_ended
+    }
+
     /// Ends the connection for `error`: GOAWAY is the last that is sent.
     pub fn fail(&mut self, error: &ConnectionError) {
+        if self.state.is_client() {
+            metrics::count(Counter::UpstreamConnectionsFailed);
+            self.state.lose_all(Lost::Protocol(error.reason));
+            self.state.finish(error.code);
+            return;
+        }
         metrics::count(Counter::Http2Goaways);
         if error.code == ErrorCode::EnhanceYourCalm {
             metrics::count(Counter::Http2Floods);
@@ -272,6 +290,58 @@ impl<T> Connection<T> {
 }
 
 impl<T> State<T> {
+    fn new(role: Role, config: Config, now_ms: u64) -> Self {
+        let http2 = &config.http2;
+        Self {
+            role,
+            streams: Streams::new(role, http2.concurrent_streams_max),
+            peer: Settings::default(),
+            local: LocalSettings::default(),
+            hpack_in: hpack::Decoder::new(),
+            hpack_out: hpack::Encoder::new(),
+            list: HeaderList::default(),
+            budgets: Budgets::new(now_ms),
+            send_window: SendWindow::new(WINDOW_BYTES_INITIAL),
+            receive_window: ReceiveWindow::new(WINDOW_BYTES_INITIAL, http2.connection_window_bytes),
+            control: Vec::new(),
+            events: VecDeque::new(),
+            finished: VecDeque::new(),
+            priorities_ahead: VecDeque::new(),
+            candidates: Vec::new(),
+            digits: Vec::new(),
+            turn: 0,
+            lane_turns: [0; 8],
+            phase: Phase::Preface,
+            drain: Drain::No,
+            has_input_ended: false,
+            settings_wakers: Vec::new(),
+            opened: 0,
+            clock: timing::Clock::new(now_ms, config.header_ms),
+            config,
+        }
+    }
+
+    fn is_client(&self) -> bool {
+        self.role == Role::Client
+    }
+
+    /// Takes one off a budget. A server behind this one is not held to any: what it makes grow is
+    /// bounded by the streams that this side opens, and by the answers that wait.
+    fn spend(&mut self, cost: Cost, now_ms: u64) -> Result<(), ConnectionError> {
+        match self.role {
+            Role::Server => self.budgets.spend(cost, now_ms),
+            Role::Client => Ok(()),
+        }
+    }
+
+    /// What GOAWAY names: of a client the last push, and there is none.
+    fn last_of_peer(&self) -> StreamId {
+        match self.role {
+            Role::Server => self.streams.last(),
+            Role::Client => 0,
+        }
+    }
+
     fn drain(&mut self, now_ms: u64) {
         if self.drain != Drain::No || self.phase == Phase::Finished {
             return;
@@ -292,6 +362,48 @@ impl<T> State<T> {
         }
     }
 
+    /// RFC 9113 9.1 leaves half-closed connections to TCP and TLS, whose directions end apart from each
+    /// other (RFC 9293 3.6, RFC 8446 6.1).
+    fn end_input(&mut self) -> bool {
+        if self.phase == Phase::Finished || self.has_input_ended {
+            return false;
+        }
+        self.has_input_ended = true;
+        let receives = |stream: &&mut Stream<Exchange<T>>| stream.receives();
+        let cut: Vec<_> = self.streams.iter_mut().filter(receives).collect();
+        let cut: Vec<_> = cut.into_iter().map(|stream| stream.id()).collect();
+        for id in &cut {
+            metrics::count(Counter::Http2StreamsResetByClient);
+            self.reset(*id, ErrorCode::Cancel);
+        }
+        if self.drain != Drain::Final {
+            self.drain = Drain::Final;
+            self.streams.stop_opening();
+            // Whoever has closed both directions answers it with a reset, which ends the rest.
+            put_goaway(self.streams.last(), ErrorCode::No, &mut self.control);
+        }
+        self.finish_if_drained();
+        !cut.is_empty()
+    }
+
+    /// Nobody opens the windows of a peer that sends nothing any more: what waits for one is given up.
+    fn drop_stalled(&mut self) {
+        if !self.has_input_ended {
+            return;
+        }
+        let connection_stalls = self.send_window.available() == 0;
+        let stalls = |stream: &&mut Stream<Exchange<T>>| {
+            let waits = connection_stalls || stream.send.available() == 0;
+            waits && stream.data.outgoing.head.is_none() && stream.data.outgoing.has_content()
+        };
+        let stalled: Vec<_> = self.streams.iter_mut().filter(stalls).collect();
+        let stalled: Vec<_> = stalled.into_iter().map(|stream| stream.id()).collect();
+        for id in stalled {
+            metrics::count(Counter::Http2StreamsReset);
+            self.reset(id, ErrorCode::Cancel);
+        }
+    }
+
     fn finish_if_drained(&mut self) {
         if self.drain == Drain::Final && self.streams.is_empty() {
             self.phase = Phase::Finished;
@@ -304,8 +416,12 @@ impl<T> State<T> {
         }
         let ids: Vec<_> = self.streams.iter_mut().map(|stream| stream.id()).collect();
         self.streams.stop_opening();
-        put_goaway(self.streams.last(), code, &mut self.control);
+        put_goaway(self.last_of_peer(), code, &mut self.control);
         self.phase = Phase::Finished;
+        if self.is_client() {
+            self.lose_all(Lost::Closed);
+            return;
+        }
         for id in ids {
             self.remove(id);
         }
@@ -313,6 +429,11 @@ impl<T> State<T> {
 
     /// Ends a stream with RST_STREAM.
     fn reset(&mut self, id: StreamId, code: ErrorCode) {
+        if self.is_client() {
+            let reason = "the stream was reset for an error";
+            self.give_up(id, code, Lost::Protocol(reason));
+            return;
+        }
         put_rst_stream(id, code, &mut self.control);
         self.streams.reset(id);
         self.remove(id);
@@ -328,6 +449,7 @@ impl<T> State<T> {
         let exchange = stream.data;
         if let Some((data, status)) = exchange.data.zip(exchange.outgoing.sent_status) {
             self.finished.push_back(Finished {
+                stream: id,
                 data,
                 status,
                 body_bytes: exchange.outgoing.sent_bytes,
@@ -336,7 +458,9 @@ impl<T> State<T> {
         }
         self.receive_window.release(held);
         self.update_connection_window();
-        self.events.push_back(Event::Gone(id));
+        if self.role == Role::Server {
+            self.events.push_back(Event::Gone(id));
+        }
         self.clock.idle_since_ms = self.clock.now_ms;
         self.finish_if_drained();
     }
@@ -359,7 +483,7 @@ impl<T> State<T> {
     fn request_bounds(&self) -> request::Bounds {
         request::Bounds {
             target_bytes_max: self.config.target_bytes_max,
-            extended_connect: false,
+            extended_connect: true,
         }
     }
 }
@@ -377,6 +501,8 @@ impl Config {
             body_ms: ms(timeouts.body),
             send_progress_ms: ms(timeouts.send_progress),
             idle_ms: ms(timeouts.idle),
+            first_byte_ms: 0,
+            ping_ms: 0,
         }
     }
 
@@ -388,6 +514,7 @@ impl Config {
             max_concurrent_streams: Some(to_u32(self.http2.concurrent_streams_max)),
             initial_window_size: self.http2.stream_window_bytes,
             max_header_list_size: Some(to_u32(self.http2.header_list_bytes_max)),
+            enable_connect_protocol: true,
             no_rfc7540_priorities: true,
             ..Settings::default()
         }

@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 
+use super::client::{LIVENESS_PING, Lost};
 use super::exchange::{Exchange, Failure};
 use super::{DRAIN_PING, Drain, Event, Phase, State};
 use crate::limits::{H2_PRIORITIES_AHEAD_MAX, H2_STREAMS_MAX};
@@ -10,7 +11,7 @@ use crate::metrics::{self, Counter};
 use crate::proto::h2::flood::Event as Cost;
 use crate::proto::h2::flow::{FlowError, ReceiveWindow, SendWindow};
 use crate::proto::h2::frame::{
-    Data, Frame, Headers, PREFACE, Role, match_preface, put_ping_ack, put_settings_ack,
+    Data, Frame, Headers, PREFACE, match_preface, put_ping_ack, put_settings_ack,
 };
 use crate::proto::h2::priority::Priority;
 use crate::proto::h2::request::{self, Refusal, check_trailers};
@@ -46,15 +47,18 @@ impl<T> State<T> {
             Frame::Data(data) => self.handle_data(&data, now_ms),
             Frame::Headers(headers) => self.handle_headers(&headers, now_ms),
             Frame::HeadersPart => Ok(()),
-            Frame::Priority { .. } => self.budgets.spend(Cost::Priority, now_ms),
+            Frame::Priority { .. } => self.spend(Cost::Priority, now_ms),
+            Frame::RstStream { stream, code } if self.is_client() => {
+                self.handle_server_reset(stream, code)
+            }
             Frame::RstStream { stream, .. } => self.handle_reset(stream, now_ms),
             Frame::Settings { payload } => {
-                self.budgets.spend(Cost::Settings, now_ms)?;
+                self.spend(Cost::Settings, now_ms)?;
                 self.handle_settings(payload)
             }
             Frame::SettingsAck => self.handle_settings_ack(),
             Frame::Ping(opaque) => {
-                self.budgets.spend(Cost::Ping, now_ms)?;
+                self.spend(Cost::Ping, now_ms)?;
                 put_ping_ack(opaque, &mut self.control);
                 Ok(())
             }
@@ -62,20 +66,28 @@ impl<T> State<T> {
                 self.name_last_stream();
                 Ok(())
             }
+            Frame::PingAck(opaque) if opaque == LIVENESS_PING && self.is_client() => {
+                self.clock.ping_sent_ms = None;
+                Ok(())
+            }
+            Frame::GoAway { last_stream, .. } if self.is_client() => {
+                self.handle_server_goaway(last_stream);
+                Ok(())
+            }
             // The client opens no more streams; those it has are finished (RFC 9113 6.8).
             Frame::GoAway { .. } => {
-                self.budgets.spend(Cost::Ignored, now_ms)?;
+                self.spend(Cost::Ignored, now_ms)?;
                 self.drain(now_ms);
                 self.name_last_stream();
                 Ok(())
             }
-            Frame::PingAck(_) | Frame::Unknown => self.budgets.spend(Cost::Ignored, now_ms),
+            Frame::PingAck(_) | Frame::Unknown => self.spend(Cost::Ignored, now_ms),
             Frame::WindowUpdate { stream, increment } => {
-                self.budgets.spend(Cost::WindowUpdate, now_ms)?;
+                self.spend(Cost::WindowUpdate, now_ms)?;
                 self.handle_window_update(stream, increment, now_ms)
             }
             Frame::PriorityUpdate { stream, value } => {
-                self.budgets.spend(Cost::Priority, now_ms)?;
+                self.spend(Cost::Priority, now_ms)?;
                 self.handle_priority_update(stream, value)
             }
             Frame::Faulty(error) => self.handle_stream_error(error, now_ms),
@@ -108,6 +120,7 @@ impl<T> State<T> {
             .decode(headers.block, &bounds, &mut self.list)?;
         match role {
             Ok(HeadersRole::Request) => self.handle_request(headers, now_ms),
+            Ok(HeadersRole::Response) => self.handle_response(headers, now_ms),
             Ok(HeadersRole::Trailers) => match check_trailers(&self.list) {
                 Ok(()) => {
                     let trailers = self.list.to_fields(0);
@@ -122,7 +135,7 @@ impl<T> State<T> {
                     self.handle_stream_error(error, now_ms)
                 }
             },
-            Ok(HeadersRole::Late) => self.budgets.spend(Cost::Ignored, now_ms),
+            Ok(HeadersRole::Late) => self.spend(Cost::Ignored, now_ms),
             Err(error) if error.code == ErrorCode::RefusedStream => {
                 self.refuse_stream(&error, now_ms)
             }
@@ -133,7 +146,7 @@ impl<T> State<T> {
     /// One stream too many. A client that cannot know the bound yet may open several; one that keeps
     /// doing it costs a header block and a reset each time, like one that resets its own.
     fn refuse_stream(&mut self, error: &StreamError, now_ms: u64) -> Result<(), ConnectionError> {
-        self.budgets.spend(Cost::PeerReset, now_ms)?;
+        self.spend(Cost::PeerReset, now_ms)?;
         metrics::count(Counter::Http2StreamsRefused);
         self.reset(error.stream, error.code);
         Ok(())
@@ -152,6 +165,7 @@ impl<T> State<T> {
         }
         let is_head = self.list.iter().any(|field| field == HEAD_METHOD);
         let read = request::request(&self.list, headers.end_stream, &self.request_bounds());
+        let mut is_connect = false;
         let (method, event, opening) = match read {
             Err(Refusal::Malformed(reason)) => {
                 let error = StreamError::new(id, ErrorCode::Protocol, reason);
@@ -163,9 +177,14 @@ impl<T> State<T> {
                 (method, Event::Refused(id, None, status, reason), opening)
             }
             Ok(head) => {
-                let request = head.request;
+                let is_tunnel = head.protocol.is_some();
+                let request = match head.protocol {
+                    None => head.request,
+                    Some(protocol) => as_upgrade(head.request, &protocol),
+                };
+                is_connect = is_tunnel;
                 let content_length = match request.body_length {
-                    BodyLength::Known(length) if !headers.end_stream => Some(length),
+                    BodyLength::Known(length) if !headers.end_stream && !is_tunnel => Some(length),
                     BodyLength::Known(_) | BodyLength::Delimited => None,
                 };
                 let opening = self.opening(headers.end_stream, content_length, head.priority);
@@ -194,6 +213,7 @@ impl<T> State<T> {
         let mut exchange = Exchange::new(&method, expects_continue, now_ms);
         // Any other value than "trailers" is malformed (RFC 9113 8.2.2).
         exchange.takes_trailers = takes_trailers;
+        exchange.is_tunnel = is_connect;
         self.streams.open(id, opening, exchange);
         self.events.push_back(event);
         if self.opened >= self.config.requests_max {
@@ -202,16 +222,21 @@ impl<T> State<T> {
         Ok(())
     }
 
-    /// The event for `request`: one whose body is known to be too long is refused.
+    /// The event for `request`: one whose protocol is not spoken, or whose body is known to be too long is refused.
     fn checked(&self, id: StreamId, request: Request, end_stream: bool) -> Event {
         let request = Box::new(request);
+        if request.method == Method::Connect {
+            let reason = "a :protocol that is not spoken";
+            return Event::Refused(id, Some(request), Status(501), reason);
+        }
         match request.body_length {
             BodyLength::Known(length) if length > self.config.body_bytes_max => {
                 let Failure { status, reason, .. } = BODY_TOO_LARGE;
                 Event::Refused(id, Some(request), status, reason)
             }
             BodyLength::Known(_) | BodyLength::Delimited => {
-                Event::Request(id, request, !end_stream)
+                let has_body = !end_stream && !request.body_length.is_none();
+                Event::Request(id, request, has_body)
             }
         }
     }
@@ -241,7 +266,7 @@ impl<T> State<T> {
             .receive(frame.flow_bytes)
             .map_err(overrun)?;
         if frame.content.is_empty() && !frame.end_stream {
-            self.budgets.spend(Cost::EmptyData, now_ms)?;
+            self.spend(Cost::EmptyData, now_ms)?;
         }
         let stream = match self.streams.handle_data(frame) {
             Ok(Some(stream)) => stream,
@@ -249,7 +274,7 @@ impl<T> State<T> {
                 // It was on the way when its stream was reset. Whole frames of it cost the peer as
                 // much as they cost us.
                 if frame.content.len() < LATE_DATA_BYTES_FREE {
-                    self.budgets.spend(Cost::Ignored, now_ms)?;
+                    self.spend(Cost::Ignored, now_ms)?;
                 }
                 self.receive_window.release(frame.flow_bytes);
                 self.update_connection_window();
@@ -271,10 +296,10 @@ impl<T> State<T> {
         // Content that comes without having been asked for needs no 100 (RFC 9110 10.1.1).
         exchange.owes_continue = false;
         let mut unused = (frame.flow_bytes as usize).saturating_sub(frame.content.len());
-        if exchange.received_bytes > self.config.body_bytes_max {
+        if exchange.received_bytes > self.config.body_bytes_max && !exchange.is_tunnel {
             exchange.fail(BODY_TOO_LARGE);
         }
-        if exchange.failure.is_some() {
+        if exchange.failure.is_some() || exchange.lost.is_some() {
             exchange.body = BytesMut::new();
             unused = stream.receive.held() as usize;
         } else {
@@ -291,22 +316,28 @@ impl<T> State<T> {
 
     fn handle_reset(&mut self, id: StreamId, now_ms: u64) -> Result<(), ConnectionError> {
         if self.streams.handle_reset(id)?.is_none() {
-            return self.budgets.spend(Cost::Ignored, now_ms);
+            return self.spend(Cost::Ignored, now_ms);
         }
         metrics::count(Counter::Http2StreamsResetByClient);
-        self.budgets.spend(Cost::PeerReset, now_ms)?;
+        self.spend(Cost::PeerReset, now_ms)?;
         self.remove(id);
         Ok(())
     }
 
     fn handle_settings(&mut self, payload: &[u8]) -> Result<(), ConnectionError> {
         let old = self.peer;
-        self.peer.apply(payload, Role::Server)?;
+        self.peer.apply(payload, self.role)?;
         let new = self.peer;
         self.streams
             .change_initial_send_window(old.initial_window_size, new.initial_window_size)?;
         if old.header_table_size != new.header_table_size {
             self.hpack_out.set_peer_table_size(new.header_table_size);
+        }
+        if self.is_client() {
+            let peer_max = new.max_concurrent_streams.unwrap_or(u32::MAX) as usize;
+            let own_max = self.config.http2.concurrent_streams_max;
+            self.streams.set_concurrent_max(own_max.min(peer_max));
+            self.wake_for_settings();
         }
         put_settings_ack(&mut self.control);
         Ok(())
@@ -386,10 +417,35 @@ impl<T> State<T> {
             // RST_STREAM must not be sent for it (RFC 9113 6.4).
             return Err(ConnectionError::new(error.code, error.reason));
         }
-        self.budgets.spend(Cost::ProvokedReset, now_ms)?;
+        if self.is_client() {
+            self.give_up(error.stream, error.code, Lost::Protocol(error.reason));
+            return Ok(());
+        }
+        self.spend(Cost::ProvokedReset, now_ms)?;
         metrics::count(Counter::Http2StreamsReset);
         self.reset(error.stream, error.code);
         Ok(())
+    }
+}
+
+/// An extended CONNECT as the rest of the program knows it: as the request of HTTP/1.1 that asks for the
+/// same (RFC 8441 5). The bytes of the protocol are no body of it. What is not known stays CONNECT.
+fn as_upgrade(request: Request, protocol: &str) -> Request {
+    if protocol != "websocket" {
+        return request;
+    }
+    let mut fields = request.fields;
+    fields.retain(|name, _| !name.eq_ignore_ascii_case(b"sec-websocket-key"));
+    let more = [
+        (&b"connection"[..], &b"upgrade"[..]),
+        (b"upgrade", protocol.as_bytes()),
+    ];
+    Request {
+        method: Method::Get,
+        fields: fields.extended(more.into_iter()),
+        body_length: BodyLength::Known(0),
+        expects_continue: false,
+        ..request
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::exchange::{Chunks, OutgoingBody};
+use super::exchange::{Chunks, Head, OutgoingBody};
 use super::{Connection, State};
 use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
 use crate::message::gather::Gather;
@@ -39,6 +39,7 @@ impl<T> Connection<T> {
             state.control = Vec::new();
         }
         state.schedule(out, date, now_ms);
+        state.drop_stalled();
         // A stream that ends here may have left a reset behind.
         if !state.control.is_empty() {
             out.push_text(&state.control);
@@ -132,22 +133,29 @@ impl<T> State<T> {
             });
             moved = true;
         }
-        if let Some((response, length)) = outgoing.head.take() {
+        if let Some(head) = outgoing.head.take() {
             let end_stream = matches!(outgoing.body, OutgoingBody::End);
             let (encoder, digits) = (&mut self.hpack_out, &mut self.digits);
-            digits.clear();
-            if let Some(length) = length {
-                push_decimal(digits, length);
-            }
             put_headers(out, id, end_stream, |out| {
                 encoder.begin(out);
-                put_response(encoder, &response, digits, date, out);
+                match &head {
+                    Head::Response(response, length) => {
+                        digits.clear();
+                        if let Some(length) = *length {
+                            push_decimal(digits, length);
+                        }
+                        put_response(encoder, response, digits, date, out);
+                    }
+                    Head::Request(fields) => put_fields(encoder, fields, out),
+                }
             });
-            outgoing.sent_status = Some(response.status);
+            if let Head::Response(response, _) = &head {
+                outgoing.sent_status = Some(response.status);
+            }
             exchange.send_progress_ms = now_ms;
             exchange.turn = self.turn;
             if end_stream {
-                self.finish_response(id);
+                self.finish_sending(id);
                 return true;
             }
             moved = true;
@@ -162,6 +170,7 @@ impl<T> State<T> {
         };
         let windows = stream.send.available().min(self.send_window.available());
         let room = frame_room(out.len()).min(windows as usize);
+        let has_file = stream.data.outgoing.has_file();
         let Some(content) = Content::take(&mut stream.data.outgoing.body, room) else {
             return false;
         };
@@ -171,7 +180,11 @@ impl<T> State<T> {
         let bytes = content.length();
         // Trailers end a body by themselves.
         if bytes > 0 || end_stream {
-            out.push_text(&data_head(id, bytes, end_stream));
+            let head = data_head(id, bytes, end_stream);
+            match has_file {
+                true => out.push_head(id, &head),
+                false => out.push_text(&head),
+            }
             stream.data.outgoing.sent_bytes += (HEAD_BYTES + bytes) as u64;
         }
         match content {
@@ -183,7 +196,7 @@ impl<T> State<T> {
         self.send_window.consume(sent);
         stream.data.send_progress_ms = now_ms;
         stream.data.turn = self.turn;
-        self.budgets.earn_window_updates(bytes as u64);
+        self.budgets.earn_by_data(bytes as u64);
         if let Some(trailers) = trailers {
             let encoder = &mut self.hpack_out;
             put_headers(out, id, true, |out| {
@@ -192,19 +205,35 @@ impl<T> State<T> {
             });
         }
         if is_complete {
-            self.finish_response(id);
+            self.finish_sending(id);
         }
         true
     }
 
     /// The response was sent to its end. What the client still sends of its request nobody reads: it
     /// may stop (RFC 9113 8.1).
-    fn finish_response(&mut self, id: StreamId) {
+    fn finish_sending(&mut self, id: StreamId) {
         self.streams.end_sending(id);
         let state = self.streams.get(id).map(|stream| {
             stream.data.outgoing.has_ended = true;
             stream.state()
         });
+        let is_tunnel = self.streams.get(id).is_some_and(|s| s.data.is_tunnel);
+        if is_tunnel && !self.is_client() {
+            // The other direction goes on by itself.
+            if let Some(stream) = self.streams.get(id) {
+                stream.data.outgoing.stop();
+            }
+            return;
+        }
+        if self.is_client() {
+            if let Some(stream) = self.streams.get(id) {
+                stream.data.outgoing.stop();
+            }
+            let now_ms = self.clock.now_ms;
+            self.clock.look_at(now_ms + self.config.first_byte_ms);
+            return;
+        }
         match state {
             Some(StreamState::Closed) => self.remove(id),
             Some(_) => self.reset(id, ErrorCode::No),
@@ -214,12 +243,25 @@ impl<T> State<T> {
 }
 
 impl super::exchange::Outgoing {
+    /// Whether content is taken off files, and may turn out to be missing.
+    fn has_file(&self) -> bool {
+        match &self.body {
+            OutgoingBody::File(_) | OutgoingBody::Parts(_) => true,
+            OutgoingBody::Awaited
+            | OutgoingBody::End
+            | OutgoingBody::Sent
+            | OutgoingBody::Bytes(_)
+            | OutgoingBody::Chunks(_) => false,
+        }
+    }
+
     /// Whether nothing follows what has been taken.
     fn is_complete(&self) -> bool {
         match &self.body {
             OutgoingBody::End => true,
             OutgoingBody::Chunks(chunks) => chunks.queue.is_empty() && chunks.has_ended,
             OutgoingBody::Awaited
+            | OutgoingBody::Sent
             | OutgoingBody::Bytes(_)
             | OutgoingBody::File(_)
             | OutgoingBody::Parts(_) => false,
@@ -236,6 +278,7 @@ impl super::exchange::Outgoing {
             }
             OutgoingBody::Awaited
             | OutgoingBody::End
+            | OutgoingBody::Sent
             | OutgoingBody::Bytes(_)
             | OutgoingBody::File(_)
             | OutgoingBody::Parts(_)
@@ -255,7 +298,7 @@ impl Content {
     /// end of a body may be empty.
     fn take(body: &mut OutgoingBody, room: usize) -> Option<Self> {
         match body {
-            OutgoingBody::Awaited => None,
+            OutgoingBody::Awaited | OutgoingBody::Sent => None,
             OutgoingBody::End => Some(Self::Bytes(Bytes::new())),
             OutgoingBody::Chunks(chunks) if chunks.queue.is_empty() => {
                 chunks.has_ended.then(|| Self::Bytes(Bytes::new()))

@@ -11,6 +11,7 @@ use crate::message::{Body, Fields};
 
 mod attacks;
 mod bodies;
+mod client;
 mod interleaving;
 mod lifecycle;
 mod responses;

@@ -4,8 +4,9 @@
 //! be due; it moves forward only when what is begun could be due earlier, and is found anew when it
 //! passes.
 
+use super::client::Lost;
 use super::exchange::Failure;
-use super::{Connection, Drain, Phase, State};
+use super::{Connection, Drain, Phase, Role, State};
 use crate::limits::{H2_DRAIN_PING_MS, H2_SETTINGS_ACK_MS};
 use crate::message::Status;
 use crate::metrics::{self, Counter};
@@ -53,6 +54,10 @@ pub(super) struct Clock {
     /// When the last stream was closed, or the connection began.
     pub(super) idle_since_ms: u64,
     begun: Begun,
+    /// When the last frame came.
+    pub(super) last_frame_ms: u64,
+    /// When a PING was sent that asks for a sign of life.
+    pub(super) ping_sent_ms: Option<u64>,
 }
 
 impl Clock {
@@ -63,6 +68,8 @@ impl Clock {
             look_ms: now_ms + header_ms.min(H2_SETTINGS_ACK_MS),
             idle_since_ms: now_ms,
             begun: Begun::No,
+            last_frame_ms: now_ms,
+            ping_sent_ms: None,
         }
     }
 
@@ -73,6 +80,7 @@ impl Clock {
 
     /// A whole frame has come.
     pub(super) fn handle_frame(&mut self, frame: &Frame<'_>, now_ms: u64) {
+        self.last_frame_ms = now_ms;
         match (frame, self.begun) {
             (Frame::HeadersPart, Begun::Block(_)) => {}
             (Frame::HeadersPart, Begun::Frame(since_ms)) => self.begun = Begun::Block(since_ms),
@@ -130,6 +138,9 @@ impl<T> Connection<T> {
 
 impl<T> State<T> {
     fn check_connection(&mut self, now_ms: u64, next_ms: &mut u64) -> Result<(), ConnectionError> {
+        if self.has_input_ended {
+            return Ok(());
+        }
         if let Some(sent_ms) = self.local.awaited_since_ms()
             && is_due(sent_ms + H2_SETTINGS_ACK_MS, now_ms, next_ms)
         {
@@ -143,6 +154,7 @@ impl<T> State<T> {
             let reason = "timeouts.header_ms passed before a frame or header block was complete";
             return Err(ConnectionError::new(ErrorCode::EnhanceYourCalm, reason));
         }
+        self.check_liveness(now_ms, next_ms)?;
         if let Drain::Announced { since_ms } = self.drain
             && is_due(since_ms + H2_DRAIN_PING_MS, now_ms, next_ms)
         {
@@ -152,14 +164,20 @@ impl<T> State<T> {
     }
 
     fn check_streams(&mut self, now_ms: u64, next_ms: &mut u64) {
+        if self.is_client() {
+            self.check_responses(now_ms, next_ms);
+        }
+        let is_server = self.role == Role::Server;
         let config = self.config;
         let connection_stalls = self.send_window.available() == 0;
-        let mut stalled: Vec<StreamId> = Vec::new();
+        let (mut stalled, mut idle): (Vec<StreamId>, Vec<StreamId>) = Default::default();
         for stream in self.streams.iter_mut() {
             let stalls = connection_stalls || stream.send.available() == 0;
             let id = stream.id();
             let exchange = &mut stream.data;
-            if exchange.reader.is_some() {
+            // Once its response has begun a request is a conversation, whose silences are timed by
+            // whoever responds.
+            if is_server && exchange.reader.is_some() && !exchange.outgoing.has_begun {
                 let progress_ms = exchange.body_progress_ms + config.body_progress_ms;
                 if is_due(exchange.opened_ms + config.body_ms, now_ms, next_ms) {
                     metrics::count(Counter::TimeoutsBody);
@@ -167,6 +185,14 @@ impl<T> State<T> {
                 } else if is_due(progress_ms, now_ms, next_ms) {
                     metrics::count(Counter::TimeoutsBody);
                     exchange.fail(BODY_STALLED);
+                }
+            }
+            if let Some(idle_ms) = exchange.tunnel_idle_ms {
+                let moved_ms = exchange.body_progress_ms.max(exchange.send_progress_ms);
+                if is_due(moved_ms + idle_ms, now_ms, next_ms) {
+                    metrics::count(Counter::TimeoutsIdle);
+                    idle.push(id);
+                    continue;
                 }
             }
             // Those behind others in the schedule wait for us, not for the client.
@@ -182,7 +208,15 @@ impl<T> State<T> {
                 *next_ms = (*next_ms).min(now_ms + config.send_progress_ms);
             }
         }
+        for id in idle {
+            self.reset(id, ErrorCode::Cancel);
+        }
         for id in stalled {
+            if self.is_client() {
+                let lost = Lost::Timeout("timeouts.send_progress_ms");
+                self.give_up(id, ErrorCode::Cancel, lost);
+                continue;
+            }
             // A window that is never opened holds a response in memory (RFC 9113 10.5).
             metrics::count(Counter::TimeoutsSend);
             metrics::count(Counter::Http2StreamsReset);
@@ -212,7 +246,7 @@ impl<T> State<T> {
 }
 
 /// Whether `due_ms` has passed; else it is the next thing to look at if it is the nearest.
-fn is_due(due_ms: u64, now_ms: u64, next_ms: &mut u64) -> bool {
+pub(super) fn is_due(due_ms: u64, now_ms: u64, next_ms: &mut u64) -> bool {
     if due_ms > now_ms {
         *next_ms = (*next_ms).min(due_ms);
         return false;
@@ -240,4 +274,4 @@ const BODY_TOO_SLOW: Failure = Failure {
 };
 
 /// Far enough to add to, and never reached.
-const NEVER_MS: u64 = u64::MAX / 2;
+pub(super) const NEVER_MS: u64 = u64::MAX / 2;
