@@ -18,7 +18,7 @@ use std::process::Command;
 
 use portcullis::metrics::Counter;
 
-use rust_source::{SourceFile, Token, begins, closing};
+use rust_source::{Kind, SourceFile, Token, begins, closing};
 
 /// The rooms from the top down: a room uses only itself and rooms after it.
 const ROOMS: [&str; 13] = [
@@ -256,6 +256,46 @@ fn every_counter_is_counted_somewhere() {
     let variants = ["Requests".to_owned(), "BytesSent".to_owned()];
     let found = never_counted(&[used], &variants);
     assert_eq!(found, ["BytesSent is never counted"]);
+}
+
+#[test]
+fn every_counter_is_expected_by_a_test() {
+    let counters: Vec<(String, &str)> = Counter::ALL
+        .iter()
+        .map(|counter| (format!("{counter:?}"), counter.name()))
+        .collect();
+    let mut files = SourceFile::read_all(&root().join("tests"));
+    // This file names counters only to look for them.
+    files.retain(|file| file.path != "tidy.rs");
+    for file in &mut files {
+        file.path = format!("tests/{}", file.path);
+    }
+    files.extend(sources());
+    assert_none(&never_expected(&files, &counters));
+
+    let counters = [("BytesSent".to_owned(), "bytes_sent")];
+    let expects = |path: &str, text: &str| {
+        let file = SourceFile::parse(path, text);
+        never_expected(&[file], &counters).is_empty()
+    };
+    let e2e = "tests/e2e/x.rs";
+    assert!(expects(
+        e2e,
+        "fn f() { assert!(counters[\"bytes_sent\"] > 7); }"
+    ));
+    assert!(expects(
+        e2e,
+        "fn f() { server.wait_for_counter(\"bytes_sent\", 1); }"
+    ));
+    assert!(!expects(
+        e2e,
+        "fn f() { assert_eq!(counters[\"bytes_sent\"], 0); }"
+    ));
+    assert!(!expects(e2e, "fn f() { note(\"bytes_sent_twice\"); }"));
+    let counted = "count(Counter::BytesSent)";
+    assert!(!expects("net/x.rs", &format!("fn f() {{ {counted}; }}")));
+    let of_test = format!("#[cfg(test)]\nmod tests {{ fn f() {{ {counted}; }} }}");
+    assert!(expects("net/x.rs", &of_test));
 }
 
 #[test]
@@ -560,6 +600,44 @@ fn never_counted(files: &[SourceFile], variants: &[String]) -> Vec<String> {
     let is_never = |variant: &&String| !counted.contains(*variant);
     let message = |variant: &String| format!("{variant} is never counted");
     variants.iter().filter(is_never).map(message).collect()
+}
+
+/// The counters, by variant and name, that no test names: in its code, or in a text that is not about
+/// there being none.
+fn never_expected(files: &[SourceFile], counters: &[(String, &str)]) -> Vec<String> {
+    let mut expected = BTreeSet::new();
+    for file in files {
+        // Not those of the file, which has none where all of it is a test.
+        let tokens = rust_source::tokens(&file.text);
+        for (at, token) in tokens.iter().enumerate() {
+            if !is_of_a_test(file, token.line) {
+                continue;
+            }
+            if at >= 2 && tokens[at - 2].is("Counter") && tokens[at - 1].is("::") {
+                expected.insert(token.text.clone());
+            }
+            let after: Vec<&str> = tokens[at + 1..]
+                .iter()
+                .take(4)
+                .map(|token| token.text.as_str())
+                .collect();
+            let is_none = matches!(after[..], ["]", ",", "0", ")" | ","]);
+            if token.kind == Kind::Literal && !is_none {
+                expected.insert(token.text.trim_matches('"').to_owned());
+            }
+        }
+    }
+    let is_never = |(variant, name): &&(String, &str)| {
+        !expected.contains(variant) && !expected.contains(*name)
+    };
+    let message = |(_, name): &(String, &str)| format!("{name} is expected by no test");
+    counters.iter().filter(is_never).map(message).collect()
+}
+
+/// Whether that line is in a test, or in a file that has nothing else.
+fn is_of_a_test(file: &SourceFile, line: usize) -> bool {
+    let mut test_lines = file.test_lines.iter();
+    file.path.starts_with("tests/") || test_lines.any(|lines| lines.contains(&line))
 }
 
 fn counter_variants() -> Vec<String> {

@@ -139,8 +139,8 @@ fn the_kernels_records_are_relayed_and_its_control_records_served() {
     if !has_kernel_tls() {
         return;
     }
-    for suite in 0..6 {
-        let rekeys = this_kernel().rekey && SUITES[suite].0 == crate::record::Version::Tls13;
+    for (suite, (version, ..)) in SUITES.iter().enumerate() {
+        let rekeys = this_kernel().rekey && *version == crate::record::Version::Tls13;
         on_each_driver(
             &Setup::kernel(suite),
             async |mut served| {

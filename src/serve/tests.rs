@@ -563,6 +563,8 @@ fn overload_and_failure_have_their_status() {
         fixture.threads.set(mode);
         assert_eq!(fixture.status("/never-looked-up"), status);
     }
+    let overloaded = crate::metrics::Counter::FileThreadsOverloaded;
+    assert_eq!(crate::metrics::of_this_thread(overloaded), 1);
 }
 
 #[test]

@@ -97,6 +97,7 @@ fn a_server_that_checks_say_is_down_gets_nothing() {
     go_down(&shared, 0, now);
     go_down(&shared, 2, now);
     assert_eq!(group.pick(None, &[], now).unwrap_err(), NoServer::Down);
+    assert_eq!(metrics::of_this_thread(Counter::UpstreamServersDown), 3);
     for _ in 0..HealthCheck::default().rise {
         shared.on_check(1, true, now);
     }

@@ -89,8 +89,10 @@ fn connect_checks_follow_the_listener_and_their_threads_end_with_the_group() {
     let address = listener.local_addr().unwrap();
     let shared = watched(UpstreamAddress::Ip(address), Some(HealthCheckKind::Connect));
     let _lookups = start(&shared, &Tcp::default()).unwrap();
+    let failed = metrics::total(Counter::UpstreamChecksFailed);
     drop(listener);
     wait_for(|| !shared.is_up(0));
+    assert!(metrics::total(Counter::UpstreamChecksFailed) > failed);
     let _listener = TcpListener::bind(address).unwrap();
     wait_for(|| shared.is_up(0));
     let weak = Arc::downgrade(&shared);

@@ -214,9 +214,9 @@ impl WorkerLogs {
         }
     }
 
-    /// Whether a response of the site, or of none, is logged.
-    pub(super) fn has(&self, site: Option<usize>) -> bool {
-        self.of(site).is_some()
+    /// Whether nothing is logged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.logs.is_empty()
     }
 
     /// Logs a response of the site, or of none, to `peer`.

@@ -455,14 +455,15 @@ impl Handler for RedirectHandler<'_> {
 
 /// Tells the logs of a response.
 fn record(local: &Local, client: &Client, session: Option<Session>, exchange: &Exchange<'_>) {
+    let is_failure = exchange.status.0 >= 500 || !exchange.is_complete;
+    let is_told = is_failure && tracing::enabled!(tracing::Level::DEBUG);
+    // Who is logged nowhere pays for nothing.
+    if !is_told && local.logs.is_empty() {
+        return;
+    }
     let site = exchange
         .request
         .and_then(|request| local.serve.site(request));
-    let is_failure = exchange.status.0 >= 500 || !exchange.is_complete;
-    let is_told = is_failure && tracing::enabled!(tracing::Level::DEBUG);
-    if !is_told && !local.logs.has(site) {
-        return;
-    }
     let identity = exchange
         .request
         .map(|request| local.serve.identify(client, request));

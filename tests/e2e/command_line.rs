@@ -77,6 +77,53 @@ fn the_log_can_be_json() {
 }
 
 #[test]
+fn the_doctor_looks_at_all_of_this_machine() {
+    let doctor = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.arg("doctor").args(options).output().unwrap()
+    };
+    let output = doctor(&["--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let code = output.status.code().map(i64::from);
+    assert_eq!(report["exit_code"].as_i64(), code);
+    let findings = report["findings"].as_array().unwrap();
+    for subject in [
+        "kernel",
+        "io_uring",
+        "kernel TLS",
+        "interfaces",
+        "pipes",
+        "open files",
+        "locked memory",
+        "accept queue",
+        "ports",
+        "CPUs",
+        "instructions",
+        "clock",
+    ] {
+        let found = findings.iter().any(|finding| finding["subject"] == subject);
+        assert!(found, "nothing about {subject}: {report}");
+    }
+    for finding in findings {
+        assert_ne!(finding["found"], "", "{finding}");
+        assert_eq!(
+            finding["means"] == "",
+            finding["level"] == "ok",
+            "{finding}"
+        );
+        let guide = finding["guide"].as_str().unwrap();
+        assert!(
+            guide.starts_with("tuning/") && guide.ends_with(".md"),
+            "{finding}"
+        );
+    }
+    let text = doctor(&[]);
+    assert_eq!(text.status, output.status);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains(report["verdict"].as_str().unwrap()), "{text}");
+}
+
+#[test]
 fn a_root_that_is_not_there_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["serve", "--listen", "127.0.0.1:0", "/nonexistent"])

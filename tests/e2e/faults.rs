@@ -413,6 +413,7 @@ fn a_file_truncated_while_it_is_sent_cuts_its_connection(policy: Policy) {
         assert_eq!(bystander.get("/1k").status(), 200);
         let counters = server.counters();
         assert_eq!(counters["files_truncated"], 1 + number as u64);
+        assert_eq!(counters["errors_us"], 1 + number as u64);
         assert_eq!(counters["connection_panics"], 0);
     }
     // The cache may keep the file open.

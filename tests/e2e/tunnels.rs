@@ -549,6 +549,26 @@ fn names_are_passed_on_without_terminating() {
     assert_eq!(inner.counters()["requests"], 2);
 }
 
+/// Where there is no pipe to be had, bytes take the longer way.
+#[test]
+fn a_tunnel_without_pipes_copies() {
+    let inner = Setup::new(Policy::Auto).start();
+    inner.write_content("1m", MIB);
+    let outer = Setup::new(Policy::Auto)
+        .workers(1)
+        .site(&["other.test"], KeyKind::P256, "root")
+        .text(&group(&[inner.address], ""))
+        .text("[[passthrough]]\nnames = [\"localhost\"]\nupstream = \"app\"\n")
+        .start();
+    // One for the client and one for the server behind; a pipe needs two.
+    outer.leave_descriptors(3);
+    let mut client = tls13().connect(&outer);
+    assert_same_bytes(&client.get("/1m").body, content(MIB), "copied");
+    let counters = outer.counters();
+    assert!(counters["tunnel_pipes_refused"] > 0);
+    assert_eq!(counters["tunnel_bytes_spliced"], 0);
+}
+
 /// However the ClientHello is cut, the upstream gets the very bytes.
 #[test]
 fn a_client_hello_is_passed_on_as_it_came() {

@@ -94,6 +94,7 @@ fuzz_each!(
     h2_frames,
     hpack,
     proxy_header,
+    forwarded,
     configuration,
 );
 

@@ -1,6 +1,7 @@
 //! What is fuzzed. Each target asserts more than that nothing panics: the same bytes mean the same in
 //! whatever pieces they come, bounds hold, and what was made is read back as it was.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use portcullis::message::{BodyLength, Fields, Method, Request, Version};
 use portcullis::proto::conditional::{self, EntityTag, Validators, Verdict};
 use portcullis::proto::content_coding::{Acceptable, Coding};
+use portcullis::proto::forwarded::{self, ClientField};
 use portcullis::proto::h1::body::{BodyDecoder, Decoded};
 use portcullis::proto::h1::parse::{Bounds, HeadParser};
 use portcullis::proto::h2;
@@ -114,6 +116,18 @@ pub(crate) const TARGETS: &[Target] = &[
             b"65535",
             b"::1",
         ],
+    },
+    Target {
+        name: "forwarded",
+        run: forwarded,
+        seeds: || {
+            texts(&[
+                "192.0.2.1, 10.0.0.1",
+                "for=192.0.2.1;proto=https, for=\"[2001:db8::1]:80\"",
+                "for=\"\\\"\", for=_hidden;by=unknown",
+            ])
+        },
+        words: &[b"for=", b"\"", b"\\", b", ", b";", b"[::1]", b"10.0.0.1"],
     },
     Target {
         name: "configuration",
@@ -713,6 +727,37 @@ fn proxy_header_seeds() -> Vec<Vec<u8>> {
     }
     seeds.push(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec());
     seeds
+}
+
+/// Whatever a client says of others, what the trusted proxy behind it appends is what counts.
+fn forwarded(input: &[u8]) {
+    let proxy = IpAddr::from([10, 0, 0, 1]);
+    let client = IpAddr::from([192, 0, 2, 77]);
+    for (field, name, last, hop) in [
+        (
+            ClientField::XForwardedFor,
+            "x-forwarded-for",
+            "192.0.2.77",
+            "10.0.0.1",
+        ),
+        (
+            ClientField::Forwarded,
+            "forwarded",
+            "for=192.0.2.77",
+            "for=10.0.0.1",
+        ),
+    ] {
+        let of = |values: &[&[u8]]| {
+            let fields = values.iter().map(|value| (name.as_bytes(), *value));
+            let fields = Fields::default().extended(fields);
+            forwarded::client(proxy, field, &fields, |address| address == proxy)
+        };
+        let appended = [input, b", ", last.as_bytes()].concat();
+        assert_eq!(of(&[&appended]), client);
+        assert_eq!(of(&[input, last.as_bytes()]), client);
+        // Another trusted proxy on the way is passed over.
+        assert_eq!(of(&[&appended, hop.as_bytes()]), client);
+    }
 }
 
 /// A configuration file: accepted, or refused with messages that have a place and a remedy.

@@ -359,9 +359,11 @@ pub(super) mod tests {
         judge("kernel", Level::Degraded, |it| {
             it.kernel_release = release("5.4.0-1")
         });
-        judge("kernel", Level::Good, |it| {
-            it.kernel_release = release("5.6-rc1")
-        });
+        let recent = Facts {
+            kernel_release: release("5.6-rc1"),
+            ..good()
+        };
+        assert_eq!(kernel(&recent).level, Level::Good);
         judge("kernel", Level::Note, |it| it.kernel_release = None);
         judge("io_uring", Level::Degraded, |it| {
             it.ring = Ring::Usable(RingSetup::default());

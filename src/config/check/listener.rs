@@ -126,15 +126,7 @@ impl Checker<'_> {
             return None;
         };
         let address = self.address(&text)?;
-        if let Some(only) = &raw.ipv6_only
-            && address.is_ipv4()
-        {
-            self.problem(
-                only.span(),
-                format!("`ipv6_only` on the IPv4 address {address}"),
-                "remove `ipv6_only`, or write an IPv6 address such as \"[::]:443\"",
-            );
-        }
+        self.check_ipv6_only(raw.ipv6_only.as_ref(), address);
         Some(Written {
             listener: Listener {
                 address,
@@ -146,6 +138,18 @@ impl Checker<'_> {
             },
             span: text.span(),
         })
+    }
+
+    fn check_ipv6_only(&mut self, written: Option<&Spanned<bool>>, address: SocketAddr) {
+        if let Some(only) = written
+            && address.is_ipv4()
+        {
+            self.problem(
+                only.span(),
+                format!("`ipv6_only` on the IPv4 address {address}"),
+                "remove `ipv6_only`, or write an IPv6 address such as \"[::]:443\"",
+            );
+        }
     }
 
     fn proxy_protocol(
@@ -175,7 +179,7 @@ impl Checker<'_> {
         if is_empty && from_written.is_none() {
             self.problem(
                 flag.span(),
-                "`proxy_protocol` without those whose word is taken",
+                "`proxy_protocol` with no `proxy_protocol_from`, those whose word is taken",
                 "add proxy_protocol_from = [\"192.0.2.0/24\"], the networks of the proxies: \
                  anybody else could claim any address",
             );

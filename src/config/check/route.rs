@@ -150,35 +150,10 @@ impl Checker<'_> {
         upstreams: &[Arc<Upstream>],
         strip_prefix: bool,
     ) -> Option<RouteAction> {
+        if !self.says_one_thing(raw, header) {
+            return None;
+        }
         let has_redirect = raw.redirect.is_some();
-        let written = [
-            raw.upstream.as_ref().map(Spanned::span),
-            raw.root.as_ref().map(Spanned::span),
-            raw.redirect.as_ref().map(Spanned::span),
-            raw.status
-                .as_ref()
-                .filter(|_| !has_redirect)
-                .map(Spanned::span),
-        ];
-        let mut given = written.into_iter().flatten();
-        let first = given.next();
-        if let Some(second) = given.next() {
-            self.problem(
-                second,
-                "this [[site.route]] says twice what its requests get",
-                "keep one of `upstream`, `root`, `redirect` and `status`",
-            );
-            return None;
-        }
-        if first.is_none() {
-            self.problem(
-                header.clone(),
-                "this [[site.route]] says nothing about what its requests get",
-                "add upstream = \"app\", root = \"directory\", redirect = \"https://...\" or \
-                 status = 404",
-            );
-            return None;
-        }
         self.only_with(
             "body",
             &raw.body,
@@ -213,6 +188,40 @@ impl Checker<'_> {
         let status = self.number("status", status, &range::FIXED_STATUS, 200);
         let body = raw.body.as_ref().map(|body| body.get_ref().clone());
         Some(RouteAction::Fixed { status, body })
+    }
+
+    /// Whether exactly one of what a route can do is written.
+    fn says_one_thing(&mut self, raw: &RawRoute, header: &Span<usize>) -> bool {
+        let has_redirect = raw.redirect.is_some();
+        let written = [
+            raw.upstream.as_ref().map(Spanned::span),
+            raw.root.as_ref().map(Spanned::span),
+            raw.redirect.as_ref().map(Spanned::span),
+            raw.status
+                .as_ref()
+                .filter(|_| !has_redirect)
+                .map(Spanned::span),
+        ];
+        let mut given = written.into_iter().flatten();
+        let first = given.next();
+        if let Some(second) = given.next() {
+            self.problem(
+                second,
+                "this [[site.route]] says twice what its requests get",
+                "keep one of `upstream`, `root`, `redirect` and `status`",
+            );
+            return false;
+        }
+        if first.is_none() {
+            self.problem(
+                header.clone(),
+                "this [[site.route]] says nothing about what its requests get",
+                "add upstream = \"app\", root = \"directory\", redirect = \"https://...\" or \
+                 status = 404",
+            );
+            return false;
+        }
+        true
     }
 
     fn only_with<T>(&mut self, key: &str, value: &Value<T>, other: &str, is_there: bool) {

@@ -168,7 +168,9 @@ fn sites_have_the_logs_that_they_name_and_each_file_is_open_once() {
     let second = AccessLogs::open(&config, &first).unwrap();
     let [own, common] = [0, 1].map(|index| second.iter().nth(index).unwrap().clone());
     assert!(own.is(&opened[1]) && common.is(&opened[0]));
-    assert!(!WorkerLogs::new(&second).has(None) && !WorkerLogs::new(&second).has(Some(0)));
+    let later = WorkerLogs::new(&second);
+    assert!(later.of(None).is_none() && later.of(Some(0)).is_none());
+    drop(later);
     drop((first, second, workers, opened, common));
     assert!(own.is_last());
 }

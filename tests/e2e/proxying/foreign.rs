@@ -8,7 +8,7 @@ use crate::support::Policy;
 use crate::support::certificates::KeyKind;
 use crate::support::client::{Client, Ending, Manner, field};
 use crate::support::files::{MIB, assert_same_bytes, content, write_content};
-use crate::support::process::{CURL, NODE, PYTHON, Running, Tool};
+use crate::support::process::{CURL, NODE, Running, SYSTEM_PYTHON, Tool};
 use crate::support::server::{Server, Setup};
 use crate::support::wait::until_some;
 
@@ -145,7 +145,7 @@ fn python_stands_behind() {
         write_content(&folder.path().join("4m"), 4 * MIB);
         let address = free("127.0.0.42");
         let script = PYTHON_SCRIPT.replace("'HTTP/1.1'", &format!("'{version}'"));
-        let _python = run(PYTHON, &script, folder.path(), address);
+        let _python = run(SYSTEM_PYTHON, &script, folder.path(), address);
         let server = in_front_of(address, "");
         let mut client = Client::connect(&server);
         for _ in 0..3 {
@@ -196,14 +196,14 @@ asyncio.run(main())
 fn a_websocket_of_anothers_make_works() {
     let folder = tempfile::tempdir().unwrap();
     let address = free("127.0.0.43");
-    let _server = run(PYTHON, WEBSOCKET_SERVER, folder.path(), address);
+    let _server = run(SYSTEM_PYTHON, WEBSOCKET_SERVER, folder.path(), address);
     let server = in_front_of(address, "");
     let before = server.holdings();
     let script = folder.path().join("client");
     std::fs::write(&script, WEBSOCKET_CLIENT).unwrap();
     let script = script.display().to_string();
     let port = server.address.port().to_string();
-    let said = PYTHON
+    let said = SYSTEM_PYTHON
         .run([&*script, &*server.authority(), &*port])
         .success()
         .text();

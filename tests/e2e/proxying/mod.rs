@@ -111,6 +111,7 @@ fn answers_come_back_whole(policy: Policy) {
     let counters = server.counters();
     assert_eq!(counters["upstream_connects"], 2);
     assert_eq!(counters["upstream_requests"], 11);
+    assert_eq!(counters["upstream_connections_reused"], 9);
     assert_eq!(counters["upstream_failures"], 0);
 }
 

@@ -254,12 +254,14 @@ fn an_upstreams_cut_is_no_end(policy: Policy) {
 fn certificates_that_are_not_wanted_are_502_and_counted_by_reason() {
     let good = certificates::leaf(KeyKind::P256, &["localhost"]);
     let expired = certificates::expired_leaf(&["localhost"]);
+    let of_a_client = certificates::client_leaf("localhost");
     let misnamed = "ca = \"authority.pem\"\nserver_name = \"other.test\"";
     let untrusted = "server_name = \"localhost\"";
     for (leaf, tls, counter) in [
         (&expired, TRUSTED, "upstream_certificates_expired"),
         (&good, misnamed, "upstream_certificates_misnamed"),
         (&good, untrusted, "upstream_certificates_untrusted"),
+        (&of_a_client, TRUSTED, "upstream_certificates_invalid"),
     ] {
         let upstream = TlsUpstream::new();
         let server = passing_on(Policy::Auto, upstream.address(), tls).start();

@@ -41,6 +41,26 @@ pub(crate) const CHROMIUM: Tool = Tool {
     package: "chromium",
 };
 
+pub(crate) const FIREFOX: Tool = Tool {
+    program: "firefox-esr",
+    package: "firefox-esr",
+};
+pub(crate) const CERTUTIL: Tool = Tool {
+    program: "certutil",
+    package: "libnss3-tools",
+};
+pub(crate) const PYTHON: Tool = Tool {
+    program: "python3",
+    package: "python3",
+};
+pub(crate) const NODE: Tool = Tool {
+    program: "node",
+    package: "nodejs",
+};
+pub(crate) const SLOWHTTPTEST: Tool = Tool {
+    program: "slowhttptest",
+    package: "slowhttptest",
+};
 pub(crate) const NGHTTP: Tool = Tool {
     program: "nghttp",
     package: "nghttp2-client",
@@ -54,12 +74,8 @@ pub(crate) const NGINX: Tool = Tool {
     program: "/usr/sbin/nginx",
     package: "nginx-light",
 };
-pub(crate) const NODE: Tool = Tool {
-    program: "node",
-    package: "nodejs",
-};
 /// The system's own, which has Debian's packages: python3-websockets too.
-pub(crate) const PYTHON: Tool = Tool {
+pub(crate) const SYSTEM_PYTHON: Tool = Tool {
     program: "/usr/bin/python3",
     package: "python3-minimal, python3-websockets",
 };

@@ -1,6 +1,6 @@
 //! The server under test: the built program, with a configuration and a document root of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -368,6 +368,19 @@ impl Server {
         fs::read_dir(format!("/proc/{}/fd", self.id()))
             .unwrap()
             .count()
+    }
+
+    /// Lets it open so many descriptors more.
+    pub(crate) fn leave_descriptors(&self, count: usize) {
+        let open: BTreeSet<u64> = fs::read_dir(format!("/proc/{}/fd", self.id()))
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+            .collect();
+        let mut free = (0_u64..).filter(|number| !open.contains(number));
+        let limit = format!("--nofile={}:", free.nth(count).unwrap());
+        PRLIMIT
+            .run(["--pid", &self.id().to_string(), &limit])
+            .success();
     }
 
     /// Its resident memory, in bytes.

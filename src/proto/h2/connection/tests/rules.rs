@@ -179,6 +179,7 @@ fn rfc9113_5_1_2_one_stream_too_many_is_refused() {
         client.send(&get).unwrap();
     }
     assert_eq!(client.receive(), [Got::Reset(5, ErrorCode::RefusedStream)]);
+    assert_eq!(metrics::of_this_thread(Counter::Http2StreamsRefused), 1);
     assert_eq!(client.answer_all(1), 2);
     client.receive();
     let get = client.get(7);
@@ -194,6 +195,7 @@ fn rfc9113_5_3_1_a_stream_cannot_depend_on_itself() {
     payload.extend_from_slice(&get[9..]);
     client.send(&frame(1, 0x25, 1, &payload)).unwrap();
     assert_eq!(client.receive(), [Got::Reset(1, ErrorCode::Protocol)]);
+    assert_eq!(metrics::of_this_thread(Counter::Http2StreamsReset), 1);
 }
 
 #[test]
