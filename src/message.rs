@@ -7,6 +7,7 @@
 
 pub mod gather;
 
+use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::Error;
+use crate::error::{Cause, Error, Stage};
 use crate::proto::h1::encode::push_field_lines;
 
 /// An HTTP method (RFC 9110 9). Methods are case-sensitive.
@@ -518,6 +519,24 @@ pub trait BodyStream {
     /// called again. Dropping the future before it is ready loses no bytes.
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>>;
 
+    /// The connection that the next bytes come over as they are, for those who can pass them on without
+    /// looking at them; `None` where there is none, or bytes are here already. What was moved off it
+    /// is told by [`BodyStream::relayed`].
+    fn source(&mut self) -> Option<Source<'_>> {
+        None
+    }
+
+    /// So many bytes were moved off [`BodyStream::source`], and perhaps it has failed then.
+    ///
+    /// # Errors
+    /// What that failure is for the body. It must not be used again.
+    fn relayed(&mut self, _bytes: u64, failure: Option<Cause>) -> Result<(), Error> {
+        match failure {
+            None => Ok(()),
+            Some(cause) => Err(Error::upstream(Stage::Exchange, cause)),
+        }
+    }
+
     /// Does what goes on beside these bytes, such as a request whose response they are: to be polled
     /// while nobody asks for the next.
     fn poll_beside(&mut self, _context: &mut Context<'_>) {}
@@ -526,6 +545,18 @@ pub trait BodyStream {
     fn take_trailers(&mut self) -> Fields {
         Fields::default()
     }
+}
+
+/// Where the next bytes of a body come from, as they are.
+pub struct Source<'a> {
+    /// The receiving half of a connection ([`crate::net::stream::ReadHalf`]).
+    pub connection: &'a mut dyn Any,
+    /// How many of them are the body's.
+    pub bytes: u64,
+    /// How long there may be none.
+    pub idle_max: Duration,
+    /// The configuration key that sets it.
+    pub idle_key: &'static str,
 }
 
 /// The other end of a connection that has changed its protocol.

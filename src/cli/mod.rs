@@ -3,10 +3,12 @@
 mod check;
 pub mod doctor;
 mod generate;
+mod guide;
 mod notify;
 mod reload;
 mod run;
 mod serve;
+pub mod tune;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -48,6 +50,8 @@ enum Command {
     Reload(ConfigArguments),
     /// Report what this machine offers and how to mend what it lacks
     Doctor(doctor::Arguments),
+    /// Show where this machine's settings differ from what the tuning guide recommends
+    Tune(tune::Arguments),
     /// Print the script that completes commands and options in a shell
     Completions(generate::CompletionsArguments),
     /// Print a manual page, in roff
@@ -125,6 +129,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Manual(arguments) => generate::manual(&arguments),
     }

@@ -40,8 +40,8 @@ pub use self::route::{
     UpstreamHttp, UpstreamProtocol,
 };
 pub use self::upstream::{
-    Balance, Ejection, HealthCheck, HealthCheckKind, ProxyVersion, Upstream, UpstreamAddress,
-    UpstreamIdentity, UpstreamServer, UpstreamTls,
+    Balance, Ejection, HashKey, HealthCheck, HealthCheckKind, ProxyVersion, Upstream,
+    UpstreamAddress, UpstreamIdentity, UpstreamServer, UpstreamTls,
 };
 
 /// A whole, checked configuration.

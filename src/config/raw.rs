@@ -142,6 +142,7 @@ pub(super) struct RawPassthrough {
 pub(super) struct RawUpstream {
     pub(super) name: Value<String>,
     pub(super) balance: Value<String>,
+    pub(super) hash_key: Value<String>,
     pub(super) connect_ms: Value<i64>,
     pub(super) slow_start_ms: Value<i64>,
     pub(super) eject_failures: Value<i64>,

@@ -14,6 +14,8 @@ pub struct Upstream {
     pub name: String,
     /// Which of its servers a connection goes to.
     pub balance: Balance,
+    /// What [`Balance::Hash`] keeps together.
+    pub hash_key: HashKey,
     /// At least one.
     pub servers: Vec<UpstreamServer>,
     /// For a connection to be established, over all addresses of the server that are tried.
@@ -46,6 +48,19 @@ pub enum Balance {
     /// The same one for the same key (rendezvous hashing): a server that leaves moves no keys but
     /// its own.
     Hash,
+}
+
+/// What a hash of requests is made of. Where a request has none of it, and for tunnels, it is the
+/// client's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address.
+    #[default]
+    Client,
+    /// A field's value; the field's name in lower case.
+    Header(String),
+    /// A cookie's value (RFC 6265 4.2).
+    Cookie(String),
 }
 
 /// One server of a group.

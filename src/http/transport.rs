@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::error::Cause;
-use crate::message::FileRange;
 use crate::message::gather::Gather;
+use crate::message::{FileRange, Source};
 use crate::net::deadline::{Expiry, Phase};
+use crate::net::relay::RelayFailure;
 use crate::net::stream::{ReadHalf, Received, WriteHalf};
 use crate::serve::Now;
 
@@ -48,6 +49,17 @@ pub trait Transmit {
         head: &[u8],
         range: &FileRange,
     ) -> impl Future<Output = Result<(), Cause>>;
+
+    /// Sends what is in `head`, and then up to `bytes` off `source`, if that can be done without looking
+    /// at them: gives how many, and why no more can be had. Leaves `head` where it cannot.
+    fn relay(
+        &mut self,
+        _head: &mut Vec<u8>,
+        _source: Source<'_>,
+        _bytes: u64,
+    ) -> impl Future<Output = Result<(u64, Option<Cause>), Cause>> {
+        std::future::ready(Ok((0, None)))
+    }
 
     /// As [`WriteHalf::finish`].
     fn finish(&mut self) -> impl Future<Output = Result<(), Cause>>;
@@ -113,6 +125,24 @@ impl Transmit for WriteHalf {
 
     async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
         WriteHalf::send_file(self, head, range).await
+    }
+
+    async fn relay(
+        &mut self,
+        head: &mut Vec<u8>,
+        source: Source<'_>,
+        bytes: u64,
+    ) -> Result<(u64, Option<Cause>), Cause> {
+        let Some(from) = source.connection.downcast_mut::<ReadHalf>() else {
+            return Ok((0, None));
+        };
+        let relaying = WriteHalf::relay(self, head, from, bytes, source.idle_max);
+        let relayed = relaying.await?;
+        let failure = relayed.failure.map(|failure| match failure {
+            RelayFailure::Cause(cause) => cause,
+            RelayFailure::Idle => Cause::Timeout(source.idle_key),
+        });
+        Ok((relayed.bytes, failure))
     }
 
     async fn finish(&mut self) -> Result<(), Cause> {

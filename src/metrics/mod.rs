@@ -91,6 +91,8 @@ counters! {
     Requests = "requests",
     /// Of the requests, those over HTTP/2.
     RequestsHttp2 = "requests_http2",
+    /// Requests whose client vanished while their answer was awaited.
+    RequestsAbandoned = "requests_abandoned",
     /// Responses with a status below 300.
     Responses2xx = "responses_2xx",
     /// Responses with a status from 300 to 399.
@@ -189,6 +191,8 @@ counters! {
     UpstreamTimeouts = "upstream_timeouts",
     /// Responses that a server left unfinished.
     UpstreamResponsesCut = "upstream_responses_cut",
+    /// Bytes of responses passed on that never were in user space.
+    UpstreamBytesSpliced = "upstream_bytes_spliced",
     /// Requests that waited for a connection because the servers were full.
     UpstreamQueued = "upstream_queued",
     /// Requests refused because too many waited.
@@ -207,7 +211,7 @@ counters! {
     TunnelsAborted = "tunnels_aborted",
     /// Bytes of tunnels that never were in user space.
     TunnelBytesSpliced = "tunnel_bytes_spliced",
-    /// Times that bytes of a tunnel were copied because no pipe was to be had.
+    /// Times that bytes of a tunnel or a response were copied because no pipe was to be had.
     TunnelPipesRefused = "tunnel_pipes_refused",
     /// Tunnels closed because nothing moved in them.
     TimeoutsTunnelIdle = "timeouts_tunnel_idle",

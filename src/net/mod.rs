@@ -11,10 +11,12 @@ mod gather;
 #[cfg(test)]
 mod gather_tests;
 pub mod offload;
+pub mod relay;
 pub mod rt;
 mod send;
 #[cfg(test)]
 mod send_tests;
 pub mod socket;
+mod splice;
 pub mod stream;
 pub mod tunnel;

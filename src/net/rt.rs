@@ -114,7 +114,7 @@ pub async fn yield_turn() {
 }
 
 /// A future whose panic is a value, so that one connection's panic ends that connection only.
-pub struct CatchPanic<F>(Pin<Box<F>>);
+pub struct CatchPanic<F: ?Sized>(Pin<Box<F>>);
 
 /// The task panicked; the message went through the panic hook.
 #[derive(Debug)]
@@ -127,7 +127,13 @@ impl<F: Future> CatchPanic<F> {
     }
 }
 
-impl<F: Future> Future for CatchPanic<F> {
+impl<F: Future + ?Sized> From<Pin<Box<F>>> for CatchPanic<F> {
+    fn from(future: Pin<Box<F>>) -> Self {
+        Self(future)
+    }
+}
+
+impl<F: Future + ?Sized> Future for CatchPanic<F> {
     type Output = Result<F::Output, Panicked>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

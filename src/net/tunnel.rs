@@ -9,25 +9,20 @@
 
 use std::cell::Cell;
 use std::future::{Future, pending, poll_fn};
-use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::io::IoSlice;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::deadline::{Deadline, Phase};
 use super::rt;
-use super::stream::{
-    Closure, ReadHalf, ReceivePath, Received, SendPath, Sending, Step, Stream, Transport,
-    WriteHalf, kernel_receive_failure,
-};
+use super::splice::{self, Stop};
+use super::stream::{Closure, ReadHalf, Received, SendPath, Stream, Transport, WriteHalf};
 use crate::buf::{self, Pipe};
 use crate::config::OffloadPolicy;
 use crate::error::{Cause, Error, Side, Stage};
-use crate::limits::PIPE_BYTES;
 use crate::metrics::{self, Counter};
 use crate::record::AlertDescription;
-use crate::sys;
 
 /// How long a tunnel may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +150,7 @@ impl Direction<'_> {
                 is_productive = false;
                 continue;
             }
-            if self.is_spliced() {
+            if splice::is_possible(&self.read.transport, &self.write.transport) {
                 match self.splice_round(&from, &mut is_productive).await? {
                     Spliced::Round => continue,
                     Spliced::LookNext | Spliced::NoPipe => {}
@@ -173,16 +168,6 @@ impl Direction<'_> {
         }
     }
 
-    /// Whether neither end of this direction needs the bytes in user space.
-    fn is_spliced(&self) -> bool {
-        let receiving = self.read.transport.receiving.borrow();
-        let sending = self.write.transport.sending.borrow();
-        matches!(
-            receiving.path,
-            ReceivePath::Plain | ReceivePath::KernelTls(_)
-        ) && matches!(sending.path, SendPath::Plain | SendPath::KernelTls(_))
-    }
-
     /// Fills a pipe with what is there and empties it into the other side.
     async fn splice_round(
         &mut self,
@@ -193,7 +178,7 @@ impl Direction<'_> {
             metrics::count(Counter::TunnelPipesRefused);
             return Ok(Spliced::NoPipe);
         };
-        let (mut filled, stop) = fill(from, &pipe);
+        let (filled, stop) = splice::fill(from, &pipe, u64::MAX);
         if filled == 0 {
             pipe.give_back();
             return match stop {
@@ -211,17 +196,8 @@ impl Direction<'_> {
         metrics::add(Counter::BytesReceived, filled as u64);
         metrics::add(Counter::TunnelBytesSpliced, filled as u64);
         self.moved(filled);
-        while filled > 0 {
-            let step = self.empty_step(&pipe, filled).await;
-            let step = step.map_err(|cause| self.writing_failed(cause))?;
-            if let Step::Moved(moved) = step {
-                filled = filled.saturating_sub(moved);
-            }
-            let to = &self.write.transport;
-            to.after(step)
-                .await
-                .map_err(|cause| self.writing_failed(cause))?;
-        }
+        let emptied = splice::empty(&pipe, &self.write.transport, filled).await;
+        emptied.map_err(|cause| self.writing_failed(cause))?;
         pipe.give_back();
         self.note_activity();
         match stop {
@@ -229,14 +205,6 @@ impl Direction<'_> {
             Stop::Look => Ok(Spliced::LookNext),
             Stop::Failed(cause) => Err(self.reading_failed(cause)),
         }
-    }
-
-    /// One step of emptying a pipe.
-    async fn empty_step(&self, pipe: &Pipe, bytes: usize) -> Result<Step, Cause> {
-        let to = &self.write.transport;
-        to.settle().await?;
-        let mut sending = to.sending.borrow_mut();
-        sending.splice_step(to, pipe.read_end(), bytes)
     }
 
     /// Receives what is there and sends it; gives how the reading side ended, if it did.
@@ -296,76 +264,6 @@ impl Direction<'_> {
 
     fn writing_failed(&self, cause: Cause) -> Error {
         blame(self.sides.1, cause)
-    }
-}
-
-impl Sending {
-    /// Moves up to `bytes` from a pipe to the socket.
-    fn splice_step(
-        &mut self,
-        transport: &Transport,
-        pipe: BorrowedFd<'_>,
-        bytes: usize,
-    ) -> Result<Step, Cause> {
-        if self.must_change_key(transport)? {
-            return Ok(Step::Moved(0));
-        }
-        let socket = transport.socket.descriptor();
-        let (path, _) = self.queue_mut();
-        let step = match path {
-            SendPath::Plain => Step::of(sys::pipe::splice(pipe, socket, bytes)),
-            SendPath::KernelTls(kernel) => kernel.splice(socket, pipe, bytes),
-            SendPath::UserTls(_) => Err(Cause::Internal("a splice past the record layer")),
-        }?;
-        match step {
-            // There are bytes in the pipe: nothing moved and no reason given would go on for ever.
-            Step::Moved(0) => Err(Cause::Io(io::ErrorKind::WriteZero.into())),
-            Step::Moved(moved) => {
-                self.count_sent(moved as u64);
-                Ok(step)
-            }
-            Step::Blocked => Ok(step),
-        }
-    }
-}
-
-/// What ended the filling of a pipe.
-enum Stop {
-    /// It is full.
-    Full,
-    /// Nothing more is there.
-    Nothing,
-    /// The end, or a control record: a receive tells.
-    Look,
-    /// The socket has failed. It says so once.
-    Failed(Cause),
-}
-
-/// Moves what is there into an empty pipe and gives how much that was. Kernel TLS gives one record
-/// at a time.
-fn fill(from: &Transport, pipe: &Pipe) -> (usize, Stop) {
-    let mut filled = 0;
-    while filled < PIPE_BYTES as usize {
-        let room = PIPE_BYTES as usize - filled;
-        match sys::pipe::splice(from.socket.descriptor(), pipe.write_end(), room) {
-            Ok(0) => return (filled, Stop::Look),
-            Ok(moved) => filled += moved,
-            Err(error) => return (filled, stopped_by(from, error)),
-        }
-    }
-    (filled, Stop::Full)
-}
-
-fn stopped_by(from: &Transport, error: io::Error) -> Stop {
-    if error.kind() == io::ErrorKind::WouldBlock {
-        return Stop::Nothing;
-    }
-    let is_kernel_tls = matches!(from.receiving.borrow().path, ReceivePath::KernelTls(_));
-    match error.raw_os_error() {
-        // Kernel TLS splices application data only.
-        Some(libc::EINVAL | libc::EIO) if is_kernel_tls => Stop::Look,
-        _ if is_kernel_tls => Stop::Failed(kernel_receive_failure(from, error)),
-        _ => Stop::Failed(Cause::Io(error)),
     }
 }
 

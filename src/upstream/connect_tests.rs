@@ -32,6 +32,7 @@ fn group(addresses: &[UpstreamAddress], connect: Duration) -> (Arc<Shared>, Grou
             ..Default::default()
         },
         resolve: Upstream::RESOLVE_DEFAULT,
+        hash_key: Default::default(),
         proxy_protocol: None,
         tls: None,
         http: Default::default(),

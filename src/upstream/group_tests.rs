@@ -17,6 +17,7 @@ fn shared(servers: usize, change: impl FnOnce(&mut Upstream)) -> Arc<Shared> {
         slow_start: Duration::ZERO,
         ejection: Ejection::default(),
         resolve: Upstream::RESOLVE_DEFAULT,
+        hash_key: Default::default(),
         proxy_protocol: None,
         tls: None,
         http: Default::default(),

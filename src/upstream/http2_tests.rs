@@ -25,6 +25,7 @@ impl Fixture {
         let config = Upstream {
             name: "app".to_owned(),
             balance: Balance::RoundRobin,
+            hash_key: Default::default(),
             servers: vec![UpstreamServer {
                 address: UpstreamAddress::Ip(listener.local_addr().unwrap()),
                 weight: 1,

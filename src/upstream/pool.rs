@@ -16,7 +16,7 @@ use bytes::BytesMut;
 
 use super::multiplex::{AllMultiplexed, Multiplexed};
 use super::{Connected, Connector, Group, Lease, NoServer};
-use crate::config::UpstreamHttp;
+use crate::config::{HashKey, UpstreamHttp};
 use crate::error::Error;
 use crate::metrics::{self, Counter};
 use crate::net::rt;
@@ -77,6 +77,11 @@ impl Pool {
     /// How HTTP is spoken with the group.
     pub fn http(&self) -> &UpstreamHttp {
         self.0.http()
+    }
+
+    /// What `balance = "hash"` keeps together.
+    pub fn hash_key(&self) -> &HashKey {
+        &self.0.group.config().hash_key
     }
 
     /// The group's name.

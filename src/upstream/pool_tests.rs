@@ -32,6 +32,7 @@ impl Fixture {
             slow_start: Duration::ZERO,
             ejection: Ejection::default(),
             resolve: Duration::from_secs(30),
+            hash_key: Default::default(),
             proxy_protocol: None,
             tls: None,
             http,

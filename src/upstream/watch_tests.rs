@@ -25,6 +25,7 @@ fn watched(address: UpstreamAddress, kind: Option<HealthCheckKind>) -> Arc<Share
         slow_start: Duration::ZERO,
         ejection: Ejection::default(),
         resolve: Duration::from_secs(1),
+        hash_key: Default::default(),
         proxy_protocol: None,
         tls: None,
         http: Default::default(),

@@ -128,8 +128,15 @@ fn admit(worker: &Rc<Worker>, descriptor: OwnedFd, peer: SocketAddr, id: Listene
     rt::spawn(async move {
         let _slot = slot;
         let proxied = is_proxy.then_some(id);
-        let connection = conn::serve(worker, local, descriptor, (peer, proxied), service);
-        report(peer, CatchPanic::new(connection).await);
+        let connection = conn::begin(worker, local, descriptor, (peer, proxied), service);
+        let begun = CatchPanic::new(connection).await;
+        let (_place, rest) = match begun {
+            Ok(Ok(Some(conn::Serving { place, rest }))) => (place, rest),
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => return report(peer, Ok(Err(error))),
+            Err(panicked) => return report(peer, Err(panicked)),
+        };
+        report(peer, CatchPanic::from(rest).await);
     });
 }
 

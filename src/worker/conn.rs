@@ -13,7 +13,7 @@ use super::{ListenerId, Local, Worker, introduction};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
-use crate::message::{Body, Request, RequestBody, Response, Status};
+use crate::message::{Body, LocalFuture, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
@@ -24,39 +24,56 @@ use crate::serve::{Client, Now};
 use crate::tls::client_hello::ClientHello;
 use crate::tls::handshake::{self, Begun, Handshaken, NoSession};
 
-/// Serves `descriptor` to its end; its peer may be a proxy that tells first whose connection to the
-/// listener it is. Each stage is boxed by itself and gone when the next begins, so that an idle
-/// connection is not as large as a handshake.
-pub(super) async fn serve(
+/// A connection of which is known what it is for, to be served to its end.
+pub(super) struct Serving {
+    /// The client's place, where a proxy has told who it is.
+    pub(super) place: Option<AddressSlot>,
+    /// What serves it.
+    pub(super) rest: LocalFuture<'static, Result<(), Error>>,
+}
+
+/// Brings `descriptor` to where it is known what it is for: through its handshake, and before that its
+/// proxy's word where the peer is one. `None` where nothing is left to be done.
+///
+/// A future of its own, gone when what follows begins, so that an idle connection is not as large as
+/// a handshake.
+pub(super) async fn begin(
     worker: Rc<Worker>,
     local: Rc<Local>,
     descriptor: OwnedFd,
     (peer, proxied): (SocketAddr, Option<ListenerId>),
     service: Service,
-) -> Result<(), Error> {
+) -> Result<Option<Serving>, Error> {
     let mut accepted = Accepted::new(&worker, local, descriptor, peer)?;
     let proxied = proxied.map(|listener| (listener, worker.shared.admission.clone()));
     // From here on the connection is kept by its parts alone.
     drop(worker);
-    let _place = match proxied {
+    let place = match proxied {
         None => None,
         Some(proxied) => match Box::pin(accepted.learn_client(proxied)).await? {
             Some(place) => Some(place),
-            None => return Ok(()),
+            None => return Ok(None),
         },
     };
     let tunnel = match service {
         Service::Https => None,
         Service::Tunnel { upstream, alpn } => Some((upstream, alpn)),
-        Service::RedirectToHttps { port } => return Box::pin(accepted.redirect(port)).await,
+        Service::RedirectToHttps { port } => {
+            let rest = Box::pin(accepted.redirect(port));
+            return Ok(Some(Serving { place, rest }));
+        }
     };
-    // A statement of its own, so that the box does not live as long as the connection.
-    let next = Box::pin(accepted.handshake(tunnel)).await?;
-    match next {
-        Next::Nothing => Ok(()),
-        Next::Http(established) => established.serve().await,
-        Next::Tunnel(tunnel) => Box::pin(tunnel.carry()).await,
-    }
+    Ok(match accepted.handshake(tunnel).await? {
+        Next::Nothing => None,
+        Next::Http(established) => Some(Serving {
+            place,
+            rest: Box::pin(established.serve()),
+        }),
+        Next::Tunnel(tunnel) => Some(Serving {
+            place,
+            rest: Box::pin(tunnel.carry()),
+        }),
+    })
 }
 
 /// What follows a handshake.

@@ -15,7 +15,7 @@ use crate::support::client::{Client, Ending, Manner, TLS12, TLS13, reset};
 use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::kernel::{KernelTls, TlsStatistics, kernel_tls};
-use crate::support::process::{OPENSSL, wait_for};
+use crate::support::process::{OPENSSL, PRLIMIT, wait_for};
 use crate::support::server::{Server, Setup};
 use crate::support::wait::{PATIENCE, until_settled, until_some};
 
@@ -633,6 +633,49 @@ fn without_descriptors_tunnels_are_refused_and_the_others_go_on() {
         let now = server.holdings();
         (now.connections == before.connections && bounded(now.descriptors)).then_some(())
     });
+}
+
+/// Without a descriptor for a pipe bytes are copied, and spliced again once there is one.
+#[test]
+fn without_descriptors_for_pipes_bytes_are_copied() {
+    let upstream = Upstream::new();
+    let server = Setup::new(Policy::Auto)
+        .workers(1)
+        .site(&["other.test"], KeyKind::P256, "root")
+        .text(&group(&[upstream.address()], ""))
+        .text("[[passthrough]]\nnames = [\"raw.test\"]\nupstream = \"app\"\n")
+        .start();
+    let manner = Manner {
+        name: "raw.test",
+        ..Manner::default()
+    };
+    let hello = manner.client_hello();
+    let mut client = manner.connect_tcp(server.address);
+    client.write_all(&hello).unwrap();
+    let mut behind = upstream.accept();
+    read_exactly(&mut behind, hello.len());
+    let limit = |soft: &str| {
+        let id = server.id().to_string();
+        PRLIMIT
+            .run(["--pid", &id, &format!("--nofile={soft}:")])
+            .success();
+    };
+    let carry = |client: &mut TcpStream, behind: &mut TcpStream| {
+        let mut sending = client.try_clone().unwrap();
+        let sender = std::thread::spawn(move || sending.write_all(content(MIB)).unwrap());
+        assert_same_bytes(&read_exactly(behind, MIB), content(MIB), "up");
+        sender.join().unwrap();
+    };
+    limit("4");
+    carry(&mut client, &mut behind);
+    let counters = server.counters();
+    assert!(counters["tunnel_pipes_refused"] > 0);
+    assert_eq!(counters["tunnel_bytes_spliced"], 0);
+    limit("1000");
+    carry(&mut client, &mut behind);
+    let counters = server.counters();
+    assert!(counters["tunnel_bytes_spliced"] > 0);
+    assert_eq!(counters["tunnels_aborted"], 0);
 }
 
 /// Descriptors of the pipes that two workers keep (`limits::PIPES_KEPT_PER_WORKER_MAX`).

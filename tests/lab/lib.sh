@@ -33,8 +33,9 @@ target_folder() {
 lacking() {
     local pair
     for pair in "$@"; do
-        # Some live in folders that only root searches.
-        if ! PATH=$PATH:/usr/sbin:/sbin command -v -- "${pair%%=*}" >/dev/null; then
+        # Some live in folders that only root searches, and some are no commands.
+        if ! PATH=$PATH:/usr/sbin:/sbin command -v -- "${pair%%=*}" >/dev/null &&
+            [[ ${pair%%=*} != /* || ! -e ${pair%%=*} ]]; then
             printf '%s\n' "${pair#*=}"
         fi
     done | sort -u

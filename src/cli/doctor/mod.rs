@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use crate::proto::json::JsonWriter;
 
+pub use super::guide::Guide;
 pub use facts::{Facts, Instructions, Limit};
 pub use findings::findings;
 
@@ -50,23 +51,6 @@ pub enum Level {
     Degraded,
     /// It cannot run.
     Broken,
-}
-
-/// A page of the tuning guide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guide {
-    /// Accept queues and listeners.
-    Accept,
-    /// Containers and control groups.
-    Containers,
-    /// Processors and clocks.
-    Cpu,
-    /// io_uring.
-    IoUring,
-    /// Kernel TLS.
-    KernelTls,
-    /// Limits of resources.
-    Limits,
 }
 
 /// One line of the report.
@@ -183,20 +167,6 @@ impl Finding {
             "Nothing can be said about it.",
             "",
         )
-    }
-}
-
-impl Guide {
-    /// Its file, from the project's root on.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Accept => "tuning/accept.md",
-            Self::Containers => "tuning/containers.md",
-            Self::Cpu => "tuning/cpu.md",
-            Self::IoUring => "tuning/io_uring.md",
-            Self::KernelTls => "tuning/ktls.md",
-            Self::Limits => "tuning/limits.md",
-        }
     }
 }
 

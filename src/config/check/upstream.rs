@@ -11,10 +11,11 @@ use super::Checker;
 use super::host_name::host_name;
 use crate::config::raw::{RawHealth, RawUpstream, RawUpstreamServer, Value};
 use crate::config::{
-    Balance, Ejection, HealthCheck, HealthCheckKind, ProxyVersion, Upstream, UpstreamAddress,
-    UpstreamProtocol, UpstreamServer, UpstreamTlsPlaces, range, suggest,
+    Balance, Ejection, HashKey, HealthCheck, HealthCheckKind, ProxyVersion, Upstream,
+    UpstreamAddress, UpstreamProtocol, UpstreamServer, UpstreamTlsPlaces, range, suggest,
 };
 use crate::limits::{UPSTREAM_SERVERS_MAX, UPSTREAMS_MAX};
+use crate::proto::syntax::is_token;
 
 impl Checker<'_> {
     /// The groups. When there is a problem with one, it is missing: the caller gives up anyway.
@@ -80,6 +81,7 @@ impl Checker<'_> {
 
     fn upstream(&mut self, raw: RawUpstream, header: Span<usize>) -> Option<Upstream> {
         let balance = self.choice_or("balance", raw.balance, &BALANCES, Balance::RoundRobin);
+        let hash_key = self.hash_key(raw.hash_key, balance);
         let connect = self.optional_number("connect_ms", raw.connect_ms, &range::TIMEOUT_MS);
         let slow_start =
             self.optional_number("slow_start_ms", raw.slow_start_ms, &range::SLOW_START_MS);
@@ -108,6 +110,7 @@ impl Checker<'_> {
         Some(Upstream {
             name: name?,
             balance,
+            hash_key,
             servers,
             connect: connect.map_or(Upstream::CONNECT_DEFAULT, Duration::from_millis),
             slow_start: slow_start.map_or(Duration::ZERO, Duration::from_millis),
@@ -118,6 +121,35 @@ impl Checker<'_> {
             http,
             health,
         })
+    }
+
+    fn hash_key(&mut self, written: Value<String>, balance: Balance) -> HashKey {
+        let Some(written) = written else {
+            return HashKey::default();
+        };
+        let text = written.get_ref();
+        let is_name = |name: &str| is_token(name.as_bytes());
+        let key = match text.split_once(':') {
+            None if text == "client" => HashKey::Client,
+            Some(("header", name)) if is_name(name) => HashKey::Header(name.to_ascii_lowercase()),
+            Some(("cookie", name)) if is_name(name) => HashKey::Cookie(name.to_owned()),
+            _ => {
+                self.problem(
+                    written.span(),
+                    format!("`hash_key` cannot be {text:?}"),
+                    "write \"client\", \"header:x-user\" or \"cookie:session\"",
+                );
+                return HashKey::default();
+            }
+        };
+        if balance != Balance::Hash {
+            self.warning(
+                written.span(),
+                "`hash_key` of a group that is not balanced by hash",
+                "add balance = \"hash\", or remove it",
+            );
+        }
+        key
     }
 
     fn upstream_name(&mut self, name: Value<String>, header: &Span<usize>) -> Option<String> {

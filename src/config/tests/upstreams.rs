@@ -428,3 +428,27 @@ fn proxies_on_a_listener_that_does_not_read_headers_are_warned_of() {
         "{warning}"
     );
 }
+
+#[test]
+fn hash_keys_are_read_and_refused() {
+    let with = |key: &str, balance: &str| {
+        with_site(&UPSTREAM.replace(
+            "[[upstream.server]]",
+            &format!("balance = \"{balance}\"\nhash_key = {key}\n[[upstream.server]]"),
+        ))
+    };
+    for (key, read) in [
+        ("\"client\"", HashKey::Client),
+        ("\"header:X-User\"", HashKey::Header("x-user".to_owned())),
+        ("\"cookie:Id\"", HashKey::Cookie("Id".to_owned())),
+    ] {
+        let loaded = parse_text(&with(key, "hash")).unwrap();
+        assert_eq!(loaded.config.upstreams[0].hash_key, read);
+        assert_eq!(loaded.warnings, []);
+        let unused = parse_text(&with(key, "two-choices")).unwrap();
+        assert_eq!(unused.warnings.len(), 1, "{key}");
+    }
+    for key in ["«\"header:\"»", "«\"header:a b\"»", "«\"path\"»", "«\"\"»"] {
+        refused(&with(key, "hash"), "cannot be", "cookie:session");
+    }
+}

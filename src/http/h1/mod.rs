@@ -4,9 +4,9 @@ mod request_body;
 mod response;
 mod upgraded;
 
-use std::future::poll_fn;
+use std::future::{Future, pending, poll_fn};
 use std::io::IoSlice;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
@@ -14,14 +14,14 @@ use std::time::{Instant, SystemTime};
 use bytes::BytesMut;
 
 use self::request_body::{Body, Failure, Loan, Receiving};
-use self::response::{Delivered, Delivery, Follows};
+use self::response::{Delivered, Delivery, Follows, poll_once};
 use super::transport::{Receive, Transmit};
 use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::error::{Cause, Error, Side, Stage};
 use crate::message::{BodyLength, Method, Request, RequestBody, Response, Version};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
-use crate::net::stream::Received;
+use crate::net::stream::{Closure, Received};
 use crate::proto::h1::Refusal;
 use crate::proto::h1::encode::CONTINUE;
 use crate::proto::h1::parse::{Bounds, Head, HeadParser};
@@ -229,7 +229,12 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         }
         let follows = if request.body_length.is_none() {
             let body = RequestBody::Empty;
-            let response = self.handler.respond(&request, body, now).await;
+            let handler = self.handler;
+            let mut answer = pin!(handler.respond(&request, body, now));
+            let response = match poll_once(&mut answer).await {
+                Poll::Ready(response) => response,
+                Poll::Pending => Box::pin(self.awaited(answer)).await?,
+            };
             self.deliver(&request, keep_alive, now, response).await?
         } else {
             match Box::pin(self.exchange_with_body(&request, keep_alive, now)).await? {
@@ -250,6 +255,24 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 After::Close(Outcome::Closed)
             }
         })
+    }
+
+    /// Waits for an answer that is not there at once, for as long as the client does: whoever makes it
+    /// need not go on for nobody. What the client sends meanwhile is the next request.
+    async fn awaited<F: Future<Output = Response>>(
+        &mut self,
+        mut answer: Pin<&mut F>,
+    ) -> Result<Response, Error> {
+        let bytes_max = self.context.limits.header_bytes_max;
+        let Some(receiving) = &mut self.receiving else {
+            return Err(lost_receiving());
+        };
+        let mut leaving = pin!(client_leaves(receiving, bytes_max));
+        poll_fn(|context| match answer.as_mut().poll(context) {
+            Poll::Ready(response) => Poll::Ready(Ok(response)),
+            Poll::Pending => leaving.as_mut().poll(context).map(Err),
+        })
+        .await
     }
 
     async fn exchange_with_body(
@@ -445,6 +468,25 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         };
         finish(self.handler, &exchange);
     }
+}
+
+/// Waits until the client has vanished, and gives the failure that this is. One that has said that it
+/// will send nothing more still waits for its answer (RFC 9112 9.6).
+async fn client_leaves<R: Receive>(receiving: &mut Receiving<R>, bytes_max: usize) -> Error {
+    let Receiving { read, input } = receiving;
+    let cause = loop {
+        if input.len() >= bytes_max {
+            pending::<()>().await;
+        }
+        match read.receive(input).await {
+            Ok(Received::Data(_)) => {}
+            Ok(Received::Closed(Closure::WithoutNotify)) => break Cause::Truncated,
+            Ok(Received::Closed(Closure::Orderly) | Received::Expired(_)) => pending().await,
+            Err(cause) => break cause,
+        }
+    };
+    metrics::count(Counter::RequestsAbandoned);
+    Error::on_connection(Stage::Serve, cause)
 }
 
 /// What it means that nothing more comes while a head is awaited.

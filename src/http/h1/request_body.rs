@@ -16,7 +16,7 @@ use crate::error::{Cause, Error, Stage};
 use crate::http::Context;
 use crate::http::transport::Receive;
 use crate::limits::BODY_DISCARD_BYTES_MAX;
-use crate::message::{BodyLength, BodyStream, LocalFuture, Request};
+use crate::message::{BodyLength, BodyStream, Fields, LocalFuture, Request};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::Received;
@@ -62,7 +62,9 @@ impl<R: Receive> Body<R> {
     ) -> Self {
         let decoder = match request.body_length {
             BodyLength::Known(length) => BodyDecoder::known(length),
-            BodyLength::Delimited => BodyDecoder::chunked(context.limits.body_bytes_max),
+            BodyLength::Delimited => {
+                BodyDecoder::chunked(context.limits.body_bytes_max).keeping_trailers()
+            }
         };
         Self {
             receiving,
@@ -237,6 +239,12 @@ impl<R: Receive> LentBody<R> {
 impl<R: Receive> BodyStream for LentBody<R> {
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
         Box::pin(self.next_data())
+    }
+
+    fn take_trailers(&mut self) -> Fields {
+        let body = self.body.as_mut();
+        body.map(|body| body.decoder.take_trailers())
+            .unwrap_or_default()
     }
 }
 

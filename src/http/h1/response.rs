@@ -197,6 +197,9 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
         mut stream: Box<dyn BodyStream>,
     ) -> Result<(), Error> {
         loop {
+            if !self.chunked && self.relay(out, &mut *stream).await? {
+                continue;
+            }
             let mut next = stream.next();
             let data = match poll_once(&mut next).await {
                 Poll::Ready(data) => data?,
@@ -226,6 +229,26 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
             push_last_chunk(out, &trailers);
         }
         self.flush(out, b"").await
+    }
+
+    /// Passes on what can be without looking at it; whether that was anything. After it, what follows
+    /// is received and sent.
+    async fn relay(
+        &mut self,
+        out: &mut Vec<u8>,
+        stream: &mut dyn BodyStream,
+    ) -> Result<bool, Error> {
+        let Some(source) = stream.source().filter(|source| source.bytes > 0) else {
+            return Ok(false);
+        };
+        // Never more than the head promises: the rest would be read as the next response.
+        let bytes = source.bytes.min(self.promised.unwrap_or(u64::MAX));
+        let (moved, failure) = self.write.relay(out, source, bytes).await.map_err(failed)?;
+        if let Some(promised) = &mut self.promised {
+            *promised -= moved.min(*promised);
+        }
+        stream.relayed(moved, failure)?;
+        Ok(moved > 0 && moved == bytes)
     }
 
     /// Sends `data` after `out`, which is empty then. Never more than the head promises: the rest
@@ -277,7 +300,7 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
 }
 
 /// What `future` has to say now, without waiting for it.
-async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+pub(super) async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
 }
 

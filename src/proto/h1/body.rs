@@ -96,6 +96,13 @@ impl BodyDecoder {
         }
     }
 
+    /// So many bytes of a body of known length were taken elsewhere.
+    pub fn skip(&mut self, bytes: u64) {
+        if let State::Known(left) = self.state {
+            self.state = State::Known(left.saturating_sub(bytes));
+        }
+    }
+
     /// Takes the next part of the body off `input`, which must begin with the bytes that the call
     /// before left in it.
     ///

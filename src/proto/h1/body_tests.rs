@@ -325,3 +325,17 @@ fn rfc9112_7_1_2_trailer_fields_are_kept_where_they_are_wanted() {
         assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn what_is_taken_elsewhere_is_not_awaited() {
+    let mut decoder = BodyDecoder::known(10);
+    decoder.skip(4);
+    assert_eq!(decoder.remaining_exact(), Some(6));
+    let mut input = BytesMut::from(&b"abcdefgh"[..]);
+    assert_eq!(
+        decoder.decode(&mut input),
+        Ok(Decoded::Data(Bytes::from_static(b"abcdef")))
+    );
+    assert_eq!(decoder.decode(&mut input), Ok(Decoded::End));
+    assert_eq!(input, "gh");
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Cause, Error, Stage};
-use crate::message::{BodyStream, Fields, LocalFuture, Method, RequestBody};
+use crate::message::{BodyStream, Fields, LocalFuture, Method, RequestBody, Source};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::{Closure, ReadHalf, Received, WriteHalf};
@@ -257,14 +257,19 @@ impl Download {
     }
 
     async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
-        let next = self.try_next().await;
-        if let Err(error) = &next {
-            metrics::count(Counter::UpstreamResponsesCut);
-            let upstream = self.pool.name();
-            tracing::debug!(upstream, %error, "answer cut short");
-            self.exchange = None;
+        match self.try_next().await {
+            Err(error) => Err(self.cut(error)),
+            next => next,
         }
-        next
+    }
+
+    /// The answer has no end; what the client has of it is cut short there.
+    fn cut(&mut self, error: Error) -> Error {
+        metrics::count(Counter::UpstreamResponsesCut);
+        let upstream = self.pool.name();
+        tracing::debug!(upstream, %error, "answer cut short");
+        self.exchange = None;
+        error
     }
 
     async fn try_next(&mut self) -> Result<Option<Bytes>, Error> {
@@ -313,6 +318,37 @@ impl Download {
 impl BodyStream for Download {
     fn next(&mut self) -> LocalFuture<'_, Result<Option<Bytes>, Error>> {
         Box::pin(self.next_data())
+    }
+
+    fn source(&mut self) -> Option<Source<'_>> {
+        let exchange = self.exchange.as_mut()?;
+        // A request still being sent needs its turns.
+        if !exchange.input.is_empty() || exchange.upload.is_some() {
+            return None;
+        }
+        let bytes = match &self.decoder {
+            Decoder::Framed(decoder) => decoder.remaining_exact()?,
+            Decoder::Close => u64::MAX,
+        };
+        Some(Source {
+            connection: &mut exchange.read,
+            bytes,
+            idle_max: self.between_bytes,
+            idle_key: BETWEEN_BYTES_KEY,
+        })
+    }
+
+    fn relayed(&mut self, bytes: u64, failure: Option<Cause>) -> Result<(), Error> {
+        if let Decoder::Framed(decoder) = &mut self.decoder {
+            decoder.skip(bytes);
+        }
+        let Some(cause) = failure else {
+            return Ok(());
+        };
+        if matches!(cause, Cause::Timeout(_)) {
+            metrics::count(Counter::UpstreamTimeouts);
+        }
+        Err(self.cut(blamed(cause)))
     }
 
     /// The request goes on while nothing more of the answer is taken.
@@ -366,7 +402,9 @@ async fn upload(
         }
     }
     if framing == Framing::Chunked {
-        push_last_chunk(&mut out, &Fields::default());
+        let mut trailers = body.take_trailers();
+        trailers.retain(|name, _| may_be_trailer(name));
+        push_last_chunk(&mut out, &trailers);
         if write.send(&[IoSlice::new(&out)]).await.is_err() {
             return UploadEnd::NotTaken(write);
         }

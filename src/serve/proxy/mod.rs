@@ -19,7 +19,7 @@ use self::request::{Outgoing, Visitor};
 use self::upgraded::Upgraded;
 use super::rules::Normal;
 use super::{Client, Identity, error_page};
-use crate::config::{Route, RouteProxy, UpstreamProtocol};
+use crate::config::{HashKey, Route, RouteProxy, UpstreamProtocol};
 use crate::error::{Cause, Error, Side};
 use crate::message::{Body, BodyStream, LocalFuture, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
@@ -99,7 +99,7 @@ impl Proxy {
         let Some(pool) = self.pools.get(proxy.upstream) else {
             return error_page::page(Status(500));
         };
-        let key = hash_key(identity.address);
+        let key = hash_key(pool.hash_key(), request, identity.address);
         let whose = (&key[..], client.introduction.as_deref());
         let exchanged = match pool.http().protocol {
             UpstreamProtocol::Http11 => self.exchange(pool, whose, request, &outgoing, body).await,
@@ -303,12 +303,30 @@ impl BodyStream for Nothing {
     }
 }
 
-/// What `balance = "hash"` keeps together: a client.
-fn hash_key(address: IpAddr) -> Vec<u8> {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+/// What `balance = "hash"` keeps together.
+fn hash_key(key: &HashKey, request: &Request, address: IpAddr) -> Vec<u8> {
+    let own = match key {
+        HashKey::Client => None,
+        HashKey::Header(name) => request.fields.first(name),
+        HashKey::Cookie(name) => cookie(request, name),
+    };
+    match (own, address.to_canonical()) {
+        (Some(own), _) => own.to_vec(),
+        (None, IpAddr::V4(address)) => address.octets().to_vec(),
+        (None, IpAddr::V6(address)) => address.octets().to_vec(),
     }
+}
+
+/// The value of the first cookie with that name (RFC 6265 4.2.1).
+fn cookie<'a>(request: &'a Request, name: &str) -> Option<&'a [u8]> {
+    let mut pairs = request
+        .fields
+        .all("cookie")
+        .flat_map(|field| field.split(|&byte| byte == b';'));
+    pairs.find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        value.strip_prefix(b"=")
+    })
 }
 
 /// How often idle connections are looked through.

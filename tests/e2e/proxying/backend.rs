@@ -152,6 +152,23 @@ fn answer(
             std::io::copy(reader, socket)?;
             return Ok(Then::Close);
         }
+        // Reads nothing of the body, for as long as the process lives.
+        "/deaf" => loop {
+            std::thread::park();
+        },
+        "/die/late" | "/stall/late" => {
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n")?;
+            socket.write_all(content(2 * MIB))?;
+            return Ok(match path {
+                "/die/late" => Then::Close,
+                _ => Then::Hold,
+            });
+        }
+        "/old" => {
+            socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
+            socket.write_all(content(4 * MIB))?;
+            return Ok(Then::Close);
+        }
         path => return misbehave(socket, path),
     }
     Ok(Then::Next)

@@ -211,3 +211,91 @@ fn an_upgraded_connection_in_which_nothing_moves_is_closed() {
     assert_eq!(server.counters()["timeouts_idle"], 1);
     until_equal("open connections at the backend", &0, || backend.open());
 }
+
+/// The client is told by a 504 as soon as its request stands still, and by nothing later.
+#[test]
+fn a_backend_that_reads_no_body_is_504() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "first_byte_ms = 500")
+        .table("timeouts", "send_progress_ms = 500")
+        .table("limits", "body_bytes_max = 100000000")
+        .start();
+    let before = server.holdings();
+    let mut client = Client::connect(&server);
+    client.send(b"POST /deaf HTTP/1.1\r\nHost: localhost\r\nContent-Length: 64000000\r\n\r\n");
+    client.socket.set_nonblocking(true).unwrap();
+    let piece = vec![b'x'; 32 * 1024];
+    crate::support::wait::until_settled(
+        "the server takes no more",
+        || {
+            use std::io::Write;
+            drop(client.tls.writer().write(&piece));
+            let mut sent = 0;
+            while let Ok(count @ 1..) = client.tls.write_tls(&mut client.socket) {
+                sent += count;
+            }
+            sent
+        },
+        |&sent| sent == 0,
+    );
+    client.socket.set_nonblocking(false).unwrap();
+    // Without sending first what is still to be sent, as reading otherwise does.
+    let mut answer = Vec::new();
+    while !answer.starts_with(b"HTTP/1.1 504 ") {
+        use std::io::Read;
+        let mut buffer = [0; 1024];
+        match client.tls.reader().read(&mut buffer) {
+            Ok(count @ 1..) => answer.extend_from_slice(&buffer[..count]),
+            Ok(0) => panic!("ended after {answer:?}"),
+            Err(_) => {
+                let read = client.tls.read_tls(&mut client.socket).unwrap();
+                assert_ne!(read, 0, "ended after {answer:?}");
+                client.tls.process_new_packets().unwrap();
+            }
+        }
+    }
+    assert_eq!(server.counters()["upstream_timeouts"], 1);
+    drop(client);
+    server.wait_for_holdings(before);
+}
+
+#[test]
+fn a_client_that_vanishes_is_not_answered_by_anybody() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "").start();
+    let before = server.holdings();
+    for (index, leave) in (1..).zip(Leave::ALL) {
+        let mut client = Client::connect(&server);
+        client.ask("/stall");
+        until_equal("requests", &index, || backend.asked_for("/stall"));
+        leave.end(client.socket);
+        // Long before `first_byte_ms`.
+        until_equal("open connections at the backend", &0, || backend.open());
+        assert_eq!(server.counters()["requests_abandoned"], index as u64);
+    }
+    // One that has said all it has to say is answered all the same.
+    let mut client = Client::connect(&server);
+    client.ask("/hello");
+    client.close_notify();
+    assert_eq!(client.read_response().body, b"hello");
+    drop(client);
+    server.wait_for_counter("connections_closed", 3);
+    assert!(server.holdings().descriptors <= before.descriptors + 1);
+}
+
+/// Requests that come while the first is awaited are answered in their order.
+#[test]
+fn a_pipeline_behind_a_slow_answer_is_answered() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "first_byte_ms = 500").start();
+    let mut client = Client::connect(&server);
+    client.ask("/stall");
+    until_equal("requests", &1, || backend.asked_for("/stall"));
+    for _ in 0..3 {
+        client.ask("/hello");
+    }
+    assert_eq!(client.read_response().status(), 504);
+    for _ in 0..3 {
+        assert_eq!(client.read_response().body, b"hello");
+    }
+}

@@ -2,6 +2,7 @@
 
 pub(crate) mod backend;
 mod faults;
+mod foreign;
 mod http2;
 pub(crate) mod http2_backend;
 mod http2_upstreams;
@@ -13,9 +14,10 @@ use std::process::{Child, Command};
 
 use self::backend::Backend;
 use crate::support::Policy;
-use crate::support::client::{Client, Ending, Response, field};
+use crate::support::client::{Client, Ending, Manner, Response, field};
 use crate::support::files::{MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
+use crate::support::kernel::{KernelTls, kernel_tls};
 use crate::support::process::CURL;
 use crate::support::server::Setup;
 use crate::support::wait::until_equal;
@@ -24,6 +26,8 @@ for_each_policy!(
     answers_come_back_whole,
     bodies_stream_both_ways_at_once,
     an_upgrade_carries_bytes_both_ways,
+    large_answers_stay_in_the_kernel,
+    a_large_answer_that_is_cut_or_stalls_is_seen_to_be,
 );
 
 /// A server that passes everything on to `backend`, with lines for `[upstream.http]`.
@@ -40,7 +44,7 @@ fn passing_on(policy: Policy, backend: &Backend, http: &str) -> Setup {
 }
 
 /// Reads a response whose body is chunked.
-fn read_chunked(client: &mut Client) -> Response {
+pub(crate) fn read_chunked(client: &mut Client) -> Response {
     let head = client.read_head();
     assert_eq!(field(&head, "transfer-encoding"), Some("chunked"), "{head}");
     let mut body = Vec::new();
@@ -111,6 +115,63 @@ fn answers_come_back_whole(policy: Policy) {
     assert_eq!(counters["upstream_requests"], 11);
     assert_eq!(counters["upstream_connections_reused"], 9);
     assert_eq!(counters["upstream_failures"], 0);
+}
+
+/// Whether answers of 256 KiB and more can be spliced: the client's end is in the kernel then.
+fn is_spliced(policy: Policy) -> bool {
+    policy != Policy::Never && kernel_tls() != KernelTls::Absent
+}
+
+/// By length, and up to the end for a client of HTTP/1.0; a slow reader too.
+fn large_answers_stay_in_the_kernel(policy: Policy) {
+    let backend = Backend::start();
+    let server = passing_on(policy, &backend, "").start();
+    let mut client = Client::connect(&server);
+    for _ in 0..2 {
+        let big = client.get("/big");
+        assert_same_bytes(&big.body, content(4 * MIB), "/big");
+        assert_eq!(client.get("/hello").body, b"hello");
+    }
+    let slow = Manner {
+        receive_buffer_bytes: Some(16 * 1024),
+        ..Manner::default()
+    };
+    let mut slow = slow.connect(&server);
+    slow.ask("/big");
+    slow.wait_until_full();
+    assert_same_bytes(&slow.read_response().body, content(4 * MIB), "slowly");
+    client.send(b"GET /old HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let head = client.read_head();
+    assert_eq!(field(&head, "transfer-encoding"), None, "{head}");
+    let (body, ending) = client.read_rest();
+    assert_same_bytes(&body, content(4 * MIB), "/old");
+    assert_eq!(ending, Ending::CloseNotify);
+    let spliced = server.counters()["upstream_bytes_spliced"];
+    match is_spliced(policy) {
+        true => assert!(spliced > 12 * MIB as u64, "only {spliced}"),
+        false => assert_eq!(spliced, 0),
+    }
+    // Descriptors of pipes are kept, and no more of them.
+    assert_eq!(server.counters()["tunnel_pipes_refused"], 0);
+}
+
+fn a_large_answer_that_is_cut_or_stalls_is_seen_to_be(policy: Policy) {
+    let backend = Backend::start();
+    let server = passing_on(policy, &backend, "between_bytes_ms = 500").start();
+    for path in ["/die/late", "/stall/late"] {
+        let mut client = Client::connect(&server);
+        client.ask(path);
+        client.read_head();
+        let (rest, ending) = client.read_rest();
+        let whole = content(2 * MIB);
+        assert_same_bytes(&rest, &whole[..rest.len()], path);
+        assert_ne!(ending, Ending::CloseNotify, "{path}");
+    }
+    let counters = server.counters();
+    assert_eq!(counters["upstream_responses_cut"], 2);
+    assert_eq!(counters["upstream_timeouts"], 1);
+    until_equal("open connections at the backend", &0, || backend.open());
+    assert_eq!(Client::connect(&server).get("/hello").body, b"hello");
 }
 
 /// The beginning of a request is echoed before its end is sent.

@@ -12,6 +12,7 @@ use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::{H2_PING_ACK_MS, INTERIM_RESPONSES_MAX};
 use crate::message::gather::{Gather, Part};
 use crate::message::{Body, Fields, Response, Status};
+use crate::metrics::{self, Counter};
 use crate::proto::h2::ErrorCode;
 use crate::proto::h2::connection::ConnectionError;
 use crate::proto::h2::frame::{
@@ -467,6 +468,11 @@ fn rfc9113_8_7_what_was_not_processed_is_told_apart() {
     let mut alone = Alone::new();
     let ids = [(); 5].map(|()| alone.get());
     let [refused, reset, late, kept, above] = ids;
+    let counters = [
+        Counter::UpstreamStreamsRefused,
+        Counter::UpstreamStreamsReset,
+    ];
+    let before = counters.map(metrics::of_this_thread);
     let mut out = Vec::new();
     put_rst_stream(refused, ErrorCode::RefusedStream, &mut out);
     put_rst_stream(reset, ErrorCode::Internal, &mut out);
@@ -481,6 +487,10 @@ fn rfc9113_8_7_what_was_not_processed_is_told_apart() {
     alone.hear(&out).unwrap();
     assert_eq!(alone.lost(late), Lost::Reset(ErrorCode::RefusedStream));
     assert_eq!(alone.lost(above), Lost::Refused);
+    assert_eq!(
+        counters.map(metrics::of_this_thread),
+        before.map(|count| count + 2)
+    );
     // RFC 9113 6.8: no more streams; those up to the last are finished.
     assert!(!alone.client.has_room());
     assert!(alone.client.ask(ask("/", AskBody::None), 0).is_none());

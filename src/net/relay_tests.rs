@@ -1,0 +1,177 @@
+//! A connection whose bytes are relayed to itself: an echo that is spliced.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::net::stream::testing::{
+    Served, Setup, has_kernel_tls, on_each_driver, pattern, this_kernel,
+};
+use crate::net::stream::{Closure, Received};
+use crate::record::tests::SUITES;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const BYTES: usize = 3 * 1024 * 1024;
+
+async fn relay(served: &mut Served, bytes: u64) -> Result<Relayed, Cause> {
+    let Served { read, write, .. } = served;
+    write.relay(&mut Vec::new(), read, bytes, MINUTE).await
+}
+
+#[test]
+fn bytes_go_out_as_they_come_behind_the_head() {
+    on_each_driver(
+        &Setup::plain().with_small_buffers(),
+        async |mut served| {
+            let mut head = b"head".to_vec();
+            let relaying = served
+                .write
+                .relay(&mut head, &mut served.read, BYTES as u64, MINUTE);
+            let relayed = relaying.await.unwrap();
+            assert_eq!(relayed.bytes, BYTES as u64);
+            assert!(relayed.failure.is_none() && head.is_empty());
+            served.write.finish().await.unwrap();
+        },
+        |mut peer| {
+            let sent = pattern(BYTES);
+            let mut sending = peer.socket.try_clone().unwrap();
+            std::thread::scope(|scope| {
+                // More than is the body's: the rest is not touched.
+                scope.spawn(|| drop(sending.write_all(&[&sent[..], b"rest"].concat())));
+                let mut received = vec![0; BYTES + 4];
+                peer.socket.read_exact(&mut received).unwrap();
+                assert_eq!(&received[..4], b"head");
+                assert!(received[4..] == sent[..]);
+                assert_eq!(peer.socket.read(&mut [0; 8]).unwrap_or(0), 0);
+            });
+        },
+    );
+}
+
+#[test]
+fn the_end_is_left_for_a_receive_to_tell() {
+    on_each_driver(
+        &Setup::plain(),
+        async |mut served| {
+            let relaying = relay(&mut served, BYTES as u64);
+            let relayed = relaying.await.unwrap();
+            assert_eq!(relayed.bytes, 100_000);
+            assert!(relayed.failure.is_none());
+            let end = served.read.receive(&mut BytesMut::new()).await.unwrap();
+            assert_eq!(end, Received::Closed(Closure::Orderly));
+        },
+        |mut peer| {
+            peer.socket.write_all(&pattern(100_000)).unwrap();
+            peer.socket.shutdown(Shutdown::Write).unwrap();
+            let mut received = vec![0; 100_000];
+            peer.socket.read_exact(&mut received).unwrap();
+            assert!(received == pattern(100_000));
+        },
+    );
+}
+
+#[test]
+fn what_is_short_or_sealed_here_is_left_alone() {
+    for (setup, bytes) in [
+        (Setup::plain(), RELAYED_BYTES_MIN - 1),
+        (Setup::user(0), BYTES as u64),
+    ] {
+        on_each_driver(
+            &setup,
+            async |mut served| {
+                let mut head = b"head".to_vec();
+                let relaying = served
+                    .write
+                    .relay(&mut head, &mut served.read, bytes, MINUTE);
+                let relayed = relaying.await.unwrap();
+                assert_eq!((relayed.bytes, &*head), (0, &b"head"[..]));
+            },
+            |_| {},
+        );
+    }
+}
+
+#[test]
+fn a_source_that_is_silent_or_gone_is_told_of() {
+    on_each_driver(
+        &Setup::plain(),
+        async |mut served| {
+            let deadlines = served.deadlines.clone();
+            rt::spawn(async move {
+                let mut now = Instant::now();
+                // Armed anew or not: a minute a turn, and no turn more than the wait needs.
+                for _ in 0..64 {
+                    rt::yield_turn().await;
+                    now += MINUTE;
+                    deadlines.turn(now);
+                }
+            });
+            let relaying = relay(&mut served, BYTES as u64);
+            let relayed = relaying.await.unwrap();
+            assert!(matches!(relayed.failure, Some(RelayFailure::Idle)));
+        },
+        |mut peer| {
+            drop(peer.socket.read(&mut [0; 1]));
+        },
+    );
+    on_each_driver(
+        &Setup::plain(),
+        async |mut served| {
+            let relaying = relay(&mut served, BYTES as u64);
+            // The reset may meet either side of it first.
+            if let Ok(relayed) = relaying.await {
+                assert!(matches!(relayed.failure, Some(RelayFailure::Cause(_))));
+            }
+        },
+        |peer| {
+            let socket = socket2::SockRef::from(&peer.socket);
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+        },
+    );
+}
+
+/// A KeyUpdate in the middle is left for a receive, which serves it; then it goes on.
+#[test]
+fn the_kernels_records_are_relayed_and_its_control_records_served() {
+    if !has_kernel_tls() {
+        return;
+    }
+    for (suite, (version, ..)) in SUITES.iter().enumerate() {
+        let rekeys = this_kernel().rekey && *version == crate::record::Version::Tls13;
+        on_each_driver(
+            &Setup::kernel(suite),
+            async |mut served| {
+                let mut left = BYTES as u64;
+                while left > 0 {
+                    let relaying = relay(&mut served, left);
+                    let relayed = relaying.await.unwrap();
+                    assert!(relayed.failure.is_none(), "{:?}", relayed.failure);
+                    left -= relayed.bytes;
+                    if left == 0 {
+                        break;
+                    }
+                    let mut copied = BytesMut::new();
+                    let received = served.read.receive(&mut copied).await.unwrap();
+                    assert!(matches!(received, Received::Data(_)), "{received:?}");
+                    left -= copied.len() as u64;
+                    served.write.send(&[IoSlice::new(&copied)]).await.unwrap();
+                }
+            },
+            |mut peer| {
+                let sent = pattern(BYTES);
+                let mut received = Vec::new();
+                for (index, part) in sent.chunks(16_384).enumerate() {
+                    if rekeys && index == 20 {
+                        peer.send_key_update(false);
+                    }
+                    peer.send(part);
+                    received.extend(peer.receive_exactly(part.len()));
+                }
+                assert!(received == sent);
+            },
+        );
+    }
+}

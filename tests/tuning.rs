@@ -1,0 +1,349 @@
+//! The tuning guide holds what it promises: every page is linked, every section has its parts, every
+//! setting that `tune` knows is explained and in the sysctl file, and every link leads somewhere. Each
+//! rule is a function from a text to what is wrong with it, so that each has a test that it finds
+//! something.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test's helpers a panic is the verdict"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use portcullis::cli::doctor::Guide;
+use portcullis::cli::tune::knobs::{KNOBS, Knob};
+
+/// What each section says, in this order.
+const PARTS: [&str; 7] = [
+    "Does",
+    "Check",
+    "Helps",
+    "Costs",
+    "Undo",
+    "Figure",
+    "Portcullis",
+];
+
+/// How a figure may begin: where it comes from.
+const SOURCES: [&str; 7] = [
+    "Measured",
+    "Quoted",
+    "Computed",
+    "Read here",
+    "Unmeasured",
+    "None to measure",
+    "See ",
+];
+
+#[test]
+fn every_page_that_commands_name_is_there_and_in_the_index() {
+    let named: BTreeSet<String> = Guide::ALL
+        .iter()
+        .map(|page| page.path().to_owned())
+        .collect();
+    assert_eq!(named.len(), Guide::ALL.len());
+    let there: BTreeSet<String> = pages().into_keys().collect();
+    assert_eq!(named, there);
+    let index = read("tuning/README.md");
+    for page in there {
+        let name = page.trim_start_matches("tuning/");
+        assert!(index.contains(&format!("| [{name}]({name}) |")), "{page}");
+    }
+}
+
+#[test]
+fn every_section_has_its_parts() {
+    for (path, text) in pages() {
+        assert_none(&lacking_parts(&path, &text));
+        assert!(sections(&text).len() >= 4, "{path} has few sections");
+    }
+    let good = PARTS.map(|part| match part {
+        "Check" => "- **Check**: `sysctl x`.\n".to_owned(),
+        "Figure" => "- **Figure**: Unmeasured.\n".to_owned(),
+        part => format!("- **{part}**: Something.\n"),
+    });
+    let good = format!("# Page\n\n## `x`\n\n{}", good.concat());
+    assert_none(&lacking_parts("a.md", &good));
+    for (from, to) in [
+        ("- **Costs**: Something.\n", ""),
+        ("- **Costs**: Something.\n", "- **Costs**:\n"),
+        ("`sysctl x`", "sysctl x"),
+        ("Unmeasured", "Much faster"),
+        ("Unmeasured", "Measured: 7 (Linux 6.18)"),
+        ("Unmeasured", "Measured: 7 (`command`)"),
+        ("**Does**", "**Helps**"),
+    ] {
+        let wrong = good.replace(from, to);
+        assert_ne!(wrong, good);
+        assert_eq!(lacking_parts("a.md", &wrong).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn every_setting_of_tune_has_its_section_and_its_line() {
+    let conf = read("tuning/sysctl.d/90-portcullis.conf");
+    for knob in KNOBS {
+        assert_none(&unexplained(&knob, &read(knob.guide.path())));
+    }
+    assert_none(&against_sysctl_file(&conf));
+    for (from, to) in [
+        ("net.core.somaxconn = 4096", "net.core.somaxconn = 128"),
+        ("net.core.somaxconn = 4096\n", ""),
+        ("net.core.somaxconn", "net.core.somaxcon"),
+        (
+            "accept queues: tuning/accept.md",
+            "accept queues: tuning/tcp.md",
+        ),
+        (
+            "fs.nr_open = ",
+            "kernel.io_uring_disabled = 0\nfs.nr_open = ",
+        ),
+    ] {
+        assert!(conf.contains(from), "{from}");
+        let wrong = conf.replacen(from, to, 1);
+        assert!(!against_sysctl_file(&wrong).is_empty(), "{to}");
+    }
+    let queue = KNOBS.iter().find(|knob| knob.name == "net.core.somaxconn");
+    assert_eq!(unexplained(queue.unwrap(), "# Page\n\n## `x`\n").len(), 1);
+}
+
+#[test]
+fn every_link_of_the_guide_leads_somewhere() {
+    let mut links = 0;
+    let mut all = pages();
+    all.insert("tuning/README.md".to_owned(), read("tuning/README.md"));
+    for (path, text) in &all {
+        for link in links_in(text) {
+            links += 1;
+            assert_none(&broken_link(path, &link));
+        }
+    }
+    assert!(links > 25, "only {links} links");
+    for broken in ["nowhere.md", "irq.md#nothing", "#nothing"] {
+        assert_eq!(broken_link("tuning/tcp.md", broken).len(), 1, "{broken}");
+    }
+}
+
+#[test]
+fn the_guide_names_no_option_that_the_program_does_not_have() {
+    let readme = read("README.md");
+    for (path, text) in pages() {
+        for key in bare_keys(&text) {
+            assert!(readme.contains(&format!("`{key}`")), "{path}: {key}");
+        }
+    }
+    assert_eq!(bare_keys("`limits.no_key` and `tcp.md`"), ["no_key"]);
+}
+
+#[test]
+fn every_drop_in_is_for_the_service_and_names_its_page() {
+    let folder = root().join("tuning/systemd/portcullis.service.d");
+    let mut seen = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let shown = path.display();
+        seen += 1;
+        assert!(path.extension().is_some_and(|it| it == "conf"), "{shown}");
+        let (comment, settings) = text.split_once("[Service]\n").unwrap();
+        let is_comment = |line: &str| line.starts_with('#');
+        assert!(comment.lines().all(is_comment), "{shown}");
+        let named = Guide::ALL.iter().any(|page| comment.contains(page.path()));
+        assert!(named, "{shown} names no page");
+        let is_setting = |line: &str| line.split_once('=').is_some_and(|(_, to)| !to.is_empty());
+        assert!(
+            !settings.is_empty() && settings.lines().all(is_setting),
+            "{shown}"
+        );
+    }
+    assert!(seen >= 5, "only {seen} drop-ins");
+}
+
+/// What a page's sections lack.
+fn lacking_parts(path: &str, page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (heading, body) in sections(page) {
+        let mut wrong = |what: String| found.push(format!("{path}: {heading}: {what}"));
+        let parts = parts(body);
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        if names != PARTS {
+            wrong(format!("its parts are {names:?}"));
+            continue;
+        }
+        for (name, text) in parts {
+            let source = SOURCES.iter().find(|source| text.starts_with(*source));
+            match name {
+                _ if text.is_empty() => wrong(format!("{name} is empty")),
+                "Check" if !text.contains('`') => wrong("no command to check it".to_owned()),
+                "Figure" if source.is_none() => wrong(format!("whose figure? {text}")),
+                "Figure"
+                    if text.starts_with("Measured")
+                        && !(text.contains('`') && text.contains("Linux ")) =>
+                {
+                    wrong("measured by which command, on which kernel?".to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Headings of the second level, with what stands below each.
+fn sections(page: &str) -> Vec<(&str, &str)> {
+    page.split("\n## ")
+        .skip(1)
+        .map(|section| section.split_once('\n').unwrap_or((section, "")))
+        .collect()
+}
+
+/// The list items of a section that begin with a bold name, their lines joined.
+fn parts(section: &str) -> Vec<(&str, String)> {
+    section
+        .split("\n- **")
+        .skip(1)
+        .filter_map(|part| part.split_once("**:"))
+        .map(|(name, text)| {
+            let words: Vec<&str> = text.split_ascii_whitespace().collect();
+            (name, words.join(" "))
+        })
+        .collect()
+}
+
+fn unexplained(knob: &Knob, page: &str) -> Vec<String> {
+    let name = format!("`{}`", knob.name);
+    match sections(page)
+        .iter()
+        .any(|(heading, _)| heading.contains(&name))
+    {
+        true => Vec::new(),
+        false => vec![format!("{} has no section {name}", knob.guide.path())],
+    }
+}
+
+/// Each line of the sysctl file against the table, and the other way round.
+fn against_sysctl_file(conf: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut missing: BTreeSet<&str> = KNOBS
+        .iter()
+        .filter(|knob| knob.left_because.is_none())
+        .map(|knob| knob.name)
+        .collect();
+    let mut comment = String::new();
+    for line in conf.lines() {
+        if let Some(said) = line.strip_prefix('#') {
+            comment = said.to_owned();
+            continue;
+        }
+        let Some((name, value)) = line.split_once(" = ") else {
+            continue;
+        };
+        let name = name.trim_start_matches('-');
+        let knob = KNOBS.iter().find(|knob| knob.name == name);
+        let Some(knob) = knob.filter(|_| missing.remove(name)) else {
+            found.push(format!("{line}: `tune` does not set it, or twice"));
+            continue;
+        };
+        if knob.wanted.correction(value) != Ok(None) {
+            found.push(format!("{line}: {} is recommended", knob.wanted.describe()));
+        }
+        if !comment.contains(knob.guide.path()) {
+            found.push(format!("{line}: the comment names another page"));
+        }
+    }
+    found.extend(missing.into_iter().map(|name| format!("{name} is missing")));
+    found
+}
+
+/// The targets of links in Markdown that lead to files and sections.
+fn links_in(text: &str) -> Vec<String> {
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target.to_owned())
+        .filter(|target| !target.contains("://"))
+        .collect()
+}
+
+fn broken_link(from: &str, target: &str) -> Vec<String> {
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let path = match file {
+        "" => root().join(from),
+        file => root().join(from).with_file_name(file),
+    };
+    let is_there = match anchor {
+        "" => path.exists(),
+        anchor => fs::read_to_string(&path).is_ok_and(|text| anchors(&text).contains(anchor)),
+    };
+    match is_there {
+        true => Vec::new(),
+        false => vec![format!("{from}: {target} leads nowhere")],
+    }
+}
+
+/// What headings are linked by: lower case, blanks as hyphens, and of the rest letters, digits, hyphens
+/// and underscores only.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let of = |heading: &str| {
+        let kept = |character: &char| character.is_alphanumeric() || " -_".contains(*character);
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        heading
+            .chars()
+            .filter(kept)
+            .collect::<String>()
+            .replace(' ', "-")
+    };
+    let is_heading = |line: &&str| line.starts_with('#');
+    text.lines().filter(is_heading).map(of).collect()
+}
+
+/// The keys of the configuration that are named with their table, as `limits.header_bytes_max`.
+fn bare_keys(text: &str) -> Vec<String> {
+    let tables = [
+        "limits.",
+        "tcp.",
+        "tls.",
+        "timeouts.",
+        "workers.",
+        "offload.",
+        "session.",
+        "http2.",
+    ];
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|span| {
+            let key = tables.iter().find_map(|table| span.strip_prefix(table))?;
+            let is_key = |byte: u8| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte);
+            (key != "md" && key.bytes().all(is_key)).then(|| key.to_owned())
+        })
+        .collect()
+}
+
+/// The guide's pages, the index aside, by their paths from the root.
+fn pages() -> BTreeMap<String, String> {
+    let mut pages = BTreeMap::new();
+    for entry in fs::read_dir(root().join("tuning")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") && name != "README.md" {
+            let path = format!("tuning/{name}");
+            let text = read(&path);
+            pages.insert(path, text);
+        }
+    }
+    pages
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn assert_none(found: &[String]) {
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
