@@ -228,6 +228,25 @@ fn rfc9113_8_7_what_a_server_has_not_begun_is_sent_again() {
     assert_eq!(backend.accepted(), 3);
 }
 
+/// The client has sent nothing of it yet when the first connection's server refuses.
+#[test]
+fn a_body_still_to_come_goes_with_the_request_that_is_sent_again() {
+    let backend = Http2Backend::start(&[]);
+    let server = passing_on(&backend, "");
+    let mut client = Http2::connect(&Manner::default(), &server, &[]);
+    let post = client.ask_with(&[(":method", "POST"), (":path", "/refuse")], false);
+    client.flush().unwrap();
+    client
+        .hear(|client| client.streams[&post].is_over())
+        .unwrap();
+    let heard = &client.streams[&post];
+    assert_eq!(
+        (heard.status, &heard.body[..]),
+        (Some(200), &b"at last"[..])
+    );
+    assert_eq!(backend.asked_for("/refuse").len(), 2);
+}
+
 #[test]
 fn what_ends_one_stream_leaves_the_others() {
     let backend = Http2Backend::start(&[]);
