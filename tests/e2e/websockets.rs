@@ -11,7 +11,6 @@ use crate::support::for_each_policy;
 use crate::support::http2::{Http2, frame};
 use crate::support::process::{CHROMIUM, DEBIAN_PYTHON, Running};
 use crate::support::server::{Server, Setup};
-use crate::support::wait::until_some;
 
 for_each_policy!(through_both_versions);
 
@@ -189,10 +188,14 @@ fn rfc8441_5_through_http2_on_both_sides() {
     let mut back = Vec::new();
     old.read_into(&mut back, 5);
     assert_eq!(back, b"bytes");
+    // Its end is the stream's.
     drop(old);
-    until_some("the server's stream is over", || {
-        (server.counters()["upgraded_connections"] == 2 && backend.resets() > 0).then_some(())
-    });
+    server.wait_for_counter("connections_closed", 1);
+    assert_eq!(backend.resets(), 0);
+    assert_eq!(client.get("/hello").body, b"hello");
+    let counters = server.counters();
+    assert_eq!(counters["upgraded_connections"], 2);
+    assert_eq!(counters["upstream_connects"], 1);
     // A server that does not take it.
     let backend = Http2Backend::start(&[]);
     let address = format!("tcp://{}", backend.address);

@@ -19,6 +19,7 @@ use crate::support::wait::{until_equal, until_some};
 for_each_policy!(
     answers_come_back_whole,
     large_bodies_go_both_ways_at_once,
+    http2_is_agreed_on_over_tls,
     grpc
 );
 
@@ -122,6 +123,51 @@ fn large_bodies_go_both_ways_at_once(policy: Policy) {
     assert_eq!(backend.accepted(), 1);
 }
 
+/// Portcullis behind Portcullis, over TLS.
+fn http2_is_agreed_on_over_tls(policy: Policy) {
+    let behind = |inner: &Server| {
+        let upstream = format!(
+            "name = \"app\"\neject_failures = 0\n\
+             [[upstream.server]]\naddress = \"tcp://{}\"\n\
+             [upstream.tls]\nca = \"authority.pem\"\nserver_name = \"localhost\"\n\
+             [upstream.http]\nprotocol = \"h2\"",
+            inner.address
+        );
+        Setup::new(policy)
+            .workers(1)
+            .table("[upstream]", &upstream)
+            .table("[site.route]", "prefix = \"/\"\nupstream = \"app\"")
+            .start()
+    };
+    let inner = Setup::new(policy).start();
+    inner.write_content("1k", KIB);
+    inner.write_content("large", MIB);
+    let outer = behind(&inner);
+    let mut client = Http2::connect(&Manner::default(), &outer, &[]);
+    let asked: Vec<_> = (0..20)
+        .map(|index| match index % 4 {
+            0 => (client.ask("/large"), MIB),
+            _ => (client.ask("/1k"), KIB),
+        })
+        .collect();
+    client.flush().unwrap();
+    client.hear_all();
+    for (stream, length) in asked {
+        assert_same_bytes(&client.streams[&stream].body, content(length), "over TLS");
+    }
+    let counters = outer.counters();
+    assert_eq!(counters["upstream_handshakes_full"], 1);
+    assert_eq!(counters["upstream_connects"], 1);
+    assert_eq!(inner.counters()["requests_http2"], 20);
+    // One that does not agree.
+    let old = Setup::new(policy)
+        .table("tls", "alpn = [\"http/1.1\"]")
+        .start();
+    let outer = behind(&old);
+    let mut client = Http2::connect(&Manner::default(), &outer, &[]);
+    assert_eq!(client.get("/1k").status, Some(502));
+}
+
 /// Each kind of call, by the foreign implementation that most gRPC clients and servers are made of.
 fn grpc(policy: Policy) {
     let folder = format!("{}/tests/e2e/foreign", env!("CARGO_MANIFEST_DIR"));
@@ -167,7 +213,9 @@ fn rfc9113_8_7_what_a_server_has_not_begun_is_sent_again() {
     // Not without end.
     assert_eq!(client.get("/refuse/always").status, Some(502));
     assert_eq!(backend.asked_for("/refuse/always").len(), 3);
-    assert_eq!(server.counters()["upstream_retries"], 4);
+    let counters = server.counters();
+    assert_eq!(counters["upstream_streams_refused"], 5);
+    assert_eq!(counters["upstream_retries"], 4);
     // Not when something of the body is gone.
     let post = client.ask_with(&[(":method", "POST"), (":path", "/echo")], false);
     client.push(&frame(0, 1, post, b"x"));
@@ -178,6 +226,25 @@ fn rfc9113_8_7_what_a_server_has_not_begun_is_sent_again() {
     assert_eq!(client.get("/goaway/after").body, b"the last");
     assert_eq!(client.get("/hello").body, b"hello");
     assert_eq!(backend.accepted(), 3);
+}
+
+/// The client has sent nothing of it yet when the first connection's server refuses.
+#[test]
+fn a_body_still_to_come_goes_with_the_request_that_is_sent_again() {
+    let backend = Http2Backend::start(&[]);
+    let server = passing_on(&backend, "");
+    let mut client = Http2::connect(&Manner::default(), &server, &[]);
+    let post = client.ask_with(&[(":method", "POST"), (":path", "/refuse")], false);
+    client.flush().unwrap();
+    client
+        .hear(|client| client.streams[&post].is_over())
+        .unwrap();
+    let heard = &client.streams[&post];
+    assert_eq!(
+        (heard.status, &heard.body[..]),
+        (Some(200), &b"at last"[..])
+    );
+    assert_eq!(backend.asked_for("/refuse").len(), 2);
 }
 
 #[test]
@@ -236,7 +303,9 @@ fn what_ends_one_stream_leaves_the_others() {
     }
     // One of them asked twice: the server had closed a connection that it had used before.
     assert_eq!(backend.accepted(), 4);
-    assert_eq!(server.counters()["upstream_connections_failed"], 1);
+    let counters = server.counters();
+    assert_eq!(counters["upstream_connections_failed"], 1);
+    assert_eq!(counters["upstream_streams_reset"], 2);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
 
 use super::super::client::{Ask, AskBody, ClientConfig, Lost};
 use super::super::{BodyPoll, Connection, Event, Room};
@@ -750,5 +751,52 @@ fn rfc9113_5_1_1_streams_are_opened_in_order_and_share() {
     for id in ids {
         let body = pair.server.poll_body(id, 0, &context());
         assert!(matches!(body, Poll::Ready(BodyPoll::Data(_))), "{body:?}");
+    }
+}
+
+proptest! {
+    /// Frames of any kind on any stream: nothing panics, what is held stays within the windows, and
+    /// everybody who waits is told when the connection has ended.
+    #[test]
+    fn whatever_a_server_sends_is_survived(
+        frames in prop::collection::vec(
+            (0..12_u8, any::<u8>(), 0..8_u32, prop::collection::vec(any::<u8>(), 0..40)),
+            0..60,
+        ),
+        dropped in 0..60_usize,
+    ) {
+        let mut alone = Alone::new();
+        let mut ids = vec![alone.get(), alone.get()];
+        ids.push(alone.client.ask(ask("/", AskBody::Delimited), 0).unwrap());
+        let head = alone.headers(ids[0], OK, false);
+        alone.hear(&head).unwrap();
+        for (index, (kind, flags, stream, payload)) in frames.into_iter().enumerate() {
+            let mut frame = vec![0, 0, payload.len().to_le_bytes()[0], kind, flags];
+            frame.extend_from_slice(&stream.to_be_bytes());
+            frame.extend_from_slice(&payload);
+            let is_over = alone.hear(&frame).is_err() || alone.client.is_finished();
+            alone.now_ms += 100;
+            if index == dropped && ids.len() > 1 {
+                alone.client.drop_stream(ids.remove(0));
+            }
+            for id in &ids {
+                // Of no interest when it was given already.
+                let _ = alone.response(*id);
+                let body = alone.client.poll_body(*id, alone.now_ms, &context());
+                prop_assert!(!is_over || body.is_ready());
+            }
+            alone.client.push_chunk(ids[ids.len() - 1], Bytes::from_static(b"chunk"));
+            let held = alone.client.state.receive_window.held();
+            prop_assert!(held <= CONFIG.connection_window_bytes);
+            alone.client.handle_timeout(alone.now_ms).ok();
+            alone.sent();
+        }
+        alone.client.lose();
+        for id in ids {
+            let body = alone.client.poll_body(id, alone.now_ms, &context());
+            prop_assert!(body.is_ready());
+            alone.client.drop_stream(id);
+        }
+        prop_assert!(!alone.client.is_serving());
     }
 }
