@@ -289,7 +289,7 @@ pub const H2_PINGS: Rate = Rate::new(128, 20);
 /// PRIORITY and PRIORITY_UPDATE frames: old browsers send a tree of them, new ones a few per page.
 pub const H2_PRIORITIES: Rate = Rate::new(512, 50);
 
-/// WINDOW_UPDATEs beyond one per 1000 bytes sent.
+/// WINDOW_UPDATEs beyond one per 1000 bytes sent, and two per frame that no window cut short.
 pub const H2_WINDOW_UPDATES: Rate = Rate::new(2048, 100);
 
 /// Frames that are ignored: of unknown types, or late for a stream that is closed.

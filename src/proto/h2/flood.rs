@@ -68,10 +68,16 @@ impl Budgets {
     }
 
     /// `bytes` of DATA were sent in a frame: a window update more per thousand is fair, however fast
-    /// the connection, and a PING, by which some peers measure the path.
-    pub fn earn_by_data(&mut self, bytes: u64) {
+    /// the connection, and a PING, by which some peers measure the path. So are two of them for a
+    /// frame as short as its content (`is_cut`: as its window), stream and connection: gRPC's messages
+    /// are of a few bytes each, and its clients acknowledge each.
+    pub fn earn_by_data(&mut self, bytes: u64, is_cut: bool) {
+        let updates = match is_cut {
+            true => bytes,
+            false => bytes.max(2 * PER_EVENT),
+        };
         if let Some(left) = self.left.get_mut(Event::WindowUpdate as usize) {
-            *left = left.saturating_add(bytes).min(full(H2_WINDOW_UPDATES));
+            *left = left.saturating_add(updates).min(full(H2_WINDOW_UPDATES));
         }
         if let Some(left) = self.left.get_mut(Event::Ping as usize) {
             *left = left.saturating_add(PER_EVENT).min(full(H2_PINGS));
@@ -182,11 +188,16 @@ mod tests {
         let mut budgets = Budgets::new(0);
         while budgets.spend(Event::WindowUpdate, 0).is_ok() {}
         while budgets.spend(Event::Ping, 0).is_ok() {}
-        budgets.earn_by_data(999);
+        budgets.earn_by_data(999, true);
         assert!(budgets.spend(Event::Ping, 0).is_ok());
         assert!(budgets.spend(Event::Ping, 0).is_err());
         assert!(budgets.spend(Event::WindowUpdate, 0).is_err());
-        budgets.earn_by_data(1);
+        budgets.earn_by_data(1, true);
+        assert!(budgets.spend(Event::WindowUpdate, 0).is_ok());
+        assert!(budgets.spend(Event::WindowUpdate, 0).is_err());
+        // A short message is acknowledged on its stream and on the connection.
+        budgets.earn_by_data(1, false);
+        assert!(budgets.spend(Event::WindowUpdate, 0).is_ok());
         assert!(budgets.spend(Event::WindowUpdate, 0).is_ok());
         assert!(budgets.spend(Event::WindowUpdate, 0).is_err());
     }

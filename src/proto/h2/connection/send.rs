@@ -196,7 +196,7 @@ impl<T> State<T> {
         self.send_window.consume(sent);
         stream.data.send_progress_ms = now_ms;
         stream.data.turn = self.turn;
-        self.budgets.earn_by_data(bytes as u64);
+        self.budgets.earn_by_data(bytes as u64, sent >= windows);
         if let Some(trailers) = trailers {
             let encoder = &mut self.hpack_out;
             put_headers(out, id, true, |out| {
