@@ -77,7 +77,7 @@ impl Machine {
     /// # Errors
     /// Those of open(2).
     pub fn may_write(&self, knob: &Knob) -> io::Result<()> {
-        self.open(knob).map(drop)
+        self.open(knob, false).map(drop)
     }
 
     /// Writes a knob, and gives the value that it has then: the kernel may round.
@@ -89,8 +89,9 @@ impl Machine {
         if numbers(value).is_err() {
             return Err(ErrorKind::InvalidInput.into());
         }
-        // One call: the kernel takes each write as a whole value.
-        self.open(knob)?
+        // One call: the kernel takes each write as a whole value. Cutting is for files that are none of
+        // the kernel's, and done as the shell's `>` does it.
+        self.open(knob, true)?
             .write_all(format!("{value}\n").as_bytes())?;
         self.read(knob)
     }
@@ -132,10 +133,11 @@ impl Machine {
         }
     }
 
-    /// Neither made nor cut: it is a setting of the kernel or nothing.
-    fn open(&self, knob: &Knob) -> io::Result<fs::File> {
+    /// Never made: it is a setting of the kernel or nothing.
+    fn open(&self, knob: &Knob, is_cut: bool) -> io::Result<fs::File> {
         let file = fs::OpenOptions::new()
             .write(true)
+            .truncate(is_cut)
             .open(self.root.join(knob.path()))?;
         match file.metadata()?.is_file() {
             true => Ok(file),
