@@ -8,7 +8,7 @@ type Version = (u32, u32, u32);
 
 /// A mistake of the kernel's that its stable releases have mended.
 struct Bug {
-    /// Where it is described: https://osv.dev/vulnerability/ and its name.
+    /// Where it is described: <https://osv.dev/vulnerability/> and its name.
     name: &'static str,
     what: &'static str,
     meaning: &'static str,
