@@ -299,6 +299,22 @@ fn every_counter_is_expected_by_a_test() {
 }
 
 #[test]
+fn pages_of_the_tuning_guide_that_doctor_names_are_there() {
+    let is_page = |text: &&str| text.starts_with("tuning/") && text.ends_with(".md");
+    let files = sources();
+    let literals = files.iter().flat_map(|file| file.text.split('"'));
+    let named: BTreeSet<&str> = literals.filter(is_page).collect();
+    assert!(named.len() >= 6, "{named:?}");
+    let is_missing = |page: &&&str| !root().join(page).is_file();
+    let missing: Vec<String> = named
+        .iter()
+        .filter(is_missing)
+        .map(ToString::to_string)
+        .collect();
+    assert_none(&missing);
+}
+
+#[test]
 fn the_readme_lists_the_counters_that_there_are() {
     let described: Vec<(&str, &str)> = Counter::ALL
         .iter()
