@@ -17,6 +17,7 @@ use self::request_body::{Body, Failure, Loan, Receiving};
 use self::response::{Delivered, Delivery, Follows, poll_once};
 use super::transport::{Receive, Transmit};
 use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
+use crate::buf;
 use crate::error::{Cause, Error, Side, Stage};
 use crate::message::{BodyLength, Method, Request, RequestBody, Response, Version};
 use crate::metrics::{self, Counter};
@@ -138,7 +139,11 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             // The exchange is boxed: its state is many times that of waiting for a request, which
             // is what most connections do most of the time.
             let after = match self.next_head().await? {
-                Next::Request(head) => Box::pin(self.exchange(head)).await?,
+                Next::Request(head) => {
+                    let exchange = Box::pin(self.exchange(head));
+                    buf::keep_ready(size_of_val(&*exchange));
+                    exchange.await?
+                }
                 Next::Refused(refusal) => Box::pin(self.refuse(refusal, None)).await?,
                 Next::Ended(outcome) => {
                     // Nothing is in flight; whether the goodbye arrives changes nothing.

@@ -22,6 +22,7 @@ use self::body::StreamBody;
 use self::tasks::Tasks;
 use super::transport::{Receive, TransmitGathered};
 use super::{Context, Exchange, Handler, Outcome, close, finish};
+use crate::buf;
 use crate::error::{Cause, Error, Side, Stage};
 use crate::limits::H2_HALF_CLOSED_LOOK_MS;
 use crate::message::{Body, BodyStream, Request, RequestBody, Response, Status};
@@ -215,6 +216,7 @@ fn start<'a, H: Handler>(
             let request = Rc::from(request);
             attach(stream, Some(&request), shared);
             let exchange = exchange(stream, request, has_body, handler, shared);
+            buf::keep_ready(size_of_val(&exchange));
             tasks.add(stream, Box::pin(exchange));
         }
         Event::Refused(stream, request, status, reason) => {
