@@ -338,3 +338,7 @@ fn blame(side: Side, cause: Cause) -> Error {
         Side::Us => Error::us(Stage::Tunnel, cause),
     }
 }
+
+#[cfg(test)]
+#[path = "tunnel_tests.rs"]
+mod tests;

@@ -171,7 +171,11 @@ struct PeerTls {
 }
 
 impl Peer {
-    fn new(socket: TcpStream, watched: Option<socket2::Socket>, suite: Option<usize>) -> Self {
+    pub(in crate::net) fn new(
+        socket: TcpStream,
+        watched: Option<socket2::Socket>,
+        suite: Option<usize>,
+    ) -> Self {
         let tls = suite.map(|suite| PeerTls {
             suite,
             sealer: Sealer::new(keys(suite, FROM_PEER, 0), u64::MAX).unwrap(),
@@ -387,18 +391,28 @@ pub(in crate::net) fn connected(small_buffers: bool) -> (TcpStream, TcpStream) {
 
 fn served(socket: TcpStream, setup: &Setup, file_threads: &FileThreads) -> Served {
     let deadlines = Deadlines::new();
-    let socket = Rc::new(Socket::adopt(socket.into()).unwrap());
-    let deadline = Rc::new(deadlines.register());
-    let context = Rc::new(context(setup, file_threads));
-    let stream = match setup.suite {
-        None => Stream::plain(socket, deadline, context),
-        Some(suite) => Stream::tls(socket, deadline, context, tls_parts(suite)).unwrap(),
-    };
+    let stream = stream_over(socket, setup, &deadlines, file_threads);
     let (read, write) = stream.into_halves();
     Served {
         read,
         write,
         deadlines,
+    }
+}
+
+/// Our side of a connection.
+pub(in crate::net) fn stream_over(
+    socket: TcpStream,
+    setup: &Setup,
+    deadlines: &Deadlines,
+    file_threads: &FileThreads,
+) -> Stream {
+    let socket = Rc::new(Socket::adopt(socket.into()).unwrap());
+    let deadline = Rc::new(deadlines.register());
+    let context = Rc::new(context(setup, file_threads));
+    match setup.suite {
+        None => Stream::plain(socket, deadline, context),
+        Some(suite) => Stream::tls(socket, deadline, context, tls_parts(suite)).unwrap(),
     }
 }
 
