@@ -14,7 +14,7 @@ use bytes::BytesMut;
 
 use super::http2::Http2Connection;
 use super::pool::{Connection, Inner, NoConnection, Place, Pool};
-use super::{Connected, Connector, NoServer};
+use super::{Connected, Connector, Lease, NoServer};
 use crate::error::{Cause, Error, Side, Stage};
 use crate::net::stream::StreamContext;
 
@@ -85,19 +85,8 @@ impl Pool {
                     let making = Making::begin(inner, server);
                     let connected = connector.connect(&lease, context.clone(), PROTOCOLS);
                     match self.agreed(connected.await) {
-                        Ok(Connected { stream, alpn }) => {
-                            let (read, write) = stream.into_halves();
-                            let connection = Connection {
-                                read,
-                                write,
-                                input: BytesMut::new(),
-                                place: Place::new(lease, inner, alpn),
-                            };
-                            let made = Http2Connection::start(
-                                connection,
-                                self.http(),
-                                context.send_progress,
-                            );
+                        Ok(connected) => {
+                            let made = self.start(connected, lease, context);
                             making.done(made.clone());
                             return Ok(made);
                         }
@@ -134,6 +123,22 @@ impl Pool {
 }
 
 impl Pool {
+    fn start(
+        &self,
+        connected: Connected,
+        lease: Lease,
+        context: &StreamContext,
+    ) -> Http2Connection {
+        let (read, write) = connected.stream.into_halves();
+        let connection = Connection {
+            read,
+            write,
+            input: BytesMut::new(),
+            place: Place::new(lease, &self.0, connected.alpn),
+        };
+        Http2Connection::start(connection, self.http(), context.send_progress)
+    }
+
     /// Whether the group's servers are spoken to over TLS.
     pub fn is_secure(&self) -> bool {
         self.0.group.config().tls.is_some()

@@ -250,11 +250,6 @@ impl Accepted {
                 address: peer.ip().to_canonical(),
                 introduction,
             };
-            // RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
-            let protocol = match alpn.as_deref() == Some(Protocol::H2.alpn_id()) {
-                true => Protocol::H2,
-                false => Protocol::Http11,
-            };
             let session = Session {
                 version,
                 suite,
@@ -264,7 +259,7 @@ impl Accepted {
                 local,
                 stream,
                 client,
-                protocol,
+                protocol: spoken(alpn.as_deref()),
                 session,
             }));
         };
@@ -405,6 +400,14 @@ impl Established {
             Protocol::Http11 => h1::serve(read, write, &handler, &local.http).await,
         }
         .map(ended)
+    }
+}
+
+/// RFC 9113 3.2: over TLS, HTTP/2 is spoken only where it was agreed on.
+fn spoken(agreed: Option<&[u8]>) -> Protocol {
+    match agreed == Some(Protocol::H2.alpn_id()) {
+        true => Protocol::H2,
+        false => Protocol::Http11,
     }
 }
 

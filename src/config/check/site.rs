@@ -98,12 +98,6 @@ impl Checker<'_> {
         );
         let key = path("key", raw.key, "key = \"key.pem\"");
         // A route for everything leaves nothing to a root.
-        let is_everything = |route: &Spanned<RawRoute>| {
-            let prefix = &route.get_ref().prefix;
-            prefix
-                .as_ref()
-                .is_some_and(|prefix| prefix.get_ref() == "/")
-        };
         let needs_root = raw.root.is_some() || !raw.route.iter().any(is_everything);
         let root = match needs_root && !is_tunnel {
             true => path("root", raw.root, "root = \"site\""),
@@ -321,6 +315,11 @@ impl Checker<'_> {
         }
         hsts
     }
+}
+
+fn is_everything(route: &Spanned<RawRoute>) -> bool {
+    let prefix = route.get_ref().prefix.as_ref();
+    prefix.is_some_and(|prefix| prefix.get_ref() == "/")
 }
 
 const SYMLINKS: [(&str, Symlinks); 3] = [

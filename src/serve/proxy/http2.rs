@@ -61,12 +61,7 @@ impl Proxy {
             }
             let ask = Ask {
                 fields: fields.clone(),
-                body: match (&body, outgoing.framing) {
-                    _ if tunnel.is_some() => AskBody::Delimited,
-                    (RequestBody::Empty, _) | (_, Framing::None) => AskBody::None,
-                    (_, Framing::Length(length)) => AskBody::Length(length),
-                    (_, Framing::Chunked) => AskBody::Delimited,
-                },
+                body: ask_body(&body, outgoing.framing, tunnel.is_some()),
                 is_head,
                 is_tunnel: tunnel.is_some(),
             };
@@ -101,6 +96,15 @@ impl Proxy {
                 None => return Err(NoAnswer::Failed(error)),
             }
         }
+    }
+}
+
+fn ask_body(body: &RequestBody, framing: Framing, is_tunnel: bool) -> AskBody {
+    match (body, framing) {
+        _ if is_tunnel => AskBody::Delimited,
+        (RequestBody::Empty, _) | (_, Framing::None) => AskBody::None,
+        (_, Framing::Length(length)) => AskBody::Length(length),
+        (_, Framing::Chunked) => AskBody::Delimited,
     }
 }
 

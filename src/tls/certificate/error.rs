@@ -202,13 +202,7 @@ impl CertificateError {
                 position,
                 order,
                 ..
-            } => write!(
-                f,
-                "the key in {} belongs to certificate {position}, but the site's own certificate \
-                 must be the first; put the certificates in the order {}",
-                key_file.display(),
-                Order(order)
-            ),
+            } => fmt_leaf(f, key_file, *position, order),
             Self::ChainBroken {
                 position,
                 broken,
@@ -379,6 +373,21 @@ impl fmt::Display for Warning {
             ),
         }
     }
+}
+
+fn fmt_leaf(
+    f: &mut fmt::Formatter<'_>,
+    key_file: &Path,
+    position: usize,
+    order: &[usize],
+) -> fmt::Result {
+    write!(
+        f,
+        "the key in {} belongs to certificate {position}, but the site's own certificate must be the \
+         first; put the certificates in the order {}",
+        key_file.display(),
+        Order(order)
+    )
 }
 
 fn fmt_broken(f: &mut fmt::Formatter<'_>, position: usize, broken: &BrokenLink) -> fmt::Result {

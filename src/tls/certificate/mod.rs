@@ -13,7 +13,7 @@ use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -109,16 +109,8 @@ pub fn load_authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, Cer
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| malformed(file, &error))?;
     if certificates.is_empty() {
-        return Err(if is_der(&text) {
-            CertificateError::CertificateNotPem {
-                file: file.to_owned(),
-            }
-        } else {
-            CertificateError::NoAuthority {
-                file: file.to_owned(),
-                sections: pem_labels(&text),
-            }
-        });
+        let none = |file, sections| CertificateError::NoAuthority { file, sections };
+        return Err(without_certificate(file, &text, none));
     }
     parse(file, &certificates)?;
     Ok(certificates)
@@ -131,16 +123,8 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateEr
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| malformed(file, &error))?;
     if certificates.is_empty() {
-        return Err(if is_der(&text) {
-            CertificateError::CertificateNotPem {
-                file: file.to_owned(),
-            }
-        } else {
-            CertificateError::NoCertificate {
-                file: file.to_owned(),
-                sections: pem_labels(&text),
-            }
-        });
+        let none = |file, sections| CertificateError::NoCertificate { file, sections };
+        return Err(without_certificate(file, &text, none));
     }
     if certificates.len() > CERTIFICATES_MAX {
         return Err(CertificateError::TooManyCertificates {
@@ -428,6 +412,19 @@ fn malformed(file: &Path, error: &rustls::pki_types::pem::Error) -> CertificateE
 }
 
 /// What stands between `-----BEGIN ` and `-----`, the first few.
+/// Why `text` holds no certificate: it is binary, or `none` with the PEM labels that it has.
+fn without_certificate(
+    file: &Path,
+    text: &[u8],
+    none: impl FnOnce(PathBuf, Vec<String>) -> CertificateError,
+) -> CertificateError {
+    let file = file.to_owned();
+    match is_der(text) {
+        true => CertificateError::CertificateNotPem { file },
+        false => none(file, pem_labels(text)),
+    }
+}
+
 fn pem_labels(text: &[u8]) -> Vec<String> {
     text.split(|&byte| byte == b'\n' || byte == b'\r')
         .filter_map(|line| line.strip_prefix(b"-----BEGIN "))
