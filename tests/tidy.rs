@@ -43,6 +43,10 @@ const VOCABULARY: [&str; 6] = ["proto", "config", "message", "metrics", "limits"
 /// Uses against the order: file, the module it uses, and why that is right nevertheless.
 const DEVIATIONS: [(&str, &str, &str); 0] = [];
 
+/// What stands beside the dotfiles at the top.
+const TOP_LEVEL: &str = "CHANGELOG.md Cargo.lock Cargo.toml LICENSE-MIT README.md benches \
+    flamegraphs src target tests tuning";
+
 const FILE_LINES_MAX: usize = 900;
 /// Between its braces.
 const FUNCTION_LINES_MAX: usize = 70;
@@ -215,6 +219,15 @@ fn no_file_names_a_place_that_only_one_machine_has() {
     for place in MACHINE_PLACES {
         let text = format!("cd {}{}x\n", place.0, place.1);
         assert_eq!(machine_places("a.sh", &text).len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn the_top_level_holds_what_it_should() {
+    for entry in std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let belongs = name.starts_with('.') || TOP_LEVEL.split(' ').any(|known| known == name);
+        assert!(belongs, "{name}");
     }
 }
 

@@ -64,16 +64,21 @@ def main():
     sending.put(None)
     expect(list(answers), [], "the end")
 
-    # A deadline is the server's to know, and ends the call; so does the client's own mind.
+    # A deadline is the server's to know, and ends the call. So does the client's own mind, here only
+    # once it has heard from the server: a call that is cancelled before its HEADERS are out makes
+    # this client send RST_STREAM for an idle stream (grpc/grpc issue 19655), which is an error of
+    # the connection (RFC 9113 6.4).
     left = float(channel.unary_unary("/test.Echo/Remaining")(b"", timeout=100))
     expect(50 < left < 101, True, "the time that the server knows of")
     try:
-        channel.unary_unary("/test.Echo/Never")(b"", timeout=0.5)
+        channel.unary_unary("/test.Echo/Never")(b"", timeout=scale)
         raise SystemExit("a call that never ends did")
     except grpc.RpcError as error:
         expect(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")
-    call = channel.unary_unary("/test.Echo/Never").future(b"", timeout=100)
+    call = channel.stream_stream("/test.Echo/Slow")(iter(sending.get, None), timeout=100)
+    expect(dict(call.initial_metadata()).get("x-early"), "1", "early metadata")
     call.cancel()
+    sending.put(None)
 
     # Many at once, over one connection.
     failures = []
