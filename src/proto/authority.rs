@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use crate::limits::HOST_BYTES_MAX;
-use crate::proto::syntax::{AsciiSet, decimal};
+use crate::proto::syntax::{ByteSet, decimal};
 
 /// The host of `authority` (`uri-host [ ":" port ]`, RFC 9110 7.2) in lower case, without port and
 /// without the final dot of a fully qualified name; an IPv6 literal keeps its brackets.
@@ -86,7 +86,7 @@ fn is_reg_name(name: &[u8]) -> bool {
 }
 
 /// Bytes of a reg-name as they stand: unreserved and sub-delims (RFC 3986 2.2, 2.3).
-const REG_NAME: AsciiSet = AsciiSet::alphanumeric_and(b"-._~!$&'()*+,;=");
+static REG_NAME: ByteSet = ByteSet::alphanumeric_and(b"-._~!$&'()*+,;=");
 
 #[cfg(test)]
 mod tests {
