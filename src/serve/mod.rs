@@ -18,6 +18,7 @@ pub mod path;
 pub mod proxy;
 pub mod rate;
 pub mod redirect;
+mod refusal;
 pub mod rules;
 pub mod tunnel;
 
@@ -36,10 +37,10 @@ use bytes::Bytes;
 use self::cache::{Cache, Root};
 use self::proxy::Proxy;
 use self::rate::Rates;
+use self::refusal::refusal;
 use self::rules::{Rule, Rules};
 use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
-use crate::metrics::{self, Counter};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::proto::proxy_header::ProxyHeader;
 use crate::proto::request_id;
@@ -261,12 +262,10 @@ impl<T: FileThreads> Serve<T> {
         if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return error_page::page(Status(421));
         }
-        let address = self
-            .routes
-            .config
-            .proxies
-            .client(client.address, &request.fields);
-        let mut response = match self.refusal(&route.site, address, now) {
+        let config = &self.routes.config;
+        let address = config.proxies.client(client.address, &request.fields);
+        let refusal = refusal(config, &route.site, &self.rates, address, now.monotonic);
+        let mut response = match refusal {
             Some(refusal) => {
                 drop(body);
                 let site = self.file_site(index, &route.site.files);
@@ -281,28 +280,12 @@ impl<T: FileThreads> Serve<T> {
         if let (Some(value), Some(_)) = (&route.hsts, client.tls_policy) {
             put(&mut response, "strict-transport-security", value.clone());
         }
-        let ids = &self.routes.config.request_id;
+        let ids = &config.request_id;
         if ids.to_clients {
             let id = self.identify(client, request).id;
             put(&mut response, ids.field, Bytes::from(id.into_owned()));
         }
         response
-    }
-
-    /// The answer to a client of `site` that is not let in, or makes too many requests.
-    fn refusal(&self, site: &Site, address: IpAddr, now: Now) -> Option<Response> {
-        if !site.access.allows(address) {
-            metrics::count(Counter::RequestsRefusedNetwork);
-            return Some(error_page::page(Status(403)));
-        }
-        let limit = site.rate_limit.as_ref();
-        let limit = limit.or(self.routes.config.rate_limit.as_ref())?;
-        let wait = self.rates.take(limit, address, now.monotonic).err()?;
-        metrics::count(Counter::RequestsRateLimited);
-        // Whole seconds (RFC 9110 10.2.3), and not one too few.
-        let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        let page = error_page::page(Status(429));
-        Some(page.with("retry-after", wait_s.to_string()))
     }
 
     /// What the site's routes, or else its root, make of `request`.

@@ -327,7 +327,7 @@ impl Local {
             http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
             serve: serve.with_proxy(proxy).with_rates(shared.rates.clone()),
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
-            redirects: redirects(&generation),
+            redirects: redirects(&generation, &shared.rates),
             stream,
             logs: WorkerLogs::new(&generation.access_logs),
             generation,
@@ -335,7 +335,7 @@ impl Local {
     }
 }
 
-fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
+fn redirects(generation: &Generation, rates: &Arc<Rates>) -> HashMap<u16, Redirect> {
     let ports = generation
         .listeners
         .values()
@@ -343,9 +343,8 @@ fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
             Service::RedirectToHttps { port } => Some(*port),
             Service::Https | Service::Tunnel { .. } => None,
         });
-    ports
-        .map(|port| (port, Redirect::new(&generation.config, port)))
-        .collect()
+    let redirect = |port| Redirect::new(generation.config.clone(), rates.clone(), port);
+    ports.map(|port| (port, redirect(port))).collect()
 }
 
 /// Turns the deadline wheel for as long as the worker lives.
