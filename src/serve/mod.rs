@@ -28,6 +28,7 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -117,15 +118,17 @@ pub struct Serve<T = FileThreadsHandle> {
 
 /// Threads for work that waits for disks.
 pub trait FileThreads {
-    /// Runs `job` on another thread. The first poll of the future queues it; dropping the future
-    /// after that leaves the job running, and its value is dropped on that thread or later.
+    /// Runs `job`, which may wait for the file system on `device`, on another thread. The first poll
+    /// of the future queues it; dropping the future after that leaves the job running, and its value
+    /// is dropped on that thread or later.
     ///
     /// # Errors
     ///
-    /// [`JobError::Overloaded`] when too many jobs wait: this one is dropped. [`JobError::Panicked`]
-    /// when it panicked.
+    /// [`JobError::Overloaded`] when too many jobs wait, in all or for that device: this one is
+    /// dropped. [`JobError::Panicked`] when it panicked.
     fn run<T: Send + 'static>(
         &self,
+        device: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, JobError>>;
 }
@@ -133,9 +136,10 @@ pub trait FileThreads {
 impl FileThreads for FileThreadsHandle {
     fn run<T: Send + 'static>(
         &self,
+        device: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, JobError>> {
-        FileThreadsHandle::run(self, job)
+        FileThreadsHandle::run(self, device, job)
     }
 }
 
@@ -418,8 +422,10 @@ fn root_of(files: &Files) -> io::Result<Root> {
     let path = CString::new(files.root.as_os_str().as_bytes())?;
     // A root that is not there yet is asked for by its files; until then nothing is read from it.
     let is_remote = !sys::file::is_local(&path).unwrap_or(false);
+    let device = std::fs::metadata(&files.root).map_or(0, |root| root.dev());
     Ok(Root {
         is_remote,
+        device,
         path: path.into(),
         symlinks: files.symlinks,
         dotfiles: files.dotfiles,
