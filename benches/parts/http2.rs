@@ -117,8 +117,10 @@ impl Pair {
             idle_ms: u64::from(u32::MAX),
             ping_ms: 0,
         };
-        let mut limits = Limits::default();
-        limits.requests_per_connection_max = u64::MAX;
+        let limits = Limits {
+            requests_per_connection_max: u64::MAX,
+            ..Limits::default()
+        };
         Self {
             client: Connection::client(&client, 0),
             server: Connection::new(&Http2::default(), &limits, &Timeouts::default(), 0),

@@ -61,13 +61,14 @@ fn cache_hit() -> Work {
         dotfiles: false,
         headers: [].into(),
         is_remote: false,
+        device: 0,
     };
     let cache = Cache::new(vec![root], 1024, AtOnce);
     let path = CString::new("file-1024.bin").unwrap();
     let now = Now::read();
     drop(ready(cache.find(0, &path, now)));
     fs::remove_dir_all(directory.path()).unwrap();
-    repeated(move || matches!(ready(cache.find(0, &path, now)), Ok(Found::File(_))))
+    repeated(move || matches!(cache.find_known(0, &path, now), Some(Ok(Found::File(_)))))
 }
 
 /// All of a request for a file that is known, from its parsed head to the response's value.
@@ -91,9 +92,13 @@ fn respond(bytes: usize) -> Work {
     let head = HeadParser::default().parse(&mut BytesMut::from(head.as_bytes()), &bounds);
     let request = head.unwrap().unwrap().request;
     let now = Now::read();
+    let body = RequestBody::Empty;
+    drop(ready(serve.respond(&client, &request, body, now)));
     let answer = move || {
-        let response = ready(serve.respond(&client, &request, RequestBody::Empty, now));
-        response.status == Status(200) && !matches!(response.body, Body::Empty)
+        let response = serve.respond_known(&client, &request, now);
+        response.is_some_and(|response| {
+            response.status == Status(200) && !matches!(response.body, Body::Empty)
+        })
     };
     assert!(answer(), "the file is not served");
     // What is answered from here on was known before.
@@ -113,6 +118,7 @@ struct AtOnce;
 impl FileThreads for AtOnce {
     async fn run<T: Send + 'static>(
         &self,
+        _device: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JobError> {
         Ok(job())
