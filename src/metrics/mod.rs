@@ -115,6 +115,8 @@ counters! {
     FilesTruncated = "files_truncated",
     /// File chunks that were not in the page cache and were read by the file threads.
     FileChunksCold = "file_chunks_cold",
+    /// Bytes of files sent over HTTP/2 by the kernel from its page cache, that never were in user space.
+    FileBytesMapped = "file_bytes_mapped",
     /// Listings of directories with more names than are shown.
     ListingsCut = "listings_cut",
     /// Open-file cache hits.
