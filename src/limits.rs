@@ -116,6 +116,10 @@ pub const UPSTREAM_HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Interim responses (RFC 9110 15.2) before another server's final one.
 pub const INTERIM_RESPONSES_MAX: usize = 16;
 
+/// Bytes of fields in the interim responses to one request that are passed on; others are dropped. A
+/// browser's early hints take some hundreds.
+pub const INTERIM_BYTES_MAX: usize = 16 * 1024;
+
 /// Networks in one list of the configuration: more than all allocations of a large country.
 pub const NETWORKS_PER_LIST_MAX: usize = 65_536;
 

@@ -191,6 +191,10 @@ counters! {
     UpstreamFailures = "upstream_failures",
     /// Times a server did not answer, or go on answering, in time.
     UpstreamTimeouts = "upstream_timeouts",
+    /// Interim responses of servers, such as 103 (Early Hints), that were passed on.
+    InterimResponses = "interim_responses",
+    /// Interim responses of servers that were not, because the request's had become too long.
+    InterimResponsesDropped = "interim_responses_dropped",
     /// Responses that a server left unfinished.
     UpstreamResponsesCut = "upstream_responses_cut",
     /// Bytes of responses passed on that never were in user space.

@@ -341,7 +341,7 @@ fn long_frames_are_sent_off_the_page_cache() {
     for setup in setups() {
         let can_map = sys::file::resident_bytes(file.0.as_fd(), 0, 1).is_ok();
         for (is_remote, expected) in [false, true].map(|is_remote| {
-            let mut expected = Expected::default().text(300).shared(50).frames(&file);
+            let mut expected = Expected::default().frames(&file);
             for piece in &mut expected.pieces {
                 if let Push::File(range) = piece {
                     range.is_remote = is_remote;

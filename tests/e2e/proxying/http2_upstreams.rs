@@ -70,6 +70,7 @@ fn answers_come_back_whole(policy: Policy) {
         (Some(200), &b"content"[..])
     );
     assert_eq!(field(heard, "sum"), Some("7"));
+    assert_eq!(heard.interims, [(103, Some("</a>".to_owned()))]);
     // RFC 9110 6.5.1: it would be taken for the frame of the message.
     assert_eq!(field(heard, "content-length"), None);
     let heard = &client.streams[&alone];
@@ -79,6 +80,9 @@ fn answers_come_back_whole(policy: Policy) {
     let mut old = Client::connect(&server);
     assert_eq!(old.get("/hello").body, b"hello");
     old.ask("/trailers");
+    let hints = old.read_head();
+    assert!(hints.starts_with("HTTP/1.1 103 Early Hints\r\n"), "{hints}");
+    assert!(hints.contains("\r\nlink: </a>\r\n"), "{hints}");
     assert_eq!(super::read_chunked(&mut old).body, b"content");
     assert_eq!(backend.accepted(), 1);
     let asked = backend.asked_for("/hello");

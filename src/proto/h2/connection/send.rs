@@ -133,6 +133,15 @@ impl<T> State<T> {
             });
             moved = true;
         }
+        for interim in outgoing.interims.drain(..) {
+            let encoder = &mut self.hpack_out;
+            put_headers(out, id, false, |out| {
+                encoder.begin(out);
+                encoder.status(interim.status, out);
+                put_fields(encoder, &interim.fields, out);
+            });
+            moved = true;
+        }
         if let Some(head) = outgoing.head.take() {
             let end_stream = matches!(outgoing.body, OutgoingBody::End);
             let (encoder, digits) = (&mut self.hpack_out, &mut self.digits);
