@@ -281,6 +281,9 @@ pub const EJECTION_DOUBLINGS_MAX: u32 = 5;
 /// Bytes read of the answer to a health check: its status line must end within them.
 pub const HEALTH_ANSWER_BYTES_MAX: usize = 1024;
 
+/// The same over HTTP/2, where settings and all of the answer's fields come before anything is known.
+pub const HEALTH_HTTP2_BYTES_MAX: usize = 128 * 1024;
+
 /// How often something may happen on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

@@ -172,6 +172,40 @@ fn http2_is_agreed_on_over_tls(policy: Policy) {
     assert_eq!(client.get("/1k").status, Some(502));
 }
 
+/// A check is a request of the protocol that the group speaks, in a session that agrees on it.
+#[test]
+fn health_checks_speak_http2_over_tls() {
+    let behind = |inner: &Server| {
+        let upstream = format!(
+            "name = \"app\"\n[[upstream.server]]\naddress = \"tcp://{}\"\n\
+             [upstream.tls]\nca = \"authority.pem\"\nserver_name = \"localhost\"\n\
+             [upstream.http]\nprotocol = \"h2\"\n\
+             [upstream.health]\nkind = \"http\"\npath = \"/1k\"\ninterval_ms = 250\n\
+             rise = 1\nfall = 1",
+            inner.address
+        );
+        Setup::new(Policy::Auto)
+            .workers(1)
+            .table("[upstream]", &upstream)
+            .table("[site.route]", "prefix = \"/\"\nupstream = \"app\"")
+            .start()
+    };
+    let inner = Setup::new(Policy::Auto).start();
+    inner.write_content("1k", KIB);
+    let outer = behind(&inner);
+    inner.wait_for_counter("requests_http2", 1);
+    let mut client = Client::connect(&outer);
+    assert_same_bytes(&client.get("/1k").body, content(KIB), "beside the checks");
+    let old = Setup::new(Policy::Auto)
+        .table("tls", "alpn = [\"http/1.1\"]")
+        .start();
+    old.write_content("1k", KIB);
+    let outer = behind(&old);
+    outer.wait_for_counter("upstream_servers_down", 1);
+    let mut client = Client::connect(&outer);
+    assert_eq!(client.get("/1k").status(), 503);
+}
+
 /// Each kind of call, by the foreign implementation that most gRPC clients and servers are made of.
 fn grpc(policy: Policy) {
     let folder = format!("{}/tests/e2e/foreign", env!("CARGO_MANIFEST_DIR"));
