@@ -499,8 +499,10 @@ impl Response {
 }
 
 /// A response body.
+#[derive(Default)]
 pub enum Body {
     /// No bytes.
+    #[default]
     Empty,
     /// These bytes.
     Bytes(Bytes),

@@ -173,12 +173,11 @@ impl<T: FileThreads> Cache<T> {
     ///
     /// Why there is nothing to serve.
     pub async fn find(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
-        // What most requests find costs no future as large as what an open needs.
-        if let Known::Fresh(outcome) = self.state.borrow_mut().known(site, path, now.monotonic) {
-            metrics::count(Counter::FileCacheHits);
-            return outcome;
+        match self.find_known(site, path, now) {
+            Some(outcome) => outcome,
+            // Its future is many times this one's.
+            None => Box::pin(self.find_or_open(site, path, now)).await,
         }
-        Box::pin(self.find_or_open(site, path, now)).await
     }
 
     async fn find_or_open(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
@@ -207,6 +206,17 @@ impl<T: FileThreads> Cache<T> {
                 (Err(Refusal::Overloaded), Some(file)) => Ok(Found::File(file)),
                 (outcome, _) => outcome,
             };
+        }
+    }
+
+    /// As [`Cache::find`], from what the cache knows: `None` where it would have to look.
+    pub fn find_known(&self, site: usize, path: &CStr, now: Now) -> Option<Result<Found, Refusal>> {
+        match self.state.borrow_mut().known(site, path, now.monotonic) {
+            Known::Fresh(outcome) => {
+                metrics::count(Counter::FileCacheHits);
+                Some(outcome)
+            }
+            Known::Stale { .. } | Known::Nothing => None,
         }
     }
 

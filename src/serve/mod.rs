@@ -37,7 +37,7 @@ use self::cache::{Cache, Root};
 use self::proxy::Proxy;
 use self::rate::Rates;
 use self::rules::{Rule, Rules};
-use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
+use crate::config::{Config, Files, Hsts, RateLimit, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
@@ -249,24 +249,13 @@ impl<T: FileThreads> Serve<T> {
         body: RequestBody,
         now: Now,
     ) -> Response {
-        let Some((index, route)) = self.routes.site(&request.host) else {
-            let status = if client.tls_policy.is_some() {
-                421
-            } else {
-                404
-            };
-            return error_page::page(Status(status));
+        let (index, route) = match self.site_for(client, request) {
+            Ok(found) => found,
+            Err(status) => return error_page::page(status),
         };
-        let is_other_policy = |policy| policy != route.tls_policy;
-        if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
-            return error_page::page(Status(421));
-        }
-        let address = self
-            .routes
-            .config
-            .proxies
-            .client(client.address, &request.fields);
-        let mut response = match self.refusal(&route.site, address, now) {
+        let config = &self.routes.config;
+        let address = config.proxies.client(client.address, &request.fields);
+        let response = match self.refusal(&route.site, address, now) {
             Some(refusal) => {
                 drop(body);
                 let site = self.file_site(index, &route.site.files);
@@ -277,6 +266,62 @@ impl<T: FileThreads> Serve<T> {
                     .await
             }
         };
+        self.completed(response, client, route, request)
+    }
+
+    /// As [`Serve::respond`], for files that no route covers and that the cache knows; `None` for all
+    /// else. Most requests for files cost no future that way.
+    pub fn respond_known(&self, client: &Client, request: &Request, now: Now) -> Option<Response> {
+        let (index, route) = self.site_for(client, request).ok()?;
+        let response = self.known_file(index, route, request, now)?;
+        let config = &self.routes.config;
+        let address = config.proxies.client(client.address, &request.fields);
+        // A refusal is made by the other way, with the site's page for it.
+        self.admits(&route.site, address, now)
+            .then(|| self.completed(response, client, route, request))
+    }
+
+    /// The site that `request` is for and its index, or the status that says why it has none.
+    fn site_for(&self, client: &Client, request: &Request) -> Result<(usize, &SiteRoute), Status> {
+        let Some((index, route)) = self.routes.site(&request.host) else {
+            return Err(match client.tls_policy {
+                Some(_) => Status(421),
+                None => Status(404),
+            });
+        };
+        let is_other_policy = |policy| policy != route.tls_policy;
+        if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
+            return Err(Status(421));
+        }
+        Ok((index, route))
+    }
+
+    /// The response with a file that no route covers and that the cache knows.
+    fn known_file(
+        &self,
+        index: usize,
+        site: &SiteRoute,
+        request: &Request,
+        now: Now,
+    ) -> Option<Response> {
+        if !site.rules.is_empty() {
+            let normal = rules::normalize(request.path()).ok()?;
+            if site.rules.find(&normal).is_some() {
+                return None;
+            }
+        }
+        self.file_site(index, &site.site.files)
+            .respond_known(request, now)
+    }
+
+    /// `response` with the fields that the site and the configuration add to all.
+    fn completed(
+        &self,
+        mut response: Response,
+        client: &Client,
+        route: &SiteRoute,
+        request: &Request,
+    ) -> Response {
         // RFC 6797 7.2: only over a secure transport.
         if let (Some(value), Some(_)) = (&route.hsts, client.tls_policy) {
             put(&mut response, "strict-transport-security", value.clone());
@@ -289,20 +334,32 @@ impl<T: FileThreads> Serve<T> {
         response
     }
 
+    /// Whether a client of `site` is let in and its request within its rate. To be asked when nothing
+    /// else stands against the request: it takes of what the rate allows.
+    fn admits(&self, site: &Site, address: IpAddr, now: Now) -> bool {
+        let limit = self.rate_limit(site);
+        site.access.allows(address)
+            && limit.is_none_or(|limit| self.rates.take(limit, address, now.monotonic).is_ok())
+    }
+
     /// The answer to a client of `site` that is not let in, or makes too many requests.
     fn refusal(&self, site: &Site, address: IpAddr, now: Now) -> Option<Response> {
         if !site.access.allows(address) {
             metrics::count(Counter::RequestsRefusedNetwork);
             return Some(error_page::page(Status(403)));
         }
-        let limit = site.rate_limit.as_ref();
-        let limit = limit.or(self.routes.config.rate_limit.as_ref())?;
+        let limit = self.rate_limit(site)?;
         let wait = self.rates.take(limit, address, now.monotonic).err()?;
         metrics::count(Counter::RequestsRateLimited);
         // Whole seconds (RFC 9110 10.2.3), and not one too few.
         let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let page = error_page::page(Status(429));
         Some(page.with("retry-after", wait_s.to_string()))
+    }
+
+    fn rate_limit<'a>(&'a self, site: &'a Site) -> Option<&'a RateLimit> {
+        let own = site.rate_limit.as_ref();
+        own.or(self.routes.config.rate_limit.as_ref())
     }
 
     /// What the site's routes, or else its root, make of `request`.

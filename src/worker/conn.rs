@@ -452,6 +452,12 @@ impl Handler for SiteHandler<'_> {
         serve.respond(&self.client, request, body, now).await
     }
 
+    fn respond_known(&self, request: &Request, now: Now) -> Option<Response> {
+        panic_if_asked(request);
+        let serve = &self.local.serve;
+        serve.respond_known(&self.client, request, now)
+    }
+
     fn finished(&self, exchange: &Exchange<'_>) {
         record(self.local, &self.client, Some(self.session), exchange);
     }
