@@ -70,6 +70,27 @@ pub const SEND_CHUNK_BYTES: usize = 4 * RECORD_PLAINTEXT_BYTES_MAX;
 /// pay for.
 pub const QUEUED_BYTES_PER_WORKER_MAX: usize = 64 * 1024 * 1024;
 
+/// What of a file is mapped at once for the kernel to send from: a page of page-table entries.
+pub const MAPPED_WINDOW_BYTES: usize = 2 * 1024 * 1024;
+
+/// Such windows of one worker. They take address space and page tables, and what was sent from them
+/// counts as resident memory of the process, although it is the page cache's.
+pub const MAPPED_WINDOWS_PER_WORKER_MAX: usize = 128;
+
+/// A window makes way for another when so many have been used since it was.
+pub const MAPPED_WINDOW_QUIET_USES: u64 = 2048;
+
+/// A window is given up when nothing was sent from it for so long, in milliseconds.
+pub const MAPPED_WINDOW_IDLE_MS: u64 = 10_000;
+
+/// How long file content that was found in the page cache is taken to be there, in milliseconds: what
+/// was just looked at is the last that the kernel takes away.
+pub const RESIDENCY_REMEMBERED_MS: u64 = 250;
+
+/// A piece of a body that is at least so long is sent by the kernel from where it lies, in place of
+/// being copied next to its frame's head.
+pub const UNCOPIED_BYTES_MIN: usize = 8 * 1024;
+
 /// Bytes that one turn receives into a worker's scratch buffer.
 pub const RECEIVE_CHUNK_BYTES: usize = 64 * 1024;
 
@@ -94,6 +115,10 @@ pub const UPSTREAM_HEADER_BYTES_MAX: usize = 64 * 1024;
 
 /// Interim responses (RFC 9110 15.2) before another server's final one.
 pub const INTERIM_RESPONSES_MAX: usize = 16;
+
+/// Bytes of fields in the interim responses to one request that are passed on; others are dropped. A
+/// browser's early hints take some hundreds.
+pub const INTERIM_BYTES_MAX: usize = 16 * 1024;
 
 /// Networks in one list of the configuration: more than all allocations of a large country.
 pub const NETWORKS_PER_LIST_MAX: usize = 65_536;
@@ -268,6 +293,9 @@ pub const EJECTION_DOUBLINGS_MAX: u32 = 5;
 
 /// Bytes read of the answer to a health check: its status line must end within them.
 pub const HEALTH_ANSWER_BYTES_MAX: usize = 1024;
+
+/// The same over HTTP/2, where settings and all of the answer's fields come before anything is known.
+pub const HEALTH_HTTP2_BYTES_MAX: usize = 128 * 1024;
 
 /// How often something may happen on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,12 +34,7 @@ impl WriteHalf {
     /// Bytes that were promised are missing then, so the connection must be closed.
     pub async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
         let transport = self.transport.clone();
-        if transport.pays_for_file(range.length) {
-            // The kernel can begin only behind what is sealed here.
-            transport.sending.borrow_mut().hold_nothing_back();
-            transport.settle().await?;
-            transport.offload_sending();
-        }
+        transport.offload_for_body(range.length).await?;
         let mut cursor = Cursor {
             head,
             file: &range.file,

@@ -28,6 +28,7 @@ use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
+use crate::net::windows;
 use crate::serve::proxy::Proxy;
 use crate::serve::rate::Rates;
 use crate::serve::redirect::Redirect;
@@ -357,6 +358,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
         rt::sleep(TICK).await;
         let now = Instant::now();
         worker.deadlines.turn(now);
+        windows::sweep(worker.deadlines.now_ms());
         for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.serve.sweep(now);
             local.logs.flush();

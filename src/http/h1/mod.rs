@@ -24,7 +24,7 @@ use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::{Closure, Received};
 use crate::proto::h1::Refusal;
-use crate::proto::h1::encode::CONTINUE;
+use crate::proto::h1::encode::{CONTINUE, push_interim};
 use crate::proto::h1::parse::{Bounds, Head, HeadParser};
 use crate::proto::syntax::list_members;
 use crate::serve::{Now, error_page};
@@ -274,7 +274,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             let mut answer = pin!(handler.respond(&request, body, now));
             let response = match poll_once(&mut answer).await {
                 Poll::Ready(response) => response,
-                Poll::Pending => Box::pin(self.awaited(answer)).await?,
+                Poll::Pending => Box::pin(self.awaited(&request, answer)).await?,
             };
             self.deliver(&request, keep_alive, now, response).await?
         } else {
@@ -307,18 +307,43 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
     /// need not go on for nobody. What the client sends meanwhile is the next request.
     async fn awaited<F: Future<Output = Response>>(
         &mut self,
+        request: &Request,
         mut answer: Pin<&mut F>,
     ) -> Result<Response, Error> {
         let bytes_max = self.context.limits.header_bytes_max;
-        let Some(receiving) = &mut self.receiving else {
-            return Err(lost_receiving());
-        };
-        let mut leaving = pin!(client_leaves(receiving, bytes_max));
-        poll_fn(|context| match answer.as_mut().poll(context) {
-            Poll::Ready(response) => Poll::Ready(Ok(response)),
-            Poll::Pending => leaving.as_mut().poll(context).map(Err),
-        })
-        .await
+        loop {
+            let response = {
+                let Some(receiving) = &mut self.receiving else {
+                    return Err(lost_receiving());
+                };
+                let mut leaving = pin!(client_leaves(receiving, bytes_max));
+                poll_fn(|context| match answer.as_mut().poll(context) {
+                    Poll::Ready(response) => Poll::Ready(Ok(Some(response))),
+                    Poll::Pending if !request.interims.is_empty() => Poll::Ready(Ok(None)),
+                    Poll::Pending => leaving.as_mut().poll(context).map(Err),
+                })
+                .await?
+            };
+            if let Some(response) = response {
+                return Ok(response);
+            }
+            self.send_interims(request).await?;
+        }
+    }
+
+    /// Passes on the interim responses that have come.
+    async fn send_interims(&mut self, request: &Request) -> Result<(), Error> {
+        let interims = request.interims.take();
+        // RFC 9110 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
+        if request.version < Version::Http11 {
+            return Ok(());
+        }
+        let mut text = Vec::new();
+        for interim in &interims {
+            push_interim(&mut text, interim);
+        }
+        let sent = self.write.send(&[IoSlice::new(&text)]).await;
+        sent.map_err(|cause| Error::on_connection(Stage::Response, cause))
     }
 
     async fn exchange_with_body(
@@ -374,12 +399,16 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         loop {
             let response = poll_fn(|context| match answer.as_mut().poll(context) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending if !request.interims.is_empty() => Poll::Ready(None),
                 Poll::Pending => loan.interim.poll_wanted(context).map(|()| None),
             });
             if let Some(response) = response.await {
                 return Ok(response);
             }
-            self.send_continue(loan).await?;
+            match request.interims.is_empty() {
+                true => self.send_continue(loan).await?,
+                false => self.send_interims(request).await?,
+            }
         }
     }
 
@@ -445,6 +474,10 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         now: Now,
         response: Response,
     ) -> Result<Follows, Error> {
+        if !request.interims.is_empty() {
+            // They came together with the response.
+            Box::pin(self.send_interims(request)).await?;
+        }
         let begun = self.begin_delivery(request, may_go_on, now, response);
         let delivered = begun.complete(&mut self.write, self.context).await;
         self.delivered(request, delivered)

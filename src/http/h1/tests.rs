@@ -20,7 +20,8 @@ use super::*;
 use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{
-    Body, BodyStream, Fields, FileRange, LocalFuture, Part, Request, RequestBody, Response, Status,
+    Body, BodyStream, Fields, FileRange, Interim, LocalFuture, Part, Request, RequestBody,
+    Response, Status,
 };
 use crate::net::stream::{AtOnce, Closure};
 use crate::serve::Now;
@@ -396,6 +397,22 @@ impl Handler for Site {
                     relayed,
                     ..ok(Body::Empty)
                 }
+            }
+            "/hints" => {
+                let hint = |link| Interim {
+                    status: Status(103),
+                    fields: fields_of(&[("Link", link)]),
+                };
+                assert!(request.interims.push(hint("</a>")));
+                let mut has_waited = false;
+                std::future::poll_fn(|_| match std::mem::replace(&mut has_waited, true) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                })
+                .await;
+                // It comes together with the response.
+                assert!(request.interims.push(hint("</b>")));
+                ok(Body::Bytes(read_all(body).await.unwrap_or_default().into()))
             }
             "/none" => Response::new(Status(204)),
             "/unchanged" => Response::new(Status(304)).with("etag", "\"a\""),
@@ -797,4 +814,32 @@ fn a_stream_that_is_too_long_is_cut_at_its_declared_length() {
     assert_eq!(ended.result.as_ref().unwrap_err().side, Side::Us);
     assert!(ended.sent().ends_with("\r\n\r\nabcde"), "{}", ended.sent());
     assert_eq!(ended.seen, ["/stream/long"]);
+}
+
+#[test]
+fn rfc9110_15_2_interim_responses_come_before_the_response() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
+                 HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\nHTTP/1.1 200 OK\r\n";
+    for asked in [
+        get("/hints"),
+        post("/hints", "Content-Length: 3", "abc"),
+        post(
+            "/hints",
+            "Transfer-Encoding: chunked",
+            "3\r\nabc\r\n0\r\n\r\n",
+        ),
+    ] {
+        let ended = ended([asked, get("/a")]);
+        assert!(ended.sent().starts_with(hints), "{}", ended.sent());
+        assert_eq!(ended.seen, ["/hints", "/a"]);
+        assert_eq!(ended.sent().matches("200 OK").count(), 2);
+    }
+}
+
+/// "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
+#[test]
+fn rfc9110_15_2_a_client_of_http_1_0_gets_no_interim_response() {
+    let ended = ended([data("GET /hints HTTP/1.0\r\n\r\n")]);
+    assert!(ended.sent().starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(!ended.sent().contains("103"));
 }

@@ -28,6 +28,7 @@ fn request(target: &str, agent: &'static [u8]) -> Request {
         body_length: BodyLength::Known(0),
         expects_continue: false,
         id: Default::default(),
+        interims: Default::default(),
     }
 }
 
