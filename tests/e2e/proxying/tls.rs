@@ -387,6 +387,7 @@ fn nginx_gets_our_certificate_and_the_name() {
     );
     let server = start(&unknown);
     server.wait_for_counter("upstream_servers_down", 1);
+    assert!(server.counters()["upstream_checks_failed"] > 0);
     let mut client = Client::connect(&server);
     assert_eq!(client.get("/").status(), 503);
 }
