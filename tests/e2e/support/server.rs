@@ -104,6 +104,16 @@ impl Setup {
         setup.table("offload", &format!("policy = \"{}\"", policy.name()))
     }
 
+    /// One worker, and a site for "localhost" whose requests all go on to the upstream "app".
+    pub(crate) fn passing_on(policy: Policy) -> Self {
+        Self::new(policy).workers(1).site_with(
+            &["localhost"],
+            KeyKind::P256,
+            "root",
+            "[[site.route]]\nprefix = \"/\"\nupstream = \"app\"",
+        )
+    }
+
     pub(crate) fn workers(mut self, count: usize) -> Self {
         self.workers = count;
         self
