@@ -195,6 +195,19 @@ pub const CACHED_CONTENT_BYTES_MAX: u64 = 16 * 1024;
 /// Bytes of file content that one worker's cache keeps.
 pub const CACHED_CONTENT_BYTES_PER_WORKER_MAX: usize = 8 * 1024 * 1024;
 
+/// Threads for calls that wait for disks.
+pub const FILE_THREADS: usize = 8;
+
+/// Of those, the most that wait for one file system at once: one that hangs leaves threads for the
+/// others, and reads of one disk queue up in it rather than here.
+pub const FILE_THREADS_PER_DEVICE_MAX: usize = FILE_THREADS / 2;
+
+/// Jobs that may wait for a file thread before new ones are refused.
+pub const FILE_JOBS_WAITING_MAX: usize = 1024;
+
+/// Of those, jobs for one file system.
+pub const FILE_JOBS_WAITING_PER_DEVICE_MAX: usize = FILE_JOBS_WAITING_MAX / 2;
+
 /// Names in one directory that its listing looks at: each is asked for by a call.
 pub const LISTING_ENTRIES_MAX: usize = 4096;
 
@@ -370,6 +383,9 @@ const _: () = assert!(AES_GCM_RECORDS_MAX + CONTROL_RECORDS_RESERVE < (1 << 24) 
 const _: () = assert!(CHUNK_LINE_BYTES_MAX > CHUNK_SIZE_DIGITS_MAX + 2);
 const _: () = assert!(BODY_OVERHEAD_BYTES_MAX > TRAILER_BYTES_MAX);
 
+const _: () =
+    assert!(0 < FILE_THREADS_PER_DEVICE_MAX && FILE_THREADS_PER_DEVICE_MAX < FILE_THREADS);
+const _: () = assert!(FILE_JOBS_WAITING_PER_DEVICE_MAX < FILE_JOBS_WAITING_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX as u64 >= CACHED_CONTENT_BYTES_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX >= 4 * LISTING_BYTES_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_MAX <= RECORD_PLAINTEXT_BYTES_MAX as u64);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::fixture::{Key, Version};
 
@@ -28,23 +28,32 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COUNT", default_value = "10000")]
     pub(crate) idle: NonZeroU32,
 
-    /// Rounds of the memory measurement; each starts every server afresh
+    /// Rounds of the measurements with thousands of connections: memory, and growth
     #[arg(long, value_name = "COUNT", default_value = "3")]
     pub(crate) idle_rounds: NonZeroU32,
 
-    /// Only this cell (see the table's first column; "idle" for memory); may be repeated
+    /// Only this cell (a wrong name lists them all); may be repeated
     #[arg(long, value_name = "CELL")]
     pub(crate) only: Vec<String>,
 
-    /// The servers: the first is compared with each of the others. A server beside itself
+    /// The servers: each of the others is compared with the first. A server beside itself
     /// (nginx,nginx) shows the noise
     #[arg(
         long,
         value_name = "NAMES",
-        default_value = "portcullis,nginx",
+        default_value = "portcullis,nginx,haproxy,h2o,floor",
         value_delimiter = ','
     )]
     pub(crate) servers: Vec<String>,
+
+    /// What loads kept-alive connections of HTTP/1.1. wrk costs the load's core less, so that a fast
+    /// server sleeps less; HTTP/2 is h2load's in any case
+    #[arg(long, value_name = "CLIENT", default_value = "h2load")]
+    pub(crate) load: LoadClient,
+
+    /// Requests per second for latencies [default: half of what the slowest server can do]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) rate: Option<NonZeroU32>,
 
     /// The core that servers run on
     #[arg(long, value_name = "CPU", default_value = "0")]
@@ -62,7 +71,19 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PROGRAM", default_value = "nginx")]
     pub(crate) nginx: PathBuf,
 
-    /// Install what is missing with apt-get (as root)
+    /// The HAProxy program
+    #[arg(long, value_name = "PROGRAM", default_value = "haproxy")]
+    pub(crate) haproxy: PathBuf,
+
+    /// The H2O program
+    #[arg(long, value_name = "PROGRAM", default_value = "h2o")]
+    pub(crate) h2o: PathBuf,
+
+    /// The static-web-server program [default: target/peers/bin/static-web-server]
+    #[arg(long, value_name = "PROGRAM", default_value_os_t = default_static_web_server(), hide_default_value = true)]
+    pub(crate) static_web_server: PathBuf,
+
+    /// Install what is missing: with apt-get (as root), static-web-server with cargo
     #[arg(long)]
     pub(crate) install: bool,
 
@@ -78,6 +99,13 @@ pub(crate) struct Arguments {
     pub(crate) role: Option<Role>,
 }
 
+/// The client of kept-alive connections over HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadClient {
+    H2load,
+    Wrk,
+}
+
 /// What this program does when it starts itself as a client, pinned to the load's core.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Role {
@@ -87,6 +115,18 @@ pub(crate) enum Role {
     /// Open connections, make one request on each and hold them
     #[command(hide = true)]
     Hold(HoldOrder),
+    /// Make requests at a pace over connections that stay
+    #[command(hide = true)]
+    Drive(DriveOrder),
+    /// Seal and open as much as a request and its answer have
+    #[command(hide = true)]
+    Seal(SealOrder),
+    /// Answer what servers pass on, over plain HTTP/1.1
+    #[command(hide = true)]
+    Backend(BackendOrder),
+    /// Answer over plain HTTP/1.1 at the least cost
+    #[command(hide = true)]
+    Floor(FloorOrder),
 }
 
 /// What to connect to, and the only parameters to offer.
@@ -136,14 +176,67 @@ pub(crate) struct HoldOrder {
     pub(crate) connections: u32,
 }
 
+/// For [`crate::drive::drive`].
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DriveOrder {
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+    #[arg(long)]
+    pub(crate) connections: u32,
+    /// Requests under way at any time, at no fixed rate.
+    #[arg(long)]
+    pub(crate) at_once: u32,
+    /// Requests per second.
+    #[arg(long)]
+    pub(crate) rate: Option<NonZeroU32>,
+    /// Of measured load.
+    #[arg(long)]
+    pub(crate) seconds: u32,
+}
+
+/// For [`crate::aead::measure`].
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct SealOrder {
+    /// Of an answer, its head included.
+    #[arg(long)]
+    pub(crate) bytes: usize,
+}
+
+/// For [`crate::backend::serve`].
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BackendOrder {
+    /// The directory of the files.
+    #[arg(long)]
+    pub(crate) root: PathBuf,
+}
+
+/// For [`crate::servers::floor::serve`].
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct FloorOrder {
+    #[arg(long)]
+    pub(crate) address: SocketAddr,
+    /// The directory of the files.
+    #[arg(long)]
+    pub(crate) root: PathBuf,
+}
+
 pub(crate) fn parse() -> Arguments {
     Arguments::parse()
 }
 
-/// `versus` in cargo's target directory, wherever that is.
+/// `versus` in cargo's target directory.
 fn default_out() -> PathBuf {
+    target().join("versus")
+}
+
+fn default_static_web_server() -> PathBuf {
+    target().join("peers/bin/static-web-server")
+}
+
+/// Cargo's target directory, wherever that is.
+pub(crate) fn target() -> &'static Path {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    temporary.parent().unwrap_or(temporary).join("versus")
+    temporary.parent().unwrap_or(temporary)
 }
 
 /// Built by cargo before this program, with the same profile.

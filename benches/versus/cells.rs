@@ -1,15 +1,22 @@
 //! The cells of the table: what is asked of every server, and how a cell is measured.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
 
 use crate::Failure;
-use crate::arguments::{Arguments, ConnectOrder, Endpoint};
+use crate::aead::Sealed;
+use crate::arguments::{Arguments, BackendOrder, ConnectOrder, Endpoint, LoadClient, SealOrder};
+use crate::backend::Count;
 use crate::client::Connected;
 use crate::cpu::Sample;
-use crate::fixture::{FILE_1_KIB, FILE_1_MIB, FILE_16_KIB, Fixture, Key, Served, Version};
-use crate::outcome::{CellOutcome, Measured, Round};
-use crate::servers::{Running, Server};
-use crate::{check, h2load, helper, idle};
+use crate::figures::Counted;
+use crate::fixture::{
+    FILE_1_KIB, FILE_1_MIB, FILE_16_KIB, FILE_64_MIB, Fixture, Key, Served, Version,
+};
+use crate::h2load::Protocol;
+use crate::helper::Helper;
+use crate::outcome::{CellOutcome, LeftOut, Measured, Round};
+use crate::servers::{Demand, Running, Server, Service, Setting, floor};
+use crate::{check, growth, h2load, idle, latency, wrk};
 
 /// One line of the table.
 #[derive(Debug)]
@@ -17,6 +24,7 @@ pub(crate) struct Cell {
     /// As on the command line.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
+    service: Service,
     key: Key,
     version: Version,
     work: Work,
@@ -28,7 +36,7 @@ enum Work {
     KeepAlive {
         file: &'static Served,
         clients: u32,
-        protocol: h2load::Protocol,
+        protocol: Protocol,
     },
     /// New connections with one request for 1 KiB each, [`CONNECTING_CLIENTS`] at a time; every
     /// handshake is a full one, or every one resumes a session.
@@ -37,59 +45,172 @@ enum Work {
 
 /// The cells whose names are in `only`; all of them when it is empty.
 pub(crate) fn chosen(only: &[String]) -> Result<Vec<&'static Cell>, Failure> {
-    let is_known =
-        |name: &&String| CELLS.iter().any(|cell| cell.name == **name) || *name == idle::NAME;
-    if let Some(unknown) = only.iter().find(|name| !is_known(name)) {
-        let names: Vec<_> = CELLS.iter().map(|cell| cell.name).collect();
-        return Err(format!(
-            "no cell {unknown:?}; known: {}, {}",
-            names.join(", "),
-            idle::NAME
-        )
-        .into());
+    let names: Vec<&str> = CELLS.iter().map(|cell| cell.name).chain(BESIDE).collect();
+    if let Some(unknown) = only.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(format!("no cell {unknown:?}; known: {}", names.join(", ")).into());
     }
-    let is_chosen = |cell: &&Cell| only.is_empty() || only.iter().any(|name| name == cell.name);
-    Ok(CELLS.iter().filter(is_chosen).collect())
+    Ok(CELLS
+        .iter()
+        .filter(|cell| is_chosen(cell.name, only))
+        .collect())
 }
 
-/// Starts every server afresh, checks them, and loads them in turn, round by round.
+/// Whether the cell of this name is in `only`; every one is when it is empty.
+pub(crate) fn is_chosen(name: &str, only: &[String]) -> bool {
+    only.is_empty() || only.iter().any(|chosen| chosen == name)
+}
+
+/// Starts every server that can do it afresh, checks them, and loads them in turn, round by round.
 pub(crate) fn measure(
     cell: &Cell,
     servers: &[Box<dyn Server>],
     arguments: &Arguments,
     fixture: &Fixture,
 ) -> Result<CellOutcome, Failure> {
-    let mut measured = Vec::with_capacity(servers.len());
-    let mut running = Vec::with_capacity(servers.len());
-    for (index, server) in servers.iter().enumerate() {
+    let mut backend = cell.backend(arguments, fixture)?;
+    let setting = Setting {
+        service: cell.service,
+        key: cell.key,
+        version: cell.version,
+        backend: backend.as_ref().map(|backend| backend.address),
+    };
+    let (able, left_out) = able(servers, cell.demand(arguments));
+    let mut measured = Vec::with_capacity(able.len());
+    let mut running = Vec::with_capacity(able.len());
+    for (index, server) in able.into_iter().enumerate() {
         let label = format!("{index}-{}", server.name());
-        let session = (cell.key, cell.version);
-        let server = Running::start(server.as_ref(), session, &label, arguments, fixture)?;
-        let checked = check::check(&server, cell.key, cell.version, fixture)?;
+        let server = Running::start(server, &setting, &label, arguments, fixture)?;
+        let checked = check::check(&server, &setting, cell.files(), fixture)?;
         measured.push(Measured::new(server.name, checked));
         running.push(server);
+    }
+    let failed = |server: &Running, error| format!("{}, {}: {error}", cell.name, server.name);
+    if backend.is_some() {
+        // A round that is not measured, in which servers make their connections to the backend.
+        for server in &running {
+            cell.load(server, backend.as_mut(), arguments, fixture)
+                .map_err(|error| failed(server, error))?;
+        }
     }
     for _ in 0..arguments.rounds.get() {
         for (server, measured) in running.iter().zip(&mut measured) {
             let round = cell
-                .load(server, arguments, fixture)
-                .map_err(|error| format!("{}, {}: {error}", cell.name, server.name))?;
+                .load(server, backend.as_mut(), arguments, fixture)
+                .and_then(kept)
+                .map_err(|error| failed(server, error))?;
             measured.rounds.push(round);
         }
     }
-    CellOutcome::new(cell.name, cell.title, measured)
+    let sealing_us = cell.sealing(&measured, arguments)?;
+    let first = servers.first().map_or("", |server| server.name());
+    Ok(CellOutcome::new(
+        (cell.name, cell.title),
+        first,
+        measured,
+        left_out,
+        sealing_us,
+    ))
+}
+
+/// The servers that can do what `demand` says, and why the others cannot.
+pub(crate) fn able(
+    servers: &[Box<dyn Server>],
+    demand: Demand,
+) -> (Vec<&dyn Server>, Vec<LeftOut>) {
+    let mut able = Vec::with_capacity(servers.len());
+    let mut left_out = Vec::new();
+    for server in servers {
+        match server.unable(demand) {
+            Some(reason) => left_out.push(LeftOut {
+                server: server.name(),
+                reason,
+            }),
+            None => able.push(server.as_ref()),
+        }
+    }
+    (able, left_out)
 }
 
 impl Cell {
+    fn demand(&self, arguments: &Arguments) -> Demand {
+        let protocol = match self.work {
+            Work::KeepAlive { protocol, .. } => Some(protocol),
+            Work::Connections { .. } => None,
+        };
+        Demand {
+            service: self.service,
+            is_http2: matches!(protocol, Some(Protocol::Http2 { .. })),
+            is_pinned_by_client: !(arguments.load == LoadClient::Wrk
+                && matches!(protocol, Some(Protocol::Http1))),
+            resumes: match self.work {
+                Work::Connections { resume: true } => Some(self.version),
+                Work::Connections { resume: false } | Work::KeepAlive { .. } => None,
+            },
+        }
+    }
+
+    /// What the answer's cryptography costs, where the floor takes part.
+    fn sealing(
+        &self,
+        measured: &[Measured],
+        arguments: &Arguments,
+    ) -> Result<Option<f64>, Failure> {
+        let (Work::KeepAlive { file, .. }, Some(server)) = (&self.work, measured.first()) else {
+            return Ok(None);
+        };
+        if !measured.iter().any(|server| server.server == floor::NAME) {
+            return Ok(None);
+        }
+        let order = SealOrder {
+            bytes: server.head_bytes + file.bytes,
+        };
+        let sealed: Sealed = Helper::seal(&order, arguments.server_cpu)?.proceed()?;
+        Ok(Some(sealed.us))
+    }
+
+    fn backend(
+        &self,
+        arguments: &Arguments,
+        fixture: &Fixture,
+    ) -> Result<Option<Backend>, Failure> {
+        match self.service {
+            Service::Files | Service::OneAnswer => Ok(None),
+            Service::Proxy | Service::Tunnel => Backend::start(arguments, fixture).map(Some),
+        }
+    }
+
+    /// What a server must give for the cell to begin.
+    fn files(&self) -> Vec<&'static Served> {
+        let mut files = match self.service {
+            Service::OneAnswer => vec![&FILE_1_KIB],
+            Service::Files | Service::Proxy | Service::Tunnel => {
+                vec![&FILE_1_KIB, &FILE_16_KIB, &FILE_1_MIB]
+            }
+        };
+        if let Work::KeepAlive { file, .. } = self.work
+            && !files.contains(&file)
+        {
+            files.push(file);
+        }
+        files
+    }
+
     /// One round of one server.
     fn load(
         &self,
         server: &Running,
+        mut backend: Option<&mut Backend>,
         arguments: &Arguments,
         fixture: &Fixture,
     ) -> Result<Round, Failure> {
-        let sample = || Sample::take(server.pid(), arguments.server_cpu);
-        match self.work {
+        let mut sample = || {
+            let count = backend
+                .as_mut()
+                .map(|backend| backend.count())
+                .transpose()?;
+            Ok((Sample::take(server.pid(), arguments.server_cpu)?, count))
+        };
+        let (requests, before, after) = match self.work {
             Work::KeepAlive {
                 file,
                 clients,
@@ -97,25 +218,31 @@ impl Cell {
             } => {
                 let load = h2load::Load {
                     address: server.address,
+                    is_plain: server.is_plain,
                     path: file.name,
                     clients,
                     protocol,
                     seconds: arguments.seconds.get(),
                     cpu: arguments.load_cpu,
                 };
-                let run = h2load::run(&load, sample)?;
-                Ok(Round::new(run.requests, run.after.since(&run.before)))
+                let run = match (arguments.load, protocol) {
+                    (LoadClient::Wrk, Protocol::Http1) => wrk::run(&load, sample)?,
+                    (LoadClient::H2load, _) | (_, Protocol::Http2 { .. }) => {
+                        h2load::run(&load, sample)?
+                    }
+                };
+                (requests(file, run.counted), run.before, run.after)
             }
             Work::Connections { resume } => {
                 let connections = arguments.connections.get();
                 let order = ConnectOrder {
-                    endpoint: endpoint(server, self.key, self.version, &FILE_1_KIB, fixture),
+                    endpoint: endpoint(server, (self.key, self.version), &FILE_1_KIB, fixture),
                     clients: CONNECTING_CLIENTS,
                     warm_up: connections / WARM_UP_SHARE,
                     connections,
                     resume,
                 };
-                let mut client = helper::Helper::connect(&order, arguments.load_cpu)?;
+                let mut client = Helper::connect(&order, arguments.load_cpu)?;
                 let before = sample()?;
                 let connected: Connected = client.proceed()?;
                 let after = sample()?;
@@ -123,24 +250,78 @@ impl Cell {
                 if (connected.connections, connected.resumed) != (connections, resumed_due) {
                     return Err(format!("{connected:?}, but {resumed_due} were to resume").into());
                 }
-                Ok(Round::new(connections.into(), after.since(&before)))
+                (connections.into(), before, after)
             }
+        };
+        if requests <= 0.0 {
+            return Err("no request was answered".into());
         }
+        let mut round = Round::new(requests, after.0.since(&before.0));
+        if let (Some(before), Some(after)) = (before.1, after.1) {
+            round.backend_connections = Some(after.connections - before.connections);
+            round.backend_requests = Some(after.requests - before.requests);
+        }
+        Ok(round)
+    }
+}
+
+/// How many requests `counted` is. Of a large file those in progress at either end of the main
+/// phase are a good part of all, so that its bytes are counted instead (heads and frames are less
+/// than a thousandth of them).
+fn requests(file: &Served, counted: Counted) -> f64 {
+    // Below 2^53, so exact as doubles.
+    if file.bytes >= FILE_1_MIB.bytes {
+        counted.bytes / file.bytes as f64
+    } else {
+        counted.requests as f64
+    }
+}
+
+/// The round, when its server kept its connections to the backend.
+fn kept(round: Round) -> Result<Round, Failure> {
+    if let (Some(connections), Some(requests)) = (round.backend_connections, round.backend_requests)
+        && connections * REQUESTS_PER_CONNECTION_MIN > requests
+    {
+        return Err(format!(
+            "it made {connections} connections to the backend for {requests} requests: it does not \
+             keep them, so the cell would measure connecting"
+        )
+        .into());
+    }
+    Ok(round)
+}
+
+/// The backend's process; it ends when this is dropped.
+struct Backend {
+    helper: Helper,
+    address: SocketAddr,
+}
+
+impl Backend {
+    fn start(arguments: &Arguments, fixture: &Fixture) -> Result<Self, Failure> {
+        let order = BackendOrder {
+            root: fixture.root(),
+        };
+        let mut helper = Helper::backend(&order, arguments.load_cpu)?;
+        let address = helper.proceed::<Count>()?.address;
+        Ok(Self { helper, address })
+    }
+
+    fn count(&mut self) -> Result<Count, Failure> {
+        self.helper.proceed()
     }
 }
 
 /// Where and how a client finds `file` on `server`.
 pub(crate) fn endpoint(
     server: &Running,
-    key: Key,
-    version: Version,
+    (key, version): (Key, Version),
     file: &Served,
     fixture: &Fixture,
 ) -> Endpoint {
-    let certificate: PathBuf = fixture.certificate(key).chain_file;
     Endpoint {
         address: server.address,
-        certificate,
+        certificate: fixture.certificate(key).chain_file,
         key,
         version,
         path: file.name.to_owned(),
@@ -148,86 +329,173 @@ pub(crate) fn endpoint(
     }
 }
 
-const CELLS: [Cell; 11] = [
-    keep_alive("h1-1k", "HTTP/1.1, 1 KiB, 32 connections", &FILE_1_KIB, 32),
-    keep_alive(
+/// What has a table of its own.
+const BESIDE: [&str; 3] = [latency::NAME, growth::NAME, idle::NAME];
+
+const CELLS: [Cell; 23] = [
+    http1(
+        Service::Files,
+        "h1-1k",
+        "HTTP/1.1, 1 KiB, 32 connections",
+        (&FILE_1_KIB, 32),
+    ),
+    http1(
+        Service::Files,
         "h1-16k",
         "HTTP/1.1, 16 KiB, 32 connections",
-        &FILE_16_KIB,
-        32,
+        (&FILE_16_KIB, 32),
     ),
-    keep_alive("h1-1m", "HTTP/1.1, 1 MiB, 8 connections", &FILE_1_MIB, 8),
-    streams(
+    http1(
+        Service::Files,
+        "h1-1m",
+        "HTTP/1.1, 1 MiB, 8 connections",
+        (&FILE_1_MIB, 8),
+    ),
+    http1(
+        Service::Files,
+        "h1-64m",
+        "HTTP/1.1, 64 MiB, 4 connections",
+        (&FILE_64_MIB, 4),
+    ),
+    http2(
+        Service::Files,
         "h2-1k",
         "HTTP/2, 1 KiB, 32 connections, one stream each",
         (&FILE_1_KIB, 32, 1),
     ),
-    streams(
+    http2(
+        Service::Files,
         "h2-1k-m10",
         "HTTP/2, 1 KiB, 32 connections, 10 streams each",
         (&FILE_1_KIB, 32, 10),
     ),
-    streams(
+    http2(
+        Service::Files,
         "h2-16k-m10",
         "HTTP/2, 16 KiB, 32 connections, 10 streams each",
         (&FILE_16_KIB, 32, 10),
     ),
-    streams(
+    http2(
+        Service::Files,
         "h2-1m",
         "HTTP/2, 1 MiB, 8 connections, one stream each",
         (&FILE_1_MIB, 8, 1),
     ),
-    Cell {
-        name: "full-p256",
-        title: "new connection, full handshake (TLS 1.3, ECDSA P-256), 1 KiB",
-        key: Key::P256,
-        version: Version::Tls13,
-        work: Work::Connections { resume: false },
-    },
-    Cell {
-        name: "full-rsa",
-        title: "new connection, full handshake (TLS 1.3, RSA-2048), 1 KiB",
-        key: Key::Rsa2048,
-        version: Version::Tls13,
-        work: Work::Connections { resume: false },
-    },
-    Cell {
-        name: "full-p256-tls12",
-        title: "new connection, full handshake (TLS 1.2, ECDSA P-256), 1 KiB",
-        key: Key::P256,
-        version: Version::Tls12,
-        work: Work::Connections { resume: false },
-    },
-    Cell {
-        name: "resumed",
-        title: "new connection, resumed (TLS 1.3, ticket), 1 KiB",
-        key: Key::P256,
-        version: Version::Tls13,
-        work: Work::Connections { resume: true },
-    },
+    http2(
+        Service::Files,
+        "h2-1m-m4",
+        "HTTP/2, 1 MiB, 8 connections, 4 streams each",
+        (&FILE_1_MIB, 8, 4),
+    ),
+    http2(
+        Service::Files,
+        "h2-64m",
+        "HTTP/2, 64 MiB, 4 connections, one stream each",
+        (&FILE_64_MIB, 4, 1),
+    ),
+    connections(
+        "full-p256",
+        "new connection, full handshake (TLS 1.3, ECDSA P-256), 1 KiB",
+        (Key::P256, Version::Tls13),
+        false,
+    ),
+    connections(
+        "full-rsa",
+        "new connection, full handshake (TLS 1.3, RSA-2048), 1 KiB",
+        (Key::Rsa2048, Version::Tls13),
+        false,
+    ),
+    connections(
+        "full-p256-tls12",
+        "new connection, full handshake (TLS 1.2, ECDSA P-256), 1 KiB",
+        (Key::P256, Version::Tls12),
+        false,
+    ),
+    connections(
+        "full-rsa-tls12",
+        "new connection, full handshake (TLS 1.2, RSA-2048), 1 KiB",
+        (Key::Rsa2048, Version::Tls12),
+        false,
+    ),
+    connections(
+        "resumed",
+        "new connection, resumed (TLS 1.3, ticket), 1 KiB",
+        (Key::P256, Version::Tls13),
+        true,
+    ),
+    connections(
+        "resumed-tls12",
+        "new connection, resumed (TLS 1.2, ticket), 1 KiB",
+        (Key::P256, Version::Tls12),
+        true,
+    ),
+    http1(
+        Service::Proxy,
+        "proxy-1k",
+        "proxy, HTTP/1.1, 1 KiB, 32 connections",
+        (&FILE_1_KIB, 32),
+    ),
+    http1(
+        Service::Proxy,
+        "proxy-16k",
+        "proxy, HTTP/1.1, 16 KiB, 32 connections",
+        (&FILE_16_KIB, 32),
+    ),
+    http1(
+        Service::Proxy,
+        "proxy-1m",
+        "proxy, HTTP/1.1, 1 MiB, 8 connections",
+        (&FILE_1_MIB, 8),
+    ),
+    http2(
+        Service::Proxy,
+        "proxy-h2-1k-m10",
+        "proxy, HTTP/2 in front, 1 KiB, 32 connections, 10 streams each",
+        (&FILE_1_KIB, 32, 10),
+    ),
+    http2(
+        Service::Proxy,
+        "proxy-h2-1m-m4",
+        "proxy, HTTP/2 in front, 1 MiB, 8 connections, 4 streams each",
+        (&FILE_1_MIB, 8, 4),
+    ),
+    http1(
+        Service::Tunnel,
+        "tcp-1k",
+        "TCP mode, 1 KiB, 32 connections",
+        (&FILE_1_KIB, 32),
+    ),
+    http1(
+        Service::Tunnel,
+        "tcp-1m",
+        "TCP mode, 1 MiB, 8 connections",
+        (&FILE_1_MIB, 8),
+    ),
 ];
 
-const fn keep_alive(
+const fn http1(
+    service: Service,
     name: &'static str,
     title: &'static str,
-    file: &'static Served,
-    clients: u32,
+    (file, clients): (&'static Served, u32),
 ) -> Cell {
     Cell {
         name,
         title,
+        service,
         key: Key::P256,
         version: Version::Tls13,
         work: Work::KeepAlive {
             file,
             clients,
-            protocol: h2load::Protocol::Http1,
+            protocol: Protocol::Http1,
         },
     }
 }
 
 /// The same over HTTP/2, with so many streams on each connection.
-const fn streams(
+const fn http2(
+    service: Service,
     name: &'static str,
     title: &'static str,
     (file, clients, streams): (&'static Served, u32, u32),
@@ -235,13 +503,30 @@ const fn streams(
     Cell {
         name,
         title,
+        service,
         key: Key::P256,
         version: Version::Tls13,
         work: Work::KeepAlive {
             file,
             clients,
-            protocol: h2load::Protocol::Http2 { streams },
+            protocol: Protocol::Http2 { streams },
         },
+    }
+}
+
+const fn connections(
+    name: &'static str,
+    title: &'static str,
+    (key, version): (Key, Version),
+    resume: bool,
+) -> Cell {
+    Cell {
+        name,
+        title,
+        service: Service::OneAnswer,
+        key,
+        version,
+        work: Work::Connections { resume },
     }
 }
 
@@ -250,3 +535,7 @@ const CONNECTING_CLIENTS: u32 = 32;
 
 /// The warm-up's part of the measured number of connections.
 const WARM_UP_SHARE: u32 = 5;
+
+/// Requests for each connection to the backend, below which a server does not keep them. With it,
+/// connecting is a small part of what is measured.
+const REQUESTS_PER_CONNECTION_MIN: u64 = 20;

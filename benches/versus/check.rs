@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::Failure;
 use crate::cells::endpoint;
 use crate::client;
-use crate::fixture::{FILES, Fixture, Key, SERVER_NAME, Version};
-use crate::servers::Running;
+use crate::fixture::{Fixture, Key, SERVER_NAME, Served, Version};
+use crate::servers::{Running, Setting};
 use crate::tools;
 
 /// What the checks saw.
@@ -19,25 +19,36 @@ pub(crate) struct Checked {
     pub(crate) session: Vec<String>,
 }
 
-/// Fetches every file and compares it, and has openssl say what the server chooses.
+/// Fetches `files` and compares them, and has openssl say what the server chooses.
 pub(crate) fn check(
     server: &Running,
-    key: Key,
-    version: Version,
+    setting: &Setting,
+    files: Vec<&Served>,
     fixture: &Fixture,
 ) -> Result<Checked, Failure> {
-    let mut heads = Vec::with_capacity(FILES.len());
-    for file in FILES {
-        let response = client::fetch(&endpoint(server, key, version, file, fixture))
-            .map_err(|error| format!("{}, {}: {error}", server.name, file.name))?;
+    let (key, version) = (setting.key, setting.version);
+    let mut heads = Vec::with_capacity(files.len());
+    for file in files {
+        let response = if server.is_plain {
+            client::fetch_plain(server.address, file)
+        } else {
+            client::fetch(&endpoint(server, (key, version), file, fixture))
+        };
+        let response =
+            response.map_err(|error| format!("{}, {}: {error}", server.name, file.name))?;
         if response.body != fs::read(fixture.root().join(file.name))? {
             return Err(format!("{} serves other bytes for {}", server.name, file.name).into());
         }
         heads.push(response.head_bytes);
     }
+    let session = if server.is_plain || !server.is_pinned {
+        Vec::new()
+    } else {
+        session(server, key, version)?
+    };
     Ok(Checked {
         head_bytes: heads.into_iter().next().unwrap_or(0),
-        session: session(server, key, version)?,
+        session,
     })
 }
 

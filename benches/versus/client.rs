@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::arguments::{ConnectOrder, Endpoint, HoldOrder};
-use crate::fixture::{Key, SERVER_NAME, Version};
+use crate::fixture::{Key, SERVER_NAME, Served, Version};
 
 /// What [`connect`] reports about the measured connections.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ pub(crate) fn hold(order: &HoldOrder) -> Result<(), Failure> {
     let mut held = Vec::new();
     for _ in 0..order.connections {
         let (mut stream, _) = client.open()?;
-        client.request(&mut stream)?;
+        client.question.ask(&mut stream)?;
         // The session's state goes, the connection stays: only the server's memory is of interest.
         let (_, socket) = stream.into_parts();
         socket.set_nonblocking(true)?;
@@ -97,9 +97,21 @@ pub(crate) fn hold(order: &HoldOrder) -> Result<(), Failure> {
 pub(crate) fn fetch(endpoint: &Endpoint) -> Result<Response, Failure> {
     let client = Client::new(endpoint, false)?;
     let (mut stream, _) = client.open()?;
-    let response = client.request(&mut stream)?;
+    let response = client.question.ask(&mut stream)?;
     client.close(stream)?;
     Ok(response)
+}
+
+/// `file` from a server without TLS.
+pub(crate) fn fetch_plain(address: SocketAddr, file: &Served) -> Result<Response, Failure> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(WAIT_MAX))?;
+    socket.set_write_timeout(Some(WAIT_MAX))?;
+    let question = Question {
+        path: file.name.to_owned(),
+        bytes: file.bytes,
+    };
+    question.ask(&mut socket)
 }
 
 /// Runs `connections` connections, shared among `clients`; gives how many resumed a session.
@@ -124,36 +136,43 @@ fn run_all(clients: &[Client], connections: u32) -> Result<u32, Failure> {
     })
 }
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-struct Client {
+pub(crate) struct Client {
     config: Arc<ClientConfig>,
     server_name: ServerName<'static>,
     address: SocketAddr,
+    pub(crate) question: Question,
+}
+
+/// What is asked for.
+pub(crate) struct Question {
     path: String,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Client {
-    fn new(endpoint: &Endpoint, resume: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(endpoint: &Endpoint, resume: bool) -> Result<Self, Failure> {
         Ok(Self {
             config: Arc::new(config(endpoint, resume)?),
             server_name: ServerName::try_from(SERVER_NAME)?,
             address: endpoint.address,
-            path: endpoint.path.clone(),
-            bytes: endpoint.bytes,
+            question: Question {
+                path: endpoint.path.clone(),
+                bytes: endpoint.bytes,
+            },
         })
     }
 
     /// A connection's whole life.
     fn run_once(&self) -> Result<HandshakeKind, Failure> {
         let (mut stream, kind) = self.open()?;
-        self.request(&mut stream)?;
+        self.question.ask(&mut stream)?;
         self.close(stream)?;
         Ok(kind)
     }
 
-    fn open(&self) -> Result<(Stream, HandshakeKind), Failure> {
+    pub(crate) fn open(&self) -> Result<(Stream, HandshakeKind), Failure> {
         let mut socket = TcpStream::connect(self.address)
             .map_err(|error| format!("cannot connect to {}: {error}", self.address))?;
         socket.set_nodelay(true)?;
@@ -175,13 +194,25 @@ impl Client {
         Ok((StreamOwned::new(tls, socket), kind))
     }
 
+    /// Closes TLS and TCP in our direction and waits until the server has done the same, so that
+    /// what closing costs the server falls into the time that is measured.
+    fn close(&self, mut stream: Stream) -> Result<(), Failure> {
+        stream.conn.send_close_notify();
+        stream.flush()?;
+        stream.sock.shutdown(Shutdown::Write)?;
+        match io::copy(&mut stream.sock, &mut io::sink()) {
+            Ok(_) => Ok(()),
+            // A server may end with a reset once it has read our last byte.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+            Err(error) => Err(format!("waiting for {} to close: {error}", self.address).into()),
+        }
+    }
+}
+
+impl Question {
     /// Asks for the file and reads the whole response.
-    fn request(&self, stream: &mut Stream) -> Result<Response, Failure> {
-        write!(
-            stream,
-            "GET /{} HTTP/1.1\r\nHost: {SERVER_NAME}\r\nUser-Agent: versus\r\n\r\n",
-            self.path
-        )?;
+    pub(crate) fn ask(&self, stream: &mut (impl Read + Write)) -> Result<Response, Failure> {
+        self.put(stream)?;
         stream.flush()?;
         let mut received = Vec::with_capacity(self.bytes + HEAD_BYTES_EXPECTED);
         let mut chunk = vec![0; CHUNK_BYTES];
@@ -201,8 +232,18 @@ impl Client {
         Ok(Response { head_bytes, body })
     }
 
+    /// Writes the request.
+    pub(crate) fn put(&self, stream: &mut impl Write) -> Result<(), Failure> {
+        // In one piece: not every stream here gathers writes.
+        let request = format!(
+            "GET /{} HTTP/1.1\r\nHost: {SERVER_NAME}\r\nUser-Agent: versus\r\n\r\n",
+            self.path
+        );
+        Ok(stream.write_all(request.as_bytes())?)
+    }
+
     /// The length of the head that `received` begins with; `None` while it is incomplete.
-    fn judge_head(&self, received: &[u8]) -> Result<Option<usize>, Failure> {
+    pub(crate) fn judge_head(&self, received: &[u8]) -> Result<Option<usize>, Failure> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
         let httparse::Status::Complete(head_bytes) = response.parse(received)? else {
@@ -225,23 +266,9 @@ impl Client {
         }
         Ok(Some(head_bytes))
     }
-
-    /// Closes TLS and TCP in our direction and waits until the server has done the same, so that
-    /// what closing costs the server falls into the time that is measured.
-    fn close(&self, mut stream: Stream) -> Result<(), Failure> {
-        stream.conn.send_close_notify();
-        stream.flush()?;
-        stream.sock.shutdown(Shutdown::Write)?;
-        match io::copy(&mut stream.sock, &mut io::sink()) {
-            Ok(_) => Ok(()),
-            // A server may end with a reset once it has read our last byte.
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-            Err(error) => Err(format!("waiting for {} to close: {error}", self.address).into()),
-        }
-    }
 }
 
-fn read_some(stream: &mut Stream, chunk: &mut [u8], into: &mut Vec<u8>) -> Result<(), Failure> {
+fn read_some(stream: &mut impl Read, chunk: &mut [u8], into: &mut Vec<u8>) -> Result<(), Failure> {
     match stream.read(chunk)? {
         0 => Err("the server closed before the end of its response".into()),
         length => {
@@ -348,13 +375,15 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-fn say(line: &str) -> Result<(), Failure> {
+/// Writes a line to whoever started this process.
+pub(crate) fn say(line: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)
 }
 
-fn wait_for_a_line() -> Result<(), Failure> {
+/// Waits for one from them.
+pub(crate) fn wait_for_a_line() -> Result<(), Failure> {
     match io::stdin().lock().read_line(&mut String::new())? {
         0 => Err("nobody listens any more".into()),
         _ => Ok(()),
@@ -365,7 +394,7 @@ fn wait_for_a_line() -> Result<(), Failure> {
 pub(crate) const READY: &str = "ready";
 
 /// Far beyond what loopback takes, even on a busy machine: a run ends with an error, never hangs.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 
 const CHUNK_BYTES: usize = 16 * 1024;
 const HEAD_BYTES_EXPECTED: usize = 1024;

@@ -28,11 +28,13 @@ pub(crate) struct Sample {
     server: BTreeMap<u32, Scheduled>,
     /// Kernel threads bound to the server's core, by thread: ksoftirqd/0, kworker/0:1, ...
     kernel: BTreeMap<u32, Scheduled>,
+    /// What they are called, without the core's number.
+    kernel_names: BTreeMap<u32, String>,
     core: CoreTicks,
 }
 
 /// What happened between two samples.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Spent {
     /// Between the samples.
     pub(crate) elapsed_ns: u64,
@@ -44,12 +46,22 @@ pub(crate) struct Spent {
     pub(crate) threads_ended: usize,
     /// Kernel threads bound to the server's core; not in `server_ns`.
     pub(crate) kernel_threads_ns: u64,
+    /// The same by their names, those that did anything.
+    pub(crate) kernel_threads_by_name_ns: BTreeMap<String, u64>,
     /// Softirqs on the server's core, whoever they were for (/proc/stat, 10 ms steps).
     pub(crate) core_softirq_ms: u64,
     /// Hard interrupts on the server's core (same source).
     pub(crate) core_irq_ms: u64,
     /// Time that the hypervisor took from the server's core (same source).
     pub(crate) core_steal_ms: u64,
+}
+
+impl Spent {
+    /// The part of the time that the server's threads were on a CPU: 1 is saturation.
+    pub(crate) fn busy(&self) -> f64 {
+        // Below 2^53 both, so exact as doubles.
+        self.server_ns as f64 / self.elapsed_ns as f64
+    }
 }
 
 impl Sample {
@@ -67,17 +79,20 @@ impl Sample {
             let name = &process.name;
             name.ends_with(&format!("/{core}")) || name.contains(&format!("/{core}:"))
         };
-        let kernel = processes
-            .iter()
-            .filter(is_bound)
-            .filter_map(|process| {
-                Some((process.pid, scheduled(&format!("/proc/{}", process.pid))?))
-            })
-            .collect();
+        let mut kernel = BTreeMap::new();
+        let mut kernel_names = BTreeMap::new();
+        for process in processes.iter().filter(is_bound) {
+            if let Some(scheduled) = scheduled(&format!("/proc/{}", process.pid)) {
+                kernel.insert(process.pid, scheduled);
+                let name = process.name.split('/').next().unwrap_or_default();
+                kernel_names.insert(process.pid, name.to_owned());
+            }
+        }
         Ok(Self {
             at: Instant::now(),
             server,
             kernel,
+            kernel_names,
             core: CoreTicks::read(core)?,
         })
     }
@@ -90,6 +105,14 @@ impl Sample {
         let ticks = |field: fn(&CoreTicks) -> u64| {
             field(&self.core).saturating_sub(field(&earlier.core)) * TICK_MS
         };
+        let mut by_name = BTreeMap::new();
+        for (thread, name) in &self.kernel_names {
+            let of = |all: &BTreeMap<u32, Scheduled>| all.get(thread).map_or(0, |it| it.on_cpu_ns);
+            let spent = of(&self.kernel).saturating_sub(of(&earlier.kernel));
+            if spent > 0 {
+                *by_name.entry(name.clone()).or_insert(0) += spent;
+            }
+        }
         let is_gone = |thread: &&u32| !self.server.contains_key(thread);
         Spent {
             elapsed_ns: u64::try_from((self.at - earlier.at).as_nanos()).unwrap_or(u64::MAX),
@@ -99,6 +122,7 @@ impl Sample {
             }),
             threads_ended: earlier.server.keys().filter(is_gone).count(),
             kernel_threads_ns: on_cpu(&self.kernel, &earlier.kernel),
+            kernel_threads_by_name_ns: by_name,
             core_softirq_ms: ticks(|core| core.softirq),
             core_irq_ms: ticks(|core| core.irq),
             core_steal_ms: ticks(|core| core.steal),

@@ -52,7 +52,15 @@ pub(crate) const FILE_1_MIB: Served = Served {
     bytes: 1024 * 1024,
 };
 
-pub(crate) const FILES: [&Served; 3] = [&FILE_1_KIB, &FILE_16_KIB, &FILE_1_MIB];
+pub(crate) const FILE_64_MIB: Served = Served {
+    name: "64m.bin",
+    bytes: 64 * 1024 * 1024,
+};
+
+/// What the backend has: it keeps them in memory.
+pub(crate) const FILES_PASSED_ON: [&Served; 3] = [&FILE_1_KIB, &FILE_16_KIB, &FILE_1_MIB];
+
+pub(crate) const FILES: [&Served; 4] = [&FILE_1_KIB, &FILE_16_KIB, &FILE_1_MIB, &FILE_64_MIB];
 
 /// The directory with all of it.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use crate::Failure;
-use crate::cpu::Sample;
+use crate::figures::{Counted, h2load};
 use crate::servers::pinned;
 
 /// What is spoken on the connections.
@@ -22,6 +22,8 @@ pub(crate) enum Protocol {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load<'a> {
     pub(crate) address: SocketAddr,
+    /// Without TLS.
+    pub(crate) is_plain: bool,
     pub(crate) path: &'a str,
     /// Connections.
     pub(crate) clients: u32,
@@ -30,12 +32,18 @@ pub(crate) struct Load<'a> {
     pub(crate) cpu: usize,
 }
 
+impl Load<'_> {
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.is_plain { "http" } else { "https" }
+    }
+}
+
 /// What h2load counted in its main phase, and the server's counters at that phase's ends.
 #[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) requests: u64,
-    pub(crate) before: Sample,
-    pub(crate) after: Sample,
+pub(crate) struct Run<S> {
+    pub(crate) counted: Counted,
+    pub(crate) before: S,
+    pub(crate) after: S,
 }
 
 /// Runs `load` and takes `sample` when the warm-up is over and when the main phase is.
@@ -46,10 +54,10 @@ pub(crate) struct Run {
 /// # Errors
 /// When a request failed, had a status beyond 2xx, or went over another session than the one all
 /// servers are pinned to.
-pub(crate) fn run(
+pub(crate) fn run<S>(
     load: &Load<'_>,
-    sample: impl Fn() -> Result<Sample, Failure>,
-) -> Result<Run, Failure> {
+    mut sample: impl FnMut() -> Result<S, Failure>,
+) -> Result<Run<S>, Failure> {
     let mut command = Command::new("h2load");
     command
         .args(["--threads=1", "--groups=X25519"])
@@ -61,7 +69,12 @@ pub(crate) fn run(
         .arg(format!("--warm-up-time={WARM_UP_MS}ms"))
         .arg(format!("--clients={}", load.clients))
         .arg(format!("--duration={}", load.seconds))
-        .arg(format!("https://{}/{}", load.address, load.path));
+        .arg(format!(
+            "{}://{}/{}",
+            load.scheme(),
+            load.address,
+            load.path
+        ));
     let mut child = pinned(&command, load.cpu)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -87,65 +100,31 @@ pub(crate) fn run(
     else {
         return Err(format!("h2load did not finish: {status}\n{text}").into());
     };
-    let requests =
-        judge(&text, load.protocol).map_err(|reason| format!("h2load: {reason}\n{text}"))?;
+    let counted =
+        h2load::judge(&text, &due(load)).map_err(|reason| format!("h2load: {reason}\n{text}"))?;
     Ok(Run {
-        requests,
+        counted,
         before,
         after,
     })
 }
 
-/// The number of requests completed, when all went as they must.
-fn judge(text: &str, protocol: Protocol) -> Result<u64, String> {
-    let spoken = match protocol {
+/// What h2load says of the session that every server is pinned to.
+fn due(load: &Load<'_>) -> Vec<String> {
+    if load.is_plain {
+        return Vec::new();
+    }
+    let spoken = match load.protocol {
         Protocol::Http1 => "http/1.1",
         Protocol::Http2 { .. } => "h2",
     };
-    let due = [
+    vec![
         "TLS Protocol: TLSv1.3".to_owned(),
         format!("Cipher: {SUITE}"),
         "Server Temp Key: X25519 253 bits".to_owned(),
         format!("Application protocol: {spoken}"),
-    ];
-    for line in due {
-        if !text.lines().any(|found| found == line) {
-            return Err(format!("no line {line:?}"));
-        }
-    }
-    let done = count(text, "requests: ", "done")?;
-    for (label, bad) in BAD {
-        if count(text, label, bad)? > 0 {
-            return Err(format!("requests with {bad}"));
-        }
-    }
-    // Not 2xx == done: of responses in progress when the main phase begins, the status came before.
-    if done == 0 || count(text, "status codes: ", "2xx")? == 0 {
-        return Err("no request was answered".to_owned());
-    }
-    Ok(done)
+    ]
 }
-
-/// The number before `unit` in the line that begins with `label`: "requests: 12 total, 11 done".
-fn count(text: &str, label: &str, unit: &str) -> Result<u64, String> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(label))
-        .and_then(|line| {
-            line.split(", ")
-                .find_map(|part| part.strip_suffix(unit)?.trim().parse().ok())
-        })
-        .ok_or_else(|| format!("no count of {unit} in the line {label:?}"))
-}
-
-/// Counts that must be 0, by the line they are in.
-const BAD: [(&str, &str); 6] = [
-    ("requests: ", "failed"),
-    ("requests: ", "errored"),
-    ("requests: ", "timeout"),
-    ("status codes: ", "3xx"),
-    ("status codes: ", "4xx"),
-    ("status codes: ", "5xx"),
-];
 
 const SUITE: &str = "TLS_AES_128_GCM_SHA256";
 

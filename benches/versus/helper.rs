@@ -1,6 +1,7 @@
 //! This program as its own client: a second process on the load's core (see [`crate::client`]).
 
 use std::io::{BufRead, BufReader, Write};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -8,7 +9,7 @@ use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
-use crate::arguments::{ConnectOrder, Endpoint, HoldOrder};
+use crate::arguments::{BackendOrder, ConnectOrder, DriveOrder, Endpoint, HoldOrder, SealOrder};
 use crate::client::READY;
 use crate::servers::pinned;
 
@@ -51,10 +52,57 @@ impl Helper {
         Self::start(&command, cpu)
     }
 
+    /// Starts the backend.
+    pub(crate) fn backend(order: &BackendOrder, cpu: usize) -> Result<Self, Failure> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("backend").arg("--root").arg(&order.root);
+        Self::start(&command, cpu)
+    }
+
+    /// Starts a client and waits until its connections are open.
+    pub(crate) fn drive(order: &DriveOrder, cpu: usize) -> Result<Self, Failure> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("drive");
+        add(&mut command, &order.endpoint)?;
+        let numbers = [
+            ("--connections", Some(order.connections)),
+            ("--at-once", Some(order.at_once)),
+            ("--rate", order.rate.map(NonZeroU32::get)),
+            ("--seconds", Some(order.seconds)),
+        ];
+        for (name, number) in numbers {
+            if let Some(number) = number {
+                command.arg(name).arg(number.to_string());
+            }
+        }
+        Self::start(&command, cpu)
+    }
+
+    /// Starts what measures cryptography.
+    pub(crate) fn seal(order: &SealOrder, cpu: usize) -> Result<Self, Failure> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["seal", "--bytes", &order.bytes.to_string()]);
+        Self::start(&command, cpu)
+    }
+
     /// Lets the client go on, and waits for its report.
     pub(crate) fn proceed<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
-        writeln!(self.orders)?;
+        self.go_on()?;
         Ok(serde_json::from_str(&self.answer()?)?)
+    }
+
+    /// Lets the client go on.
+    pub(crate) fn go_on(&mut self) -> Result<(), Failure> {
+        Ok(writeln!(self.orders)?)
+    }
+
+    /// Waits until it says `line`.
+    pub(crate) fn expect(&mut self, line: &str) -> Result<(), Failure> {
+        let said = self.answer()?;
+        if said != line {
+            return Err(format!("a client said {said:?} where {line:?} was due").into());
+        }
+        Ok(())
     }
 
     fn start(command: &Command, cpu: usize) -> Result<Self, Failure> {
@@ -76,14 +124,12 @@ impl Helper {
             orders,
             answers: BufReader::new(answers),
         };
-        match helper.answer()?.as_str() {
-            READY => Ok(helper),
-            other => Err(format!("a client said {other:?} where {READY:?} was due").into()),
-        }
+        helper.expect(READY)?;
+        Ok(helper)
     }
 
     /// One line; a client that fails has said why on standard error.
-    fn answer(&mut self) -> Result<String, Failure> {
+    pub(crate) fn answer(&mut self) -> Result<String, Failure> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
             return Err(format!("the client failed: {}", self.child.wait()?).into());

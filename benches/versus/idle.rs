@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::arguments::{Arguments, ConnectOrder, HoldOrder};
-use crate::cells::endpoint;
+use crate::cells::{able, endpoint};
 use crate::client::Connected;
 use crate::cpu::family_of;
 use crate::fixture::{FILE_1_KIB, Fixture, Key, Version};
 use crate::helper::Helper;
 use crate::outcome::{IdleMeasured, IdleOutcome, IdleRound};
-use crate::servers::{Running, Server};
+use crate::servers::{Demand, Running, Server, Service, Setting};
 
 /// As on the command line.
 pub(crate) const NAME: &str = "idle";
@@ -33,13 +33,14 @@ pub(crate) fn measure(
 ) -> Result<IdleOutcome, Failure> {
     let connections = arguments.idle.get();
     affordable(connections)?;
+    let (servers, _) = able(servers, Demand::one_answer());
     let mut measured: Vec<_> = servers
         .iter()
         .map(|server| IdleMeasured::new(server.name()))
         .collect();
     for _ in 0..arguments.idle_rounds.get() {
-        for (server, measured) in servers.iter().zip(&mut measured) {
-            let round = round(server.as_ref(), arguments, fixture)
+        for (&server, measured) in servers.iter().zip(&mut measured) {
+            let round = round(server, arguments, fixture)
                 .map_err(|error| format!("{NAME}, {}: {error}", server.name()))?;
             measured.rounds.push(round);
         }
@@ -54,8 +55,14 @@ fn round(
 ) -> Result<IdleRound, Failure> {
     let (key, version) = (Key::P256, Version::Tls13);
     let label = format!("{NAME}-{}", server.name());
-    let running = Running::start(server, (key, version), &label, arguments, fixture)?;
-    let endpoint = endpoint(&running, key, version, &FILE_1_KIB, fixture);
+    let setting = Setting {
+        service: Service::OneAnswer,
+        key,
+        version,
+        backend: None,
+    };
+    let running = Running::start(server, &setting, &label, arguments, fixture)?;
+    let endpoint = endpoint(&running, (key, version), &FILE_1_KIB, fixture);
     let warm_up = ConnectOrder {
         endpoint: endpoint.clone(),
         clients: 1,
@@ -94,7 +101,7 @@ fn round(
 }
 
 /// Both processes need a descriptor for each connection, and some more.
-fn affordable(connections: u32) -> Result<(), Failure> {
+pub(crate) fn affordable(connections: u32) -> Result<(), Failure> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let hard: Option<u32> = limits
         .lines()
@@ -102,8 +109,8 @@ fn affordable(connections: u32) -> Result<(), Failure> {
         .and_then(|line| line.split_ascii_whitespace().nth(1)?.parse().ok());
     match hard {
         Some(hard) if hard < connections.saturating_add(DESCRIPTORS_SPARE) => Err(format!(
-            "{connections} idle connections need {} descriptors, and the hard limit is {hard}: \
-             raise it (ulimit -Hn) or lower --idle",
+            "{connections} connections need {} descriptors, and the hard limit is {hard}: raise it \
+             (ulimit -Hn) or lower --idle",
             connections.saturating_add(DESCRIPTORS_SPARE)
         )
         .into()),

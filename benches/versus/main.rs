@@ -10,20 +10,27 @@
 //!
 //! What is measured is a table of [`cells`]; what it is measured on is a table of [`servers`].
 
+mod aead;
 mod arguments;
+mod backend;
 mod cells;
 mod check;
 mod client;
 mod cpu;
+mod drive;
+mod figures;
 mod fixture;
+mod growth;
 mod h2load;
 mod helper;
 mod idle;
+mod latency;
 mod machine;
 mod outcome;
 mod report;
 mod servers;
 mod tools;
+mod wrk;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -31,7 +38,7 @@ use std::process::ExitCode;
 use crate::arguments::{Arguments, Role};
 use crate::fixture::Fixture;
 use crate::outcome::{Outcome, ServerFacts};
-use crate::servers::Server;
+use crate::servers::{Lineup, Server};
 use crate::tools::Tools;
 
 /// Anything that ends the run; every message says what was attempted.
@@ -42,6 +49,10 @@ fn main() -> ExitCode {
     let result = match arguments.role {
         Some(Role::Connect(order)) => client::connect(&order),
         Some(Role::Hold(order)) => client::hold(&order),
+        Some(Role::Drive(order)) => drive::drive(&order),
+        Some(Role::Seal(order)) => aead::measure(&order),
+        Some(Role::Backend(order)) => backend::serve(&order),
+        Some(Role::Floor(order)) => servers::floor::serve(&order),
         None if arguments.bench => compare(&arguments),
         None => {
             // `cargo test --benches` starts benches too, without this flag.
@@ -60,19 +71,27 @@ fn main() -> ExitCode {
 
 fn compare(arguments: &Arguments) -> Result<(), Failure> {
     let tools = Tools::find(arguments)?;
-    let servers = servers::chosen(arguments)?;
+    let Lineup { servers, missing } = servers::chosen(arguments)?;
+    for line in &missing {
+        eprintln!("{line}");
+    }
     let cells = cells::chosen(&arguments.only)?;
-    let is_idle_chosen =
-        arguments.only.is_empty() || arguments.only.iter().any(|only| only == idle::NAME);
     let fixture = Fixture::prepare(&arguments.out.join("run"))?;
-    let mut outcome = Outcome::new(arguments, tools, facts(&servers)?);
+    let mut outcome = Outcome::new(arguments, tools, facts(&servers)?, missing);
 
     for cell in &cells {
         let result = cells::measure(cell, &servers, arguments, &fixture)?;
         eprintln!("{}", report::line(&result));
         outcome.cells.push(result);
     }
-    if is_idle_chosen {
+    let is_chosen = |name| cells::is_chosen(name, &arguments.only);
+    if is_chosen(latency::NAME) {
+        outcome.latency = Some(latency::measure(&servers, arguments, &fixture)?);
+    }
+    if is_chosen(growth::NAME) {
+        outcome.growth = Some(growth::measure(&servers, arguments, &fixture)?);
+    }
+    if is_chosen(idle::NAME) {
         outcome.idle = Some(idle::measure(&servers, arguments, &fixture)?);
     }
     report::write(&outcome, &arguments.out)

@@ -6,11 +6,13 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::Failure;
 use crate::arguments::Arguments;
 use crate::check::Checked;
 use crate::cpu::Spent;
+use crate::figures::percentiles::Percentiles;
+use crate::figures::spread::Spread;
 use crate::machine::Machine;
+use crate::servers::floor;
 use crate::tools::Tools;
 
 #[derive(Debug, Serialize)]
@@ -23,11 +25,17 @@ pub(crate) struct Outcome {
     pub(crate) profile: String,
     pub(crate) machine: Machine,
     pub(crate) h2load: String,
+    /// Where it made the load of HTTP/1.1.
+    pub(crate) wrk: Option<String>,
     pub(crate) openssl: String,
     pub(crate) server_cpu: usize,
     pub(crate) load_cpu: usize,
     pub(crate) servers: Vec<ServerFacts>,
+    /// Servers that were asked for and are not to be had.
+    pub(crate) missing: Vec<String>,
     pub(crate) cells: Vec<CellOutcome>,
+    pub(crate) latency: Option<LatencyOutcome>,
+    pub(crate) growth: Option<GrowthOutcome>,
     pub(crate) idle: Option<IdleOutcome>,
 }
 
@@ -37,22 +45,22 @@ pub(crate) struct ServerFacts {
     pub(crate) version: String,
 }
 
-/// The least, the middle and the greatest of the rounds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Spread {
-    pub(crate) min: f64,
-    pub(crate) median: f64,
-    pub(crate) max: f64,
-}
-
 #[derive(Debug, Serialize)]
 pub(crate) struct CellOutcome {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
+    /// Those that took part.
     pub(crate) servers: Vec<Measured>,
-    /// For each server but the first: its CPU time per request divided by the first server's, round
-    /// by round.
-    pub(crate) ratios: Vec<Spread>,
+    pub(crate) left_out: Vec<LeftOut>,
+    /// What opening a request and sealing its answer costs by itself, where there is a floor.
+    pub(crate) sealing_us: Option<f64>,
+}
+
+/// A server that has no part in a cell.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct LeftOut {
+    pub(crate) server: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,19 +71,77 @@ pub(crate) struct Measured {
     /// The length of the head of a response.
     pub(crate) head_bytes: usize,
     pub(crate) cpu_us: Option<Spread>,
+    /// Its CPU time per request divided by the first server's, round by round; of the first itself,
+    /// and where that has no part, there is none.
+    pub(crate) ratio: Option<Spread>,
+    /// Its CPU time per request divided by the floor's and the cryptography's together.
+    pub(crate) over_floor: Option<Spread>,
+    pub(crate) busy: Option<Spread>,
     pub(crate) rounds: Vec<Round>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Round {
-    pub(crate) requests: u64,
+    /// Parts of one count where files are large.
+    pub(crate) requests: f64,
     pub(crate) requests_per_s: f64,
     /// CPU time of the server's threads per request.
     pub(crate) cpu_us: f64,
     /// The part of the round that the server's threads were on a CPU: 1 is saturation.
     pub(crate) busy: f64,
+    /// Connections that the backend accepted meanwhile, where there is one.
+    pub(crate) backend_connections: Option<u64>,
+    /// Requests that it answered.
+    pub(crate) backend_requests: Option<u64>,
     #[serde(flatten)]
     pub(crate) spent: Spent,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct LatencyOutcome {
+    pub(crate) rate_per_s: u32,
+    pub(crate) connections: u32,
+    pub(crate) servers: Vec<LatencyMeasured>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct LatencyMeasured {
+    pub(crate) server: &'static str,
+    /// Requests answered without a fixed rate.
+    pub(crate) capacity_per_s: u64,
+    pub(crate) p50_us: Option<Spread>,
+    pub(crate) p90_us: Option<Spread>,
+    pub(crate) p99_us: Option<Spread>,
+    pub(crate) p99_9_us: Option<Spread>,
+    pub(crate) rounds: Vec<LatencyRound>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct LatencyRound {
+    #[serde(flatten)]
+    pub(crate) latency: Percentiles,
+    pub(crate) requests_per_s: f64,
+    pub(crate) busy: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct GrowthOutcome {
+    /// Requests under way at a time.
+    pub(crate) at_once: u32,
+    pub(crate) connections: Vec<u32>,
+    /// More than the limit of open files allows.
+    pub(crate) connections_left_out: Vec<u32>,
+    pub(crate) servers: Vec<GrowthMeasured>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct GrowthMeasured {
+    pub(crate) server: &'static str,
+    /// CPU time per request for each number of connections.
+    pub(crate) cpu_us: Vec<Spread>,
+    /// With the most connections, divided by that with the fewest, round by round.
+    pub(crate) growth: Option<Spread>,
+    pub(crate) rounds_cpu_us: Vec<Vec<f64>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,7 +176,12 @@ pub(crate) struct IdleRound {
 }
 
 impl Outcome {
-    pub(crate) fn new(arguments: &Arguments, tools: Tools, servers: Vec<ServerFacts>) -> Self {
+    pub(crate) fn new(
+        arguments: &Arguments,
+        tools: Tools,
+        servers: Vec<ServerFacts>,
+        missing: Vec<String>,
+    ) -> Self {
         let profile = arguments.portcullis.parent().and_then(Path::file_name);
         let profile = profile.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Self {
@@ -120,39 +191,65 @@ impl Outcome {
             profile,
             machine: Machine::look(arguments),
             h2load: tools.h2load,
+            wrk: tools.wrk,
             openssl: tools.openssl,
             server_cpu: arguments.server_cpu,
             load_cpu: arguments.load_cpu,
             servers,
+            missing,
             cells: Vec::new(),
+            latency: None,
+            growth: None,
             idle: None,
         }
     }
 }
 
 impl CellOutcome {
+    /// `first` is the server that the others are compared with.
     pub(crate) fn new(
-        name: &'static str,
-        title: &'static str,
+        (name, title): (&'static str, &'static str),
+        first: &str,
         mut servers: Vec<Measured>,
-    ) -> Result<Self, Failure> {
-        for server in &mut servers {
-            server.cpu_us = Spread::of(server.rounds.iter().map(|round| round.cpu_us));
-        }
-        let (first, others) = servers.split_first().ok_or("a cell without servers")?;
-        let ratios: Option<Vec<_>> = others
+        left_out: Vec<LeftOut>,
+        sealing_us: Option<f64>,
+    ) -> Self {
+        let costs = |server: &Measured| -> Vec<f64> {
+            server.rounds.iter().map(|round| round.cpu_us).collect()
+        };
+        let baseline = servers
+            .first()
+            .filter(|server| server.server == first)
+            .map(costs);
+        let floor: Option<Vec<f64>> = servers
             .iter()
-            .map(|other| {
-                let rounds = other.rounds.iter().zip(&first.rounds);
-                Spread::of(rounds.map(|(other, first)| other.cpu_us / first.cpu_us))
-            })
-            .collect();
-        Ok(Self {
+            .find(|server| server.server == floor::NAME)
+            .zip(sealing_us)
+            .map(|(floor, sealing_us)| {
+                let costs = costs(floor);
+                costs.iter().map(|cost| cost + sealing_us).collect()
+            });
+        for (index, server) in servers.iter_mut().enumerate() {
+            server.cpu_us = Spread::of(costs(server));
+            if let Some(floor) = &floor
+                && server.server != floor::NAME
+            {
+                server.over_floor = Spread::of_ratios(costs(server), floor.iter().copied());
+            }
+            server.busy = Spread::of(server.rounds.iter().map(|round| round.busy));
+            if let Some(baseline) = &baseline
+                && index > 0
+            {
+                server.ratio = Spread::of_ratios(costs(server), baseline.iter().copied());
+            }
+        }
+        Self {
             name,
             title,
-            ratios: ratios.ok_or("a cell without rounds")?,
             servers,
-        })
+            left_out,
+            sealing_us,
+        }
     }
 }
 
@@ -163,6 +260,9 @@ impl Measured {
             session: checked.session,
             head_bytes: checked.head_bytes,
             cpu_us: None,
+            ratio: None,
+            over_floor: None,
+            busy: None,
             rounds: Vec::new(),
         }
     }
@@ -170,16 +270,43 @@ impl Measured {
 
 impl Round {
     /// `requests` must not be 0.
-    pub(crate) fn new(requests: u64, spent: Spent) -> Self {
-        // Below 2^53 all, so exact as doubles.
-        let (requests_exact, elapsed_ns) = (requests as f64, spent.elapsed_ns as f64);
-        let server_ns = spent.server_ns as f64;
+    pub(crate) fn new(requests: f64, spent: Spent) -> Self {
+        // Below 2^53 both, so exact as doubles.
+        let (elapsed_ns, server_ns) = (spent.elapsed_ns as f64, spent.server_ns as f64);
         Self {
             requests,
-            requests_per_s: requests_exact * 1e9 / elapsed_ns,
-            cpu_us: server_ns / 1e3 / requests_exact,
-            busy: server_ns / elapsed_ns,
+            requests_per_s: requests * 1e9 / elapsed_ns,
+            cpu_us: server_ns / 1e3 / requests,
+            busy: spent.busy(),
+            backend_connections: None,
+            backend_requests: None,
             spent,
+        }
+    }
+}
+
+impl LatencyMeasured {
+    pub(crate) fn new(server: &'static str, capacity_per_s: u64) -> Self {
+        Self {
+            server,
+            capacity_per_s,
+            p50_us: None,
+            p90_us: None,
+            p99_us: None,
+            p99_9_us: None,
+            rounds: Vec::new(),
+        }
+    }
+}
+
+impl GrowthMeasured {
+    /// With so many numbers of connections.
+    pub(crate) fn new(server: &'static str, steps: usize) -> Self {
+        Self {
+            server,
+            cpu_us: Vec::new(),
+            growth: None,
+            rounds_cpu_us: vec![Vec::new(); steps],
         }
     }
 }
@@ -207,21 +334,6 @@ impl IdleMeasured {
             kernel_bytes: None,
             rounds: Vec::new(),
         }
-    }
-}
-
-impl Spread {
-    /// Of at least one value; the median of an even number is the mean of the middle two.
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
-        let mut sorted: Vec<f64> = values.collect();
-        sorted.sort_by(f64::total_cmp);
-        let upper = *sorted.get(sorted.len() / 2)?;
-        let lower = *sorted.get((sorted.len() - 1) / 2)?;
-        Some(Self {
-            min: *sorted.first()?,
-            median: f64::midpoint(lower, upper),
-            max: *sorted.last()?,
-        })
     }
 }
 

@@ -2,23 +2,68 @@
 //!
 //! A server is one more type that implements [`Server`] and one more line in [`named`].
 
+pub(crate) mod floor;
+mod h2o;
+mod haproxy;
 mod nginx;
 mod portcullis;
+mod static_web_server;
 
 use std::fmt;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::h2o::H2o;
+use self::haproxy::Haproxy;
 use self::nginx::Nginx;
 use self::portcullis::Portcullis;
+use self::static_web_server::StaticWebServer;
 use crate::Failure;
 use crate::arguments::Arguments;
 use crate::fixture::{Certificate, Fixture, Key, Version};
-use crate::tools;
+use crate::tools::Wanted;
+
+/// What a server does in a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// Serves the files below its root.
+    Files,
+    /// Answers a request for the file of 1 KiB, however it likes: where connections are what is
+    /// measured, servers without files can take part.
+    OneAnswer,
+    /// Passes requests on to the backend.
+    Proxy,
+    /// Ends TLS and passes bytes on to the backend.
+    Tunnel,
+}
+
+/// What a cell asks of a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    pub(crate) service: Service,
+    pub(crate) is_http2: bool,
+    /// Whether the client insists on the session that all are to have, so that a server which would
+    /// agree to another can take part.
+    pub(crate) is_pinned_by_client: bool,
+    /// The version of TLS in which every session is resumed from the one before.
+    pub(crate) resumes: Option<Version>,
+}
+
+impl Demand {
+    /// Of what this benchmark's own clients ask for.
+    pub(crate) fn one_answer() -> Self {
+        Self {
+            service: Service::OneAnswer,
+            is_http2: false,
+            is_pinned_by_client: true,
+            resumes: None,
+        }
+    }
+}
 
 /// A server program.
 pub(crate) trait Server {
@@ -28,15 +73,39 @@ pub(crate) trait Server {
     /// The program's version, and its TLS library's where that is another matter.
     fn version(&self) -> Result<String, Failure>;
 
+    /// Why it has no part in a cell that asks for `demand`; `None` when it has.
+    fn unable(&self, demand: Demand) -> Option<&'static str>;
+
+    /// Whether it speaks plain HTTP where the others speak TLS.
+    fn is_plain(&self) -> bool {
+        false
+    }
+
+    /// Whether it can be kept from every session but the one that all are to have.
+    fn is_pinned(&self) -> bool {
+        true
+    }
+
     /// Writes a configuration into `site.scratch` and gives the command that serves it in the
     /// foreground, with one worker. Children of that process count as the server.
     fn command(&self, site: &Site) -> Result<Command, Failure>;
+}
+
+/// What a cell is measured under.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) service: Service,
+    pub(crate) key: Key,
+    pub(crate) version: Version,
+    /// Where requests and bytes are passed on to.
+    pub(crate) backend: Option<SocketAddr>,
 }
 
 /// What a server is to serve.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
+    pub(crate) service: Service,
     pub(crate) root: PathBuf,
     pub(crate) certificate: Certificate,
     pub(crate) version: Version,
@@ -44,41 +113,68 @@ pub(crate) struct Site {
     pub(crate) scratch: PathBuf,
     /// Connections it must be able to hold.
     pub(crate) connections_max: u32,
+    backend: Option<SocketAddr>,
+}
+
+impl Site {
+    /// Where requests and bytes are passed on to.
+    pub(crate) fn backend(&self) -> Result<SocketAddr, Failure> {
+        self.backend
+            .ok_or_else(|| "a proxy without a backend".into())
+    }
+}
+
+/// The servers of a run.
+pub(crate) struct Lineup {
+    pub(crate) servers: Vec<Box<dyn Server>>,
+    /// A line for each that was asked for and is not to be had.
+    pub(crate) missing: Vec<String>,
 }
 
 /// The servers that `arguments` name, in that order.
-pub(crate) fn chosen(arguments: &Arguments) -> Result<Vec<Box<dyn Server>>, Failure> {
-    let servers: Result<Vec<_>, Failure> = arguments
-        .servers
-        .iter()
-        .map(|name| named(name, arguments))
-        .collect();
-    let servers = servers?;
-    if servers.len() < 2 {
-        return Err(
-            "--servers needs two names at least: the first is compared with the rest".into(),
-        );
+pub(crate) fn chosen(arguments: &Arguments) -> Result<Lineup, Failure> {
+    let mut lineup = Lineup {
+        servers: Vec::with_capacity(arguments.servers.len()),
+        missing: Vec::new(),
+    };
+    for name in &arguments.servers {
+        match named(name, arguments)? {
+            Ok(server) => lineup.servers.push(server),
+            Err(line) => lineup.missing.push(line),
+        }
     }
-    Ok(servers)
+    if lineup.servers.len() < 2 {
+        return Err(format!(
+            "two servers at least are needed: the first is compared with the rest\n{}",
+            lineup.missing.join("\n")
+        )
+        .into());
+    }
+    Ok(lineup)
 }
 
-fn named(name: &str, arguments: &Arguments) -> Result<Box<dyn Server>, Failure> {
-    let locate = |program: &Path| {
-        tools::locate(program).ok_or_else(|| format!("there is no program {}", program.display()))
-    };
-    let portcullis = |name, offload| -> Result<Box<dyn Server>, Failure> {
-        Ok(Box::new(Portcullis {
-            name,
-            offload,
-            program: locate(&arguments.portcullis)?,
+/// The server, or the line that says how to get it.
+type Found = Result<Box<dyn Server>, String>;
+
+fn named(name: &str, arguments: &Arguments) -> Result<Found, Failure> {
+    let portcullis = |name, offload| -> Result<Found, Failure> {
+        let wanted = Wanted::package(&arguments.portcullis, "portcullis");
+        Ok(wanted.provide(arguments)?.map(|program| {
+            Box::new(Portcullis {
+                name,
+                offload,
+                program,
+            }) as _
         }))
     };
-    let nginx = |name, kernel_tls| -> Result<Box<dyn Server>, Failure> {
-        Ok(Box::new(Nginx {
-            name,
-            kernel_tls,
-            program: locate(&arguments.nginx)?,
-        }))
+    let nginx = |name, kernel_tls| -> Result<Found, Failure> {
+        let wanted = Wanted::package(&arguments.nginx, "nginx");
+        match wanted.provide(arguments)? {
+            Ok(program) => Ok(Ok(Box::new(Nginx::new(
+                name, kernel_tls, program, arguments,
+            )?))),
+            Err(line) => Ok(Err(line)),
+        }
     };
     match name {
         "portcullis" => portcullis("portcullis", "auto"),
@@ -86,6 +182,21 @@ fn named(name: &str, arguments: &Arguments) -> Result<Box<dyn Server>, Failure> 
         "portcullis-never" => portcullis("portcullis-never", "never"),
         "nginx" => nginx("nginx", false),
         "nginx-ktls" => nginx("nginx-ktls", true),
+        "haproxy" => {
+            let wanted = Wanted::package(&arguments.haproxy, "haproxy");
+            let found = wanted.provide(arguments)?;
+            Ok(found.map(|program| Box::new(Haproxy { program }) as _))
+        }
+        "h2o" => {
+            let wanted = Wanted::package(&arguments.h2o, "h2o");
+            let found = wanted.provide(arguments)?;
+            Ok(found.map(|program| Box::new(H2o { program }) as _))
+        }
+        "static-web-server" => {
+            let found = static_web_server::provide(arguments)?;
+            Ok(found.map(|program| Box::new(StaticWebServer { program }) as _))
+        }
+        floor::NAME => Ok(Ok(Box::new(floor::Floor))),
         other => Err(format!("no server {other:?}; known: {KNOWN}").into()),
     }
 }
@@ -96,6 +207,8 @@ pub(crate) struct Running {
     child: Child,
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
+    pub(crate) is_plain: bool,
+    pub(crate) is_pinned: bool,
     log: PathBuf,
 }
 
@@ -104,16 +217,18 @@ impl Running {
     /// `label` names its directory: servers that run at once have different ones.
     pub(crate) fn start(
         server: &dyn Server,
-        (key, version): (Key, Version),
+        setting: &Setting,
         label: &str,
         arguments: &Arguments,
         fixture: &Fixture,
     ) -> Result<Self, Failure> {
         let site = Site {
             address: free_address()?,
+            service: setting.service,
             root: fixture.root(),
-            certificate: fixture.certificate(key),
-            version,
+            certificate: fixture.certificate(setting.key),
+            version: setting.version,
+            backend: setting.backend,
             scratch: fixture.scratch(label)?,
             connections_max: arguments.idle.get() + CONNECTIONS_SPARE,
         };
@@ -129,6 +244,8 @@ impl Running {
             child,
             name: server.name(),
             address: site.address,
+            is_plain: server.is_plain(),
+            is_pinned: server.is_pinned(),
             log,
         };
         running.wait_until_it_accepts()?;
@@ -203,11 +320,17 @@ pub(crate) fn pinned(command: &Command, cpu: usize) -> Command {
         .arg(cpu.to_string())
         .arg(command.get_program())
         .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => pinned.env(name, value),
+            None => pinned.env_remove(name),
+        };
+    }
     pinned
 }
 
 const KNOWN: &str = "portcullis (with its own choice of the offload policy), portcullis-always, \
-     portcullis-never, nginx (TLS in user space), nginx-ktls";
+     portcullis-never, nginx (TLS in user space), nginx-ktls, haproxy, h2o, static-web-server, floor (plain HTTP)";
 
 fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)

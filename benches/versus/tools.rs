@@ -4,25 +4,50 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Failure;
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, LoadClient};
 
 /// What is there besides the servers.
 #[derive(Debug)]
 pub(crate) struct Tools {
     /// `h2load --version`.
     pub(crate) h2load: String,
+    /// What wrk says of its version, where it makes the load.
+    pub(crate) wrk: Option<String>,
     /// `openssl version`.
     pub(crate) openssl: String,
 }
 
 /// A program and the Debian package that has it.
-struct Wanted {
+#[derive(Debug)]
+pub(crate) struct Wanted {
     program: PathBuf,
     package: &'static str,
 }
 
+impl Wanted {
+    /// `program` of Debian's `package`.
+    pub(crate) fn package(program: &Path, package: &'static str) -> Self {
+        Self {
+            program: program.to_owned(),
+            package,
+        }
+    }
+
+    /// Where the program is, after an attempt to install it where `arguments` allow; otherwise a line
+    /// that says how to get it.
+    pub(crate) fn provide(self, arguments: &Arguments) -> Result<Result<PathBuf, String>, Failure> {
+        if locate(&self.program).is_none() && arguments.install {
+            install(std::slice::from_ref(&self))?;
+        }
+        Ok(locate(&self.program).ok_or_else(|| {
+            let program = self.program.display();
+            format!("{program} is missing: Debian has it as {}", self.package)
+        }))
+    }
+}
+
 impl Tools {
-    /// Finds every program that `arguments` calls for.
+    /// Finds every program that a run needs whatever its servers are.
     pub(crate) fn find(arguments: &Arguments) -> Result<Self, Failure> {
         let missing = missing(arguments);
         if !missing.is_empty() {
@@ -33,6 +58,10 @@ impl Tools {
         }
         Ok(Self {
             h2load: first_line(Command::new("h2load").arg("--version"))?,
+            wrk: match arguments.load {
+                LoadClient::Wrk => Some(first_line(Command::new("wrk").arg("--version"))?),
+                LoadClient::H2load => None,
+            },
             openssl: first_line(Command::new("openssl").arg("version"))?,
         })
     }
@@ -59,16 +88,10 @@ pub(crate) fn all_output(command: &mut Command) -> Result<String, Failure> {
 fn missing(arguments: &Arguments) -> Vec<Wanted> {
     let mut wanted: Vec<Wanted> = ALWAYS
         .iter()
-        .map(|&(program, package)| Wanted {
-            program: program.into(),
-            package,
-        })
+        .map(|(program, package)| Wanted::package(Path::new(program), package))
         .collect();
-    if arguments.servers.iter().any(|name| name == "nginx") {
-        wanted.push(Wanted {
-            program: arguments.nginx.clone(),
-            package: "nginx",
-        });
+    if arguments.load == LoadClient::Wrk {
+        wanted.push(Wanted::package(Path::new("wrk"), "wrk"));
     }
     wanted.retain(|wanted| locate(&wanted.program).is_none());
     wanted

@@ -127,6 +127,8 @@ counters! {
     FileOpensCold = "file_opens_cold",
     /// Requests refused because the file threads had too much to do.
     FileThreadsOverloaded = "file_threads_overloaded",
+    /// Work for the file threads refused because they had enough to do for its file system.
+    FileThreadsShareFull = "file_threads_share_full",
     /// Handshakes that timed out.
     TimeoutsHandshake = "timeouts_handshake",
     /// Request heads that timed out.

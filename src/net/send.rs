@@ -276,9 +276,12 @@ async fn read_by_thread(
     offset: u64,
     bytes: usize,
 ) -> Result<Vec<u8>, Cause> {
+    // Unknown, it shares with others of which no more is known.
+    let device = sys::file::device(file.as_fd()).unwrap_or(0);
     loop {
         let file = file.clone();
-        match threads.run(move || read_chunk(&file, offset, bytes)).await {
+        let job = move || read_chunk(&file, offset, bytes);
+        match threads.run(device, job).await {
             Ok(chunk) => return chunk.map_err(Cause::File),
             Err(JobError::Overloaded) => rt::sleep(COLD_RETRY).await,
             Err(JobError::Panicked) => return Err(Cause::Internal("a file thread panicked")),

@@ -55,6 +55,8 @@ pub struct Root {
     pub headers: Arc<[HeaderRule]>,
     /// Whether its file system may wait for somebody else, so that the worker asks it nothing.
     pub is_remote: bool,
+    /// The device it lies on, whose share of the file threads its files take; 0 when not known.
+    pub device: u64,
 }
 
 /// A file as it is served.
@@ -300,7 +302,7 @@ impl<T: FileThreads> Cache<T> {
         let takeoff = self.flights.take_off(site, key);
         let (root_owned, path_owned) = (root.clone(), CString::from(path));
         let job = move || listing::make(&root_owned, &path_owned);
-        let outcome = match self.threads.run(job).await {
+        let outcome = match self.threads.run(root.device, job).await {
             Ok(Ok(Listing { page, is_cut })) => {
                 if is_cut {
                     metrics::count(Counter::ListingsCut);
@@ -362,7 +364,7 @@ impl<T: FileThreads> Cache<T> {
             }
             .open(Reach::Disk)
         };
-        let outcome = match self.threads.run(job).await {
+        let outcome = match self.threads.run(root.device, job).await {
             Ok(outcome) => self.keep(site, path, previous, outcome, now),
             Err(error) => Err(no_thread(error)),
         };
@@ -452,9 +454,10 @@ impl<T: FileThreads> Cache<T> {
                 && file.size >= RETIRED_BYTES_MIN
             {
                 let descriptor = Arc::clone(descriptor);
+                let device = file.stat.map_or(0, |stat| stat.device);
                 drop(file);
                 // The first poll queues it; nobody waits for the end.
-                let job = pin!(self.threads.run(move || drop(descriptor)));
+                let job = pin!(self.threads.run(device, move || drop(descriptor)));
                 let _ = job.poll(&mut Context::from_waker(Waker::noop()));
             }
         }

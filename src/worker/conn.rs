@@ -470,8 +470,8 @@ struct RedirectHandler<'a> {
 }
 
 impl Handler for RedirectHandler<'_> {
-    async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
-        self.redirect.respond(request)
+    async fn respond(&self, request: &Request, _body: RequestBody, now: Now) -> Response {
+        self.redirect.respond(&self.client, request, now)
     }
 
     fn finished(&self, exchange: &Exchange<'_>) {

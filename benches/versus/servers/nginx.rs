@@ -1,21 +1,70 @@
-//! nginx, set up as its documentation advises for static files over TLS.
+//! nginx, set up as its documentation advises for each service.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Server, Site};
+use super::{Demand, Server, Service, Site};
 use crate::Failure;
+use crate::arguments::Arguments;
 use crate::fixture::Version;
-use crate::tools;
+use crate::tools::{self, Wanted};
 
 #[derive(Debug)]
 pub(super) struct Nginx {
-    pub(super) name: &'static str,
+    name: &'static str,
     /// Whether OpenSSL is told to use kernel TLS where it can.
-    pub(super) kernel_tls: bool,
-    pub(super) program: PathBuf,
+    kernel_tls: bool,
+    program: PathBuf,
+    stream: Stream,
+}
+
+/// The module that passes bytes on.
+#[derive(Debug)]
+enum Stream {
+    BuiltIn,
+    Loadable(PathBuf),
+    Missing,
+}
+
+impl Nginx {
+    pub(super) fn new(
+        name: &'static str,
+        kernel_tls: bool,
+        program: PathBuf,
+        arguments: &Arguments,
+    ) -> Result<Self, Failure> {
+        let built = tools::all_output(Command::new(&program).arg("-V"))?;
+        Ok(Self {
+            name,
+            kernel_tls,
+            stream: Stream::find(&built, arguments)?,
+            program,
+        })
+    }
+}
+
+impl Stream {
+    /// `built` is the output of `nginx -V`.
+    fn find(built: &str, arguments: &Arguments) -> Result<Self, Failure> {
+        let mut options = built.split_ascii_whitespace();
+        if options.clone().any(|option| option == "--with-stream") {
+            return Ok(Self::BuiltIn);
+        }
+        let Some(folder) = options.find_map(|option| option.strip_prefix("--modules-path=")) else {
+            return Ok(Self::Missing);
+        };
+        let module = Path::new(folder).join("ngx_stream_module.so");
+        let wanted = Wanted::package(&module, "libnginx-mod-stream");
+        Ok(match wanted.provide(arguments)? {
+            Ok(module) => Self::Loadable(module),
+            Err(line) => {
+                eprintln!("{line}");
+                Self::Missing
+            }
+        })
+    }
 }
 
 impl Server for Nginx {
@@ -37,34 +86,42 @@ impl Server for Nginx {
         Ok(facts.join(", "))
     }
 
+    fn unable(&self, demand: Demand) -> Option<&'static str> {
+        (demand.service == Service::Tunnel && matches!(self.stream, Stream::Missing))
+            .then_some("its stream module is missing (Debian has it as libnginx-mod-stream)")
+    }
+
     fn command(&self, site: &Site) -> Result<Command, Failure> {
         let file = site.scratch.join("nginx.conf");
-        fs::write(&file, configuration(site, self.kernel_tls)?)?;
+        fs::write(&file, self.configuration(site)?)?;
         let mut command = Command::new(&self.program);
         command.arg("-p").arg(&site.scratch).arg("-c").arg(file);
         Ok(command)
     }
 }
 
-/// `sendfile` and `tcp_nopush` act on plain TCP and kernel TLS; in user-space TLS nginx reads files
-/// into `output_buffers`. Open files are used for a minute without a look at the file system
-/// (Portcullis looks once a second). No session cache: tickets need none, and storing costs time.
-fn configuration(site: &Site, kernel_tls: bool) -> Result<String, Failure> {
-    let (version, groups) = match site.version {
-        Version::Tls12 => ("TLSv1.2", "X25519:prime256v1"),
-        Version::Tls13 => ("TLSv1.3", "X25519"),
-    };
-    let kernel_tls = match kernel_tls {
-        true => "ssl_conf_command Options KTLS;",
-        false => "",
-    };
-    // A worker of a root master becomes another user, who may not be able to reach the files.
-    let user = match fs::metadata("/proc/self")?.uid() {
-        0 => "user root;",
-        _ => "",
-    };
-    Ok(format!(
-        r#"{user}
+impl Nginx {
+    fn configuration(&self, site: &Site) -> Result<String, Failure> {
+        // A worker of a root master becomes another user, who may not be able to reach the files.
+        let user = match fs::metadata("/proc/self")?.uid() {
+            0 => "user root;",
+            _ => "",
+        };
+        let module = match &self.stream {
+            Stream::Loadable(module) if site.service == Service::Tunnel => {
+                format!("load_module \"{}\";", module.display())
+            }
+            Stream::Loadable(_) | Stream::BuiltIn | Stream::Missing => String::new(),
+        };
+        let tls = self.tls(site);
+        let service = match site.service {
+            Service::Files | Service::OneAnswer => http(site, &tls, ""),
+            Service::Proxy => http(site, &tls, &passing_on(site)?),
+            Service::Tunnel => stream(site, &tls)?,
+        };
+        Ok(format!(
+            r#"{module}
+{user}
 daemon off;
 worker_processes 1;
 worker_rlimit_nofile {descriptors};
@@ -75,7 +132,46 @@ events {{
     multi_accept on;
     worker_connections {descriptors};
 }}
-http {{
+{service}
+"#,
+            descriptors = site.connections_max,
+        ))
+    }
+
+    /// No session cache: tickets need none, and storing costs time.
+    fn tls(&self, site: &Site) -> String {
+        let (version, groups) = match site.version {
+            Version::Tls12 => ("TLSv1.2", "X25519:prime256v1"),
+            Version::Tls13 => ("TLSv1.3", "X25519"),
+        };
+        let kernel_tls = match self.kernel_tls {
+            true => "ssl_conf_command Options KTLS;",
+            false => "",
+        };
+        format!(
+            r#"
+    ssl_protocols {version};
+    ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256;
+    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+    ssl_ecdh_curve {groups};
+    {kernel_tls}
+    ssl_session_cache off;
+    ssl_session_tickets on;
+    ssl_certificate "{chain}";
+    ssl_certificate_key "{key}";
+"#,
+            chain = site.certificate.chain_file.display(),
+            key = site.certificate.key_file.display(),
+        )
+    }
+}
+
+/// `sendfile` and `tcp_nopush` act on plain TCP and kernel TLS; in user-space TLS nginx reads files
+/// into `output_buffers`. Open files are used for a minute without a look at the file system
+/// (Portcullis looks once a second).
+fn http(site: &Site, tls: &str, passing_on: &str) -> String {
+    format!(
+        r#"http {{
     access_log off;
     log_not_found off;
     server_tokens off;
@@ -96,27 +192,61 @@ http {{
     keepalive_requests 1000000000;
     keepalive_timeout 600s;
     reset_timedout_connection on;
-
-    ssl_protocols {version};
-    ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256;
-    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
-    ssl_ecdh_curve {groups};
-    {kernel_tls}
-    ssl_session_cache off;
-    ssl_session_tickets on;
-
+    {tls}
+    {passing_on}
     server {{
         listen {address} ssl http2 backlog=4096;
-        ssl_certificate "{chain}";
-        ssl_certificate_key "{key}";
         root "{root}";
+        {location}
     }}
 }}
 "#,
-        descriptors = site.connections_max,
         address = site.address,
-        chain = site.certificate.chain_file.display(),
-        key = site.certificate.key_file.display(),
         root = site.root.display(),
+        location = match passing_on {
+            "" => "",
+            _ => "location / { proxy_pass http://backend; }",
+        },
+    )
+}
+
+/// Connections to the backend are kept, as many as any cell has requests under way, for as long as
+/// a run takes. Buffers hold a large part of an answer and nothing goes to disk.
+fn passing_on(site: &Site) -> Result<String, Failure> {
+    Ok(format!(
+        r#"
+    upstream backend {{
+        server {backend};
+        keepalive 1024;
+        keepalive_requests 1000000000;
+        keepalive_timeout 600s;
+    }}
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_buffer_size 16k;
+    proxy_buffers 8 64k;
+    proxy_busy_buffers_size 128k;
+    proxy_max_temp_file_size 0;
+"#,
+        backend = site.backend()?,
+    ))
+}
+
+fn stream(site: &Site, tls: &str) -> Result<String, Failure> {
+    Ok(format!(
+        r#"stream {{
+    {tls}
+    ssl_alpn http/1.1;
+    tcp_nodelay on;
+    proxy_buffer_size 64k;
+    proxy_timeout 600s;
+    server {{
+        listen {address} ssl backlog=4096;
+        proxy_pass {backend};
+    }}
+}}
+"#,
+        address = site.address,
+        backend = site.backend()?,
     ))
 }

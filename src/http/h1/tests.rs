@@ -398,7 +398,17 @@ impl Handler for Site {
                     ..ok(Body::Empty)
                 }
             }
-            "/hints" => hinted(request, body).await,
+            "/hints" => {
+                let hint = |link| Interim {
+                    status: Status(103),
+                    fields: fields_of(&[("Link", link)]),
+                };
+                assert!(request.interims.push(hint("</a>")));
+                wait_once().await;
+                // It comes together with the response.
+                assert!(request.interims.push(hint("</b>")));
+                ok(Body::Bytes(read_all(body).await.unwrap_or_default().into()))
+            }
             "/none" => Response::new(Status(204)),
             "/unchanged" => Response::new(Status(304)).with("etag", "\"a\""),
             _ => ok(Body::Bytes(Bytes::copy_from_slice(
@@ -408,23 +418,14 @@ impl Handler for Site {
     }
 }
 
-/// Two interim responses, with a moment between them in which nothing is ready.
-async fn hinted(request: &Request, body: RequestBody) -> Response {
-    let hint = |link| Interim {
-        status: Status(103),
-        fields: fields_of(&[("Link", link)]),
-    };
-    assert!(request.interims.push(hint("</a>")));
+/// Is there when it is polled again.
+async fn wait_once() {
     let mut has_waited = false;
     std::future::poll_fn(|_| match std::mem::replace(&mut has_waited, true) {
         true => Poll::Ready(()),
         false => Poll::Pending,
     })
     .await;
-    // It comes together with the response.
-    assert!(request.interims.push(hint("</b>")));
-    let bytes = read_all(body).await.unwrap_or_default();
-    Response::new(Status(200)).with_body(Body::Bytes(bytes.into()))
 }
 
 async fn read_all(mut body: RequestBody) -> Result<Vec<u8>, Error> {

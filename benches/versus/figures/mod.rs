@@ -1,0 +1,18 @@
+//! What only computes and parses, apart from all that starts programs: `cargo test` compiles these
+//! files once more and runs their tests (tests/versus.rs), which a benchmark without a harness
+//! cannot do itself. They use only each other.
+
+pub(crate) mod chart;
+pub(crate) mod h2load;
+pub(crate) mod percentiles;
+pub(crate) mod spread;
+pub(crate) mod wrk;
+
+/// What a load moved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Counted {
+    /// Answered in full.
+    pub(crate) requests: u64,
+    /// Received in all: heads, frames and bodies.
+    pub(crate) bytes: f64,
+}

@@ -1,0 +1,100 @@
+//! How the CPU time of a request grows with the number of connections, of which only a few have a
+//! request under way at a time, each in its turn: what grows is what a server looks through, and what
+//! it finds no longer in the processor's caches.
+
+use crate::Failure;
+use crate::arguments::{Arguments, DriveOrder};
+use crate::cells::{able, endpoint};
+use crate::cpu::Sample;
+use crate::drive;
+use crate::figures::spread::Spread;
+use crate::fixture::{FILE_1_KIB, Fixture, Key, Version};
+use crate::idle::affordable;
+use crate::outcome::{GrowthMeasured, GrowthOutcome};
+use crate::servers::{Demand, Running, Server, Service, Setting};
+
+/// As on the command line.
+pub(crate) const NAME: &str = "growth";
+
+/// Measures all servers with each number of connections in turn, round by round.
+pub(crate) fn measure(
+    servers: &[Box<dyn Server>],
+    arguments: &Arguments,
+    fixture: &Fixture,
+) -> Result<GrowthOutcome, Failure> {
+    let (connections, left_out): (Vec<u32>, Vec<u32>) = CONNECTIONS
+        .into_iter()
+        .partition(|&connections| affordable(connections).is_ok());
+    for connections in &left_out {
+        eprintln!("{NAME}: no {connections} connections: the limit of open files is lower");
+    }
+    let setting = Setting {
+        service: Service::OneAnswer,
+        key: Key::P256,
+        version: Version::Tls13,
+        backend: None,
+    };
+    let (servers, _) = able(servers, Demand::one_answer());
+    let mut running = Vec::with_capacity(servers.len());
+    let mut measured = Vec::with_capacity(servers.len());
+    for (index, server) in servers.into_iter().enumerate() {
+        let label = format!("{NAME}-{index}-{}", server.name());
+        let server = Running::start(server, &setting, &label, arguments, fixture)?;
+        measured.push(GrowthMeasured::new(server.name, connections.len()));
+        running.push(server);
+    }
+    for _ in 0..arguments.idle_rounds.get() {
+        for (step, &connections) in connections.iter().enumerate() {
+            for (server, measured) in running.iter().zip(&mut measured) {
+                let cpu_us = round(server, connections, arguments, fixture)
+                    .map_err(|error| format!("{NAME}, {}: {error}", server.name))?;
+                if let Some(rounds) = measured.rounds_cpu_us.get_mut(step) {
+                    rounds.push(cpu_us);
+                }
+            }
+        }
+    }
+    for server in &mut measured {
+        let rounds = &server.rounds_cpu_us;
+        server.cpu_us = rounds
+            .iter()
+            .filter_map(|rounds| Spread::of(rounds.iter().copied()))
+            .collect();
+        if let (Some(fewest), Some(most)) = (rounds.first(), rounds.last()) {
+            server.growth = Spread::of_ratios(most.iter().copied(), fewest.iter().copied());
+        }
+    }
+    Ok(GrowthOutcome {
+        at_once: AT_ONCE,
+        connections,
+        connections_left_out: left_out,
+        servers: measured,
+    })
+}
+
+/// The CPU time per request.
+fn round(
+    server: &Running,
+    connections: u32,
+    arguments: &Arguments,
+    fixture: &Fixture,
+) -> Result<f64, Failure> {
+    let order = DriveOrder {
+        endpoint: endpoint(server, (Key::P256, Version::Tls13), &FILE_1_KIB, fixture),
+        connections,
+        at_once: AT_ONCE,
+        rate: None,
+        seconds: arguments.seconds.get(),
+    };
+    let run = drive::run(&order, arguments.load_cpu, || {
+        Sample::take(server.pid(), arguments.server_cpu)
+    })?;
+    let spent = run.after.since(&run.before);
+    // Below 2^53 both.
+    Ok(spent.server_ns as f64 / 1e3 / run.driven.requests as f64)
+}
+
+const CONNECTIONS: [u32; 4] = [10, 100, 1_000, 10_000];
+
+/// Requests under way at a time.
+const AT_ONCE: u32 = 10;

@@ -1,0 +1,107 @@
+//! Latency at a fixed rate, the same for all servers and below what each can do.
+
+use std::num::NonZeroU32;
+
+use crate::Failure;
+use crate::arguments::{Arguments, DriveOrder};
+use crate::cells::{able, endpoint};
+use crate::cpu::Sample;
+use crate::drive::{self, Run};
+use crate::figures::percentiles::Percentiles;
+use crate::figures::spread::Spread;
+use crate::fixture::{FILE_1_KIB, Fixture, Key, Version};
+use crate::outcome::{LatencyMeasured, LatencyOutcome, LatencyRound};
+use crate::servers::{Demand, Running, Server, Service, Setting};
+
+/// As on the command line.
+pub(crate) const NAME: &str = "latency";
+
+/// Finds out what each server can do, and measures all at a part of what the slowest can.
+pub(crate) fn measure(
+    servers: &[Box<dyn Server>],
+    arguments: &Arguments,
+    fixture: &Fixture,
+) -> Result<LatencyOutcome, Failure> {
+    let setting = Setting {
+        service: Service::OneAnswer,
+        key: Key::P256,
+        version: Version::Tls13,
+        backend: None,
+    };
+    let (servers, _) = able(servers, Demand::one_answer());
+    let mut running = Vec::with_capacity(servers.len());
+    let mut measured = Vec::with_capacity(servers.len());
+    for (index, server) in servers.into_iter().enumerate() {
+        let label = format!("{NAME}-{index}-{}", server.name());
+        let server = Running::start(server, &setting, &label, arguments, fixture)?;
+        let run = load(&server, None, arguments, fixture)?;
+        let capacity_per_s = run.driven.requests * NS_PER_S / run.driven.elapsed_ns;
+        measured.push(LatencyMeasured::new(server.name, capacity_per_s));
+        running.push(server);
+    }
+    let rate = match arguments.rate {
+        Some(rate) => rate,
+        None => share_of_least(measured.iter().map(|server| server.capacity_per_s))?,
+    };
+    for _ in 0..arguments.rounds.get() {
+        for (server, measured) in running.iter().zip(&mut measured) {
+            let run = load(server, Some(rate), arguments, fixture)
+                .map_err(|error| format!("{NAME}, {}: {error}", server.name))?;
+            let spent = run.after.since(&run.before);
+            measured.rounds.push(LatencyRound {
+                latency: run.driven.latency,
+                requests_per_s: per_s(&run),
+                busy: spent.busy(),
+            });
+        }
+    }
+    for server in &mut measured {
+        let of = |of: fn(&Percentiles) -> f64| {
+            Spread::of(server.rounds.iter().map(|round| of(&round.latency)))
+        };
+        (server.p50_us, server.p90_us) = (of(|found| found.p50_us), of(|found| found.p90_us));
+        (server.p99_us, server.p99_9_us) = (of(|found| found.p99_us), of(|found| found.p99_9_us));
+    }
+    Ok(LatencyOutcome {
+        rate_per_s: rate.get(),
+        connections: CONNECTIONS,
+        servers: measured,
+    })
+}
+
+fn load(
+    server: &Running,
+    rate: Option<NonZeroU32>,
+    arguments: &Arguments,
+    fixture: &Fixture,
+) -> Result<Run<Sample>, Failure> {
+    let order = DriveOrder {
+        endpoint: endpoint(server, (Key::P256, Version::Tls13), &FILE_1_KIB, fixture),
+        connections: CONNECTIONS,
+        at_once: CONNECTIONS,
+        rate,
+        seconds: arguments.seconds.get(),
+    };
+    drive::run(&order, arguments.load_cpu, || {
+        Sample::take(server.pid(), arguments.server_cpu)
+    })
+}
+
+/// Requests answered per second.
+fn per_s(run: &Run<Sample>) -> f64 {
+    // Below 2^53 both.
+    run.driven.requests as f64 * 1e9 / run.driven.elapsed_ns as f64
+}
+
+fn share_of_least(capacities: impl Iterator<Item = u64>) -> Result<NonZeroU32, Failure> {
+    let share = capacities.min().unwrap_or(0) / RATE_DIVISOR;
+    NonZeroU32::new(u32::try_from(share)?).ok_or_else(|| "a server answers nothing".into())
+}
+
+const CONNECTIONS: u32 = 64;
+
+/// Of what the slowest server can do, to be well below it: at more, latencies tell of queues; at much
+/// less, of sleep.
+const RATE_DIVISOR: u64 = 2;
+
+const NS_PER_S: u64 = 1_000_000_000;

@@ -1,0 +1,221 @@
+//! What benches/versus computes and parses. A benchmark without a harness runs no tests, so that its
+//! figures are compiled here once more.
+
+#[path = "../benches/versus/figures/mod.rs"]
+#[allow(dead_code, reason = "some of it only the benchmark itself uses")]
+mod figures;
+
+mod spread {
+    use super::figures::spread::*;
+
+    #[test]
+    fn the_median_is_in_the_middle_or_between_two() {
+        let odd = Spread::of([3.0, 1.0, 2.0]);
+        let even = Spread::of([4.0, 1.0, 2.0, 3.0]);
+        let three = Spread {
+            min: 1.0,
+            median: 2.0,
+            max: 3.0,
+        };
+        assert_eq!(odd, Some(three));
+        assert_eq!(even.map(|spread| spread.median), Some(2.5));
+        assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_round_by_round() {
+        // Of the medians it would be 2; the second server was worse in every round but one.
+        let ratios = Spread::of_ratios([20.0, 30.0, 90.0], [10.0, 15.0, 100.0]);
+        let due = Spread {
+            min: 0.9,
+            median: 2.0,
+            max: 2.0,
+        };
+        assert_eq!(ratios, Some(due));
+    }
+}
+
+mod h2load {
+    use super::figures::Counted;
+    use super::figures::h2load::*;
+
+    const OUTPUT: &str = "\
+TLS Protocol: TLSv1.3
+Cipher: TLS_AES_128_GCM_SHA256
+Application protocol: http/1.1
+
+finished in 1.30s, 722.00 req/s, 721.53MB/s
+requests: 722 total, 722 started, 722 done, 722 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 722 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 721.53MB (756582794) total, 183.06KB (187456) headers (space savings 0.00%), 927.27MB (972308227) data
+";
+
+    fn due() -> Vec<String> {
+        vec!["Application protocol: http/1.1".to_owned()]
+    }
+
+    #[test]
+    fn requests_and_bytes_of_the_main_phase_are_read() {
+        let counted = Counted {
+            requests: 722,
+            bytes: 756_582_794.0,
+        };
+        assert_eq!(judge(OUTPUT, &due()), Ok(counted));
+    }
+
+    #[test]
+    fn another_session_is_refused() {
+        let other = OUTPUT.replace("http/1.1", "h2");
+        assert!(judge(&other, &due()).is_err_and(|reason| reason.contains("Application protocol")));
+    }
+
+    #[test]
+    fn whatever_went_wrong_is_told() {
+        for (right, wrong) in [
+            ("0 failed", "1 failed"),
+            ("0 errored", "1 errored"),
+            ("0 timeout", "1 timeout"),
+            ("0 3xx", "7 3xx"),
+            ("0 4xx", "7 4xx"),
+            ("0 5xx", "7 5xx"),
+            ("(756582794)", "(0)"),
+            ("requests: ", "request: "),
+            ("traffic: ", "traffic "),
+        ] {
+            let text = OUTPUT.replace(right, wrong);
+            assert!(judge(&text, &due()).is_err(), "{wrong}");
+        }
+    }
+}
+
+mod wrk {
+    use super::figures::Counted;
+    use super::figures::wrk::*;
+
+    const OUTPUT: &str = "\
+Running 1s test @ https://127.0.0.1:45453/1k.bin
+  1 threads and 8 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   172.52us   96.63us   1.91ms   88.40%
+    Req/Sec    40.20k     1.45k   42.25k    54.55%
+  43894 requests in 1.10s, 53.25MB read
+Requests/sec:  39909.11
+Transfer/sec:     48.37MB
+";
+
+    #[test]
+    fn requests_and_bytes_are_read() {
+        let counted = Counted {
+            requests: 43_894,
+            bytes: 53.25 * 1024.0 * 1024.0,
+        };
+        assert_eq!(judge(OUTPUT), Ok(counted));
+        let large = OUTPUT.replace("53.25MB", "1.5GB");
+        assert_eq!(
+            judge(&large).map(|counted| counted.bytes),
+            Ok(1.5 * 1024_f64.powi(3))
+        );
+    }
+
+    #[test]
+    fn whatever_went_wrong_is_told() {
+        for line in [
+            "  Socket errors: connect 0, read 3, write 0, timeout 0\n",
+            "  Non-2xx or 3xx responses: 42134\n",
+            "unable to connect to 127.0.0.1:1 Connection refused\n",
+        ] {
+            let text = format!("{OUTPUT}{line}");
+            assert_eq!(judge(&text), Err(line.trim().to_owned()));
+        }
+        assert!(judge(&OUTPUT.replace("43894 requests", "0 requests")).is_err());
+        assert!(judge("").is_err());
+        assert!(judge(&OUTPUT.replace("53.25MB", "53.25 miles")).is_err());
+    }
+}
+
+mod percentiles {
+    use super::figures::percentiles::*;
+
+    #[test]
+    fn each_is_a_latency_that_was_measured() {
+        // 1 to 1000 µs, the last first: order is not the caller's work.
+        let latencies = (1..=1000).rev().map(|us| us * 1000).collect();
+        let due = Percentiles {
+            p50_us: 500.0,
+            p90_us: 900.0,
+            p99_us: 990.0,
+            p99_9_us: 999.0,
+            max_us: 1000.0,
+        };
+        assert_eq!(Percentiles::of(latencies), Some(due));
+    }
+
+    #[test]
+    fn of_few_the_upper_ones_are_the_greatest() {
+        let due = Percentiles {
+            p50_us: 1.0,
+            p90_us: 2.0,
+            p99_us: 2.0,
+            p99_9_us: 2.0,
+            max_us: 2.0,
+        };
+        assert_eq!(Percentiles::of(vec![2000, 1000]), Some(due));
+        assert_eq!(Percentiles::of(Vec::new()), None);
+    }
+}
+
+mod chart {
+    use super::figures::chart::*;
+    use super::figures::spread::Spread;
+
+    fn chart(name: &str, median: f64, max: f64) -> String {
+        let spread = Spread {
+            min: median / 2.0,
+            median,
+            max,
+        };
+        let chart = Chart {
+            title: "a & b".to_owned(),
+            unit: "µs".to_owned(),
+            legend: vec![name.to_owned()],
+            groups: vec![Group {
+                title: "cell".to_owned(),
+                bars: vec![(0, spread)],
+            }],
+        };
+        chart.svg()
+    }
+
+    /// The width of the last rectangle: the bar.
+    fn width(svg: &str) -> f64 {
+        svg.lines()
+            .rfind(|line| line.starts_with("<rect"))
+            .and_then(|bar| bar.split_once("width=\"")?.1.split_once('"'))
+            .and_then(|(width, _)| width.parse().ok())
+            .unwrap_or(0.0)
+    }
+
+    #[test]
+    fn a_bar_twice_as_long_is_twice_as_much() {
+        let (one, two) = (chart("a", 2.0, 8.0), chart("a", 4.0, 8.0));
+        assert!((width(&two) / width(&one) - 2.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn texts_are_escaped() {
+        let svg = chart("<script>\"'\u{1b}", 1.0, 1.0);
+        assert!(svg.contains(">&lt;script&gt;&quot;&apos; </text>"));
+        assert!(svg.contains(">a &amp; b</text>"));
+        assert!(!svg.contains("<script"));
+    }
+
+    #[test]
+    fn what_is_no_number_leaves_a_chart_that_can_be_drawn() {
+        let svg = chart("a", f64::NAN, f64::INFINITY);
+        let coordinates = ["x", "x1", "x2", "width"];
+        for name in coordinates {
+            assert!(!svg.contains(&format!(" {name}=\"NaN")), "{svg}");
+            assert!(!svg.contains(&format!(" {name}=\"inf")), "{svg}");
+        }
+    }
+}
