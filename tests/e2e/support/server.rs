@@ -393,12 +393,12 @@ impl Server {
             .success();
     }
 
-    /// Its resident memory, in bytes.
+    /// Its own resident memory, in bytes: what it maps of files is the page cache's.
     pub(crate) fn resident_bytes(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix("RssAnon:"))
             .unwrap();
         let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
         kib * files::KIB
