@@ -70,6 +70,27 @@ pub const SEND_CHUNK_BYTES: usize = 4 * RECORD_PLAINTEXT_BYTES_MAX;
 /// pay for.
 pub const QUEUED_BYTES_PER_WORKER_MAX: usize = 64 * 1024 * 1024;
 
+/// What of a file is mapped at once for the kernel to send from: a page of page-table entries.
+pub const MAPPED_WINDOW_BYTES: usize = 2 * 1024 * 1024;
+
+/// Such windows of one worker. They take address space and page tables, and what was sent from them
+/// counts as resident memory of the process, although it is the page cache's.
+pub const MAPPED_WINDOWS_PER_WORKER_MAX: usize = 128;
+
+/// A window makes way for another when so many have been used since it was.
+pub const MAPPED_WINDOW_QUIET_USES: u64 = 2048;
+
+/// A window is given up when nothing was sent from it for so long, in milliseconds.
+pub const MAPPED_WINDOW_IDLE_MS: u64 = 10_000;
+
+/// How long file content that was found in the page cache is taken to be there, in milliseconds: what
+/// was just looked at is the last that the kernel takes away.
+pub const RESIDENCY_REMEMBERED_MS: u64 = 250;
+
+/// A piece of a body that is at least so long is sent by the kernel from where it lies, in place of
+/// being copied next to its frame's head.
+pub const UNCOPIED_BYTES_MIN: usize = 8 * 1024;
+
 /// Bytes that one turn receives into a worker's scratch buffer.
 pub const RECEIVE_CHUNK_BYTES: usize = 64 * 1024;
 
@@ -94,6 +115,10 @@ pub const UPSTREAM_HEADER_BYTES_MAX: usize = 64 * 1024;
 
 /// Interim responses (RFC 9110 15.2) before another server's final one.
 pub const INTERIM_RESPONSES_MAX: usize = 16;
+
+/// Bytes of fields in the interim responses to one request that are passed on; others are dropped. A
+/// browser's early hints take some hundreds.
+pub const INTERIM_BYTES_MAX: usize = 16 * 1024;
 
 /// Networks in one list of the configuration: more than all allocations of a large country.
 pub const NETWORKS_PER_LIST_MAX: usize = 65_536;
@@ -169,6 +194,19 @@ pub const CACHED_CONTENT_BYTES_MAX: u64 = 16 * 1024;
 
 /// Bytes of file content that one worker's cache keeps.
 pub const CACHED_CONTENT_BYTES_PER_WORKER_MAX: usize = 8 * 1024 * 1024;
+
+/// Threads for calls that wait for disks.
+pub const FILE_THREADS: usize = 8;
+
+/// Of those, the most that wait for one file system at once: one that hangs leaves threads for the
+/// others, and reads of one disk queue up in it rather than here.
+pub const FILE_THREADS_PER_DEVICE_MAX: usize = FILE_THREADS / 2;
+
+/// Jobs that may wait for a file thread before new ones are refused.
+pub const FILE_JOBS_WAITING_MAX: usize = 1024;
+
+/// Of those, jobs for one file system.
+pub const FILE_JOBS_WAITING_PER_DEVICE_MAX: usize = FILE_JOBS_WAITING_MAX / 2;
 
 /// Names in one directory that its listing looks at: each is asked for by a call.
 pub const LISTING_ENTRIES_MAX: usize = 4096;
@@ -256,6 +294,9 @@ pub const EJECTION_DOUBLINGS_MAX: u32 = 5;
 /// Bytes read of the answer to a health check: its status line must end within them.
 pub const HEALTH_ANSWER_BYTES_MAX: usize = 1024;
 
+/// The same over HTTP/2, where settings and all of the answer's fields come before anything is known.
+pub const HEALTH_HTTP2_BYTES_MAX: usize = 128 * 1024;
+
 /// How often something may happen on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -342,6 +383,9 @@ const _: () = assert!(AES_GCM_RECORDS_MAX + CONTROL_RECORDS_RESERVE < (1 << 24) 
 const _: () = assert!(CHUNK_LINE_BYTES_MAX > CHUNK_SIZE_DIGITS_MAX + 2);
 const _: () = assert!(BODY_OVERHEAD_BYTES_MAX > TRAILER_BYTES_MAX);
 
+const _: () =
+    assert!(0 < FILE_THREADS_PER_DEVICE_MAX && FILE_THREADS_PER_DEVICE_MAX < FILE_THREADS);
+const _: () = assert!(FILE_JOBS_WAITING_PER_DEVICE_MAX < FILE_JOBS_WAITING_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX as u64 >= CACHED_CONTENT_BYTES_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_PER_WORKER_MAX >= 4 * LISTING_BYTES_MAX);
 const _: () = assert!(CACHED_CONTENT_BYTES_MAX <= RECORD_PLAINTEXT_BYTES_MAX as u64);

@@ -8,7 +8,7 @@
 pub mod gather;
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Cause, Error, Stage};
+use crate::limits::{INTERIM_BYTES_MAX, INTERIM_RESPONSES_MAX};
 use crate::proto::h1::encode::push_field_lines;
 
 /// An HTTP method (RFC 9110 9). Methods are case-sensitive.
@@ -244,6 +245,8 @@ pub struct Request {
     pub expects_continue: bool,
     /// What it is known by, unless a proxy in front has named it.
     pub id: RequestId,
+    /// Where interim responses to it are left for its driver.
+    pub interims: Interims,
 }
 
 impl Request {
@@ -260,17 +263,75 @@ impl Request {
     }
 }
 
-/// A number that is made at random when it is first asked for: most requests need none.
+/// An interim response of another server, to be passed on: 102 and above (RFC 9110 15.2).
+#[derive(Clone, Debug)]
+pub struct Interim {
+    /// Its status.
+    pub status: Status,
+    /// Its fields.
+    pub fields: Fields,
+}
+
+/// Interim responses on their way from whoever answers a request to the driver, which looks here each
+/// time that it has polled the answer.
+///
+/// Most requests get none, and it takes one word.
 #[derive(Clone, Debug, Default)]
-pub struct RequestId(Cell<u128>);
+pub struct Interims(OnceCell<Box<Waiting>>);
+
+#[derive(Clone, Debug, Default)]
+struct Waiting {
+    interims: RefCell<Vec<Interim>>,
+    /// Of all that were left.
+    count: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Interims {
+    /// Leaves one; gives whether there was room. Over all of a request's life there is for
+    /// [`INTERIM_RESPONSES_MAX`] with [`INTERIM_BYTES_MAX`] of fields.
+    pub fn push(&self, interim: Interim) -> bool {
+        let waiting = self.0.get_or_init(Box::default);
+        let fields = interim.fields.iter();
+        let bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        let count = waiting.count.get() + 1;
+        let bytes = waiting.bytes.get().saturating_add(bytes);
+        let has_room = count <= INTERIM_RESPONSES_MAX && bytes <= INTERIM_BYTES_MAX;
+        if has_room {
+            waiting.count.set(count);
+            waiting.bytes.set(bytes);
+            waiting.interims.borrow_mut().push(interim);
+        }
+        has_room
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        let waiting = self.0.get();
+        waiting.is_none_or(|waiting| waiting.interims.borrow().is_empty())
+    }
+
+    /// Takes those that wait.
+    pub fn take(&self) -> Vec<Interim> {
+        let waiting = self.0.get();
+        waiting.map_or_else(Vec::new, |waiting| waiting.interims.take())
+    }
+}
+
+/// A number that is made at random when it is first asked for: most requests need none. It belongs to
+/// the thread that asks.
+#[derive(Clone, Debug, Default)]
+pub struct RequestId(Cell<u64>);
 
 impl RequestId {
     /// The number; the same each time.
     pub fn number(&self) -> u128 {
-        if self.0.get() == 0 {
-            self.0.set(IDS.with(Ids::next).max(1));
-        }
-        self.0.get()
+        IDS.with(|ids| {
+            if self.0.get() == 0 {
+                self.0.set(ids.next());
+            }
+            ids.number(self.0.get())
+        })
     }
 }
 
@@ -291,11 +352,15 @@ thread_local! {
 }
 
 impl Ids {
-    fn next(&self) -> u128 {
-        let count = self.count.get();
-        self.count.set(count.wrapping_add(1));
+    fn next(&self) -> u64 {
+        let next = self.count.get() + 1;
+        self.count.set(next);
+        next
+    }
+
+    fn number(&self, count: u64) -> u128 {
         let (high, low) = (self.high.hash_one(count), self.low.hash_one(count));
-        u128::from(high) << 64 | u128::from(low)
+        (u128::from(high) << 64 | u128::from(low)).max(1)
     }
 }
 
@@ -309,6 +374,7 @@ impl Status {
         match self.0 {
             100 => "Continue",
             101 => "Switching Protocols",
+            103 => "Early Hints",
             200 => "OK",
             204 => "No Content",
             206 => "Partial Content",
@@ -433,8 +499,10 @@ impl Response {
 }
 
 /// A response body.
+#[derive(Default)]
 pub enum Body {
     /// No bytes.
+    #[default]
     Empty,
     /// These bytes.
     Bytes(Bytes),
@@ -609,5 +677,33 @@ impl fmt::Debug for RequestBody {
             Self::Empty => "Empty",
             Self::Stream(_) => "Stream",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interim_responses_are_bounded_in_number_and_size() {
+        let hint = |bytes: usize| Interim {
+            status: Status(103),
+            fields: Fields::of([(&b"link"[..], &*vec![b'a'; bytes])].into_iter()),
+        };
+        let interims = Interims::default();
+        assert!(interims.is_empty() && interims.take().is_empty());
+        assert!(interims.push(hint(INTERIM_BYTES_MAX - 10)));
+        assert!(!interims.push(hint(3)));
+        assert!(interims.push(hint(2)));
+        assert_eq!(interims.take().len(), 2);
+        assert!(interims.is_empty());
+        // What was taken counts on.
+        assert!(!interims.push(hint(0)));
+        let interims = Interims::default();
+        for _ in 0..INTERIM_RESPONSES_MAX {
+            assert!(interims.push(hint(1)));
+        }
+        assert!(!interims.push(hint(1)));
+        assert_eq!(interims.take().len(), INTERIM_RESPONSES_MAX);
     }
 }

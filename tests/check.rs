@@ -57,13 +57,17 @@ fn a_usable_file_is_summarized_and_nothing_is_touched() {
     // Somebody else has the address: `check` must not mind.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let directory = directory(&GOOD.replace("ADDRESS", &address));
+    let limits = "[limits]\nconnections_per_address_max = 10\nconnections_per_worker_max = 1000\n\
+                  header_bytes_max = 1048576\n[http2]\nconcurrent_streams_max = 1\n";
+    let directory = directory(&(GOOD.replace("ADDRESS", &address) + limits));
     let before = files(directory.path());
     let (code, out, err) = portcullis(&["check", "--config", "p.toml"], directory.path());
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     assert_eq!(
         out,
-        "p.toml can be served: 1 listener, 1 site with 1 name\n"
+        "p.toml can be served: 1 listener, 1 site with 1 name\n\
+         what clients send can take 2 MiB for each connection, 12 MiB for each address, \
+         1173 MiB for each worker\n"
     );
     assert_eq!(files(directory.path()), before);
 }

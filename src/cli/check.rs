@@ -54,7 +54,19 @@ fn summarize(path: &Path, config: &Config) -> io::Result<()> {
         counted(config.sites.len(), "site"),
         counted(names, "name"),
     )?;
+    writeln!(
+        out,
+        "what clients send can take {} for each connection, {} for each address, {} for each worker",
+        mebibytes(config.held_bytes_per_connection_max()),
+        mebibytes(config.held_bytes_per_address_max()),
+        mebibytes(config.held_bytes_per_worker_max()),
+    )?;
     out.flush()
+}
+
+/// Rounded up.
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 fn counted(count: usize, noun: &str) -> String {

@@ -8,6 +8,7 @@ mod access;
 mod check;
 mod error;
 mod files;
+mod held;
 mod load;
 mod locate;
 mod parse;

@@ -43,6 +43,12 @@ pub trait Handler {
         now: Now,
     ) -> impl Future<Output = Response>;
 
+    /// The response to `request` where it is known, so that nothing has to be waited for or read:
+    /// `None` leaves the request to [`Handler::respond`].
+    fn respond_known(&self, _request: &Request, _now: Now) -> Option<Response> {
+        None
+    }
+
     /// A request is answered. Called once for each response, refusals by the driver included.
     fn finished(&self, _exchange: &Exchange<'_>) {}
 }

@@ -11,7 +11,7 @@ use crate::message::gather::Gather;
 use crate::message::{FileRange, Source};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::relay::RelayFailure;
-use crate::net::stream::{ReadHalf, Received, WriteHalf};
+use crate::net::stream::{AtOnce, ReadHalf, Received, WriteHalf};
 use crate::serve::Now;
 
 /// The receiving half of a connection, with its deadline.
@@ -42,6 +42,11 @@ pub trait Receive {
 pub trait Transmit {
     /// As [`WriteHalf::send`].
     fn send(&mut self, parts: &[IoSlice<'_>]) -> impl Future<Output = Result<(), Cause>>;
+
+    /// As [`WriteHalf::send_at_once`].
+    fn send_at_once(&mut self, _parts: &[IoSlice<'_>]) -> Result<AtOnce, Cause> {
+        Ok(AtOnce::Nothing)
+    }
 
     /// As [`WriteHalf::send_file`].
     fn send_file(
@@ -121,6 +126,10 @@ impl Receive for ReadHalf {
 impl Transmit for WriteHalf {
     async fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<(), Cause> {
         WriteHalf::send(self, parts).await
+    }
+
+    fn send_at_once(&mut self, parts: &[IoSlice<'_>]) -> Result<AtOnce, Cause> {
+        WriteHalf::send_at_once(self, parts)
     }
 
     async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {

@@ -15,6 +15,10 @@ pub struct Gather {
     text: Vec<u8>,
     pieces: Vec<Piece>,
     length: usize,
+    /// The longest piece that is not text.
+    longest: usize,
+    /// The longest of the bodies that begin here.
+    begun: Option<u64>,
     /// Those whose frames were taken out, and how many bytes of content that were.
     cut: Vec<(u32, u64)>,
 }
@@ -83,6 +87,7 @@ impl Gather {
     pub fn push_bytes(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.length += bytes.len();
+            self.longest = self.longest.max(bytes.len());
             self.pieces.push(Piece::Bytes(bytes));
         }
     }
@@ -90,9 +95,26 @@ impl Gather {
     /// Appends a part of a file.
     pub fn push_file(&mut self, range: FileRange) {
         if range.length > 0 {
-            self.length += usize::try_from(range.length).unwrap_or(usize::MAX);
+            let length = usize::try_from(range.length).unwrap_or(usize::MAX);
+            self.length += length;
+            self.longest = self.longest.max(length);
             self.pieces.push(Piece::File(range));
         }
+    }
+
+    /// Notes that a body of `bytes` in all begins here: bulk, which a sender may get ready for.
+    pub fn begin_body(&mut self, bytes: u64) {
+        self.begun = self.begun.max(Some(bytes));
+    }
+
+    /// The longest of the bodies that begin here.
+    pub fn begun_body(&self) -> Option<u64> {
+        self.begun
+    }
+
+    /// The longest piece that is not text, or was before it was taken out.
+    pub fn longest_piece(&self) -> usize {
+        self.longest
     }
 
     /// Appends the head of a frame of `owner`, whose content is the one piece that is pushed next. When
@@ -153,6 +175,8 @@ impl Gather {
     /// Forgets everything and keeps the memory, unless it grew far beyond what a send needs.
     pub fn clear(&mut self) {
         self.length = 0;
+        self.longest = 0;
+        self.begun = None;
         self.text.clear();
         self.pieces.clear();
         self.cut.clear();
@@ -200,7 +224,13 @@ mod tests {
             .collect();
         assert_eq!(parts, [&b"abc"[..], b"xy", b"de"]);
         assert_eq!(gather.len(), 7);
+        assert_eq!((gather.longest_piece(), gather.begun_body()), (2, None));
+        for bytes in [5, 7, 6] {
+            gather.begin_body(bytes);
+        }
+        assert_eq!(gather.begun_body(), Some(7));
         gather.clear();
+        assert_eq!((gather.longest_piece(), gather.begun_body()), (0, None));
         assert!(gather.is_empty());
         assert!(gather.part(0).is_none());
     }

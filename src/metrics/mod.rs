@@ -115,6 +115,8 @@ counters! {
     FilesTruncated = "files_truncated",
     /// File chunks that were not in the page cache and were read by the file threads.
     FileChunksCold = "file_chunks_cold",
+    /// Bytes of files sent over HTTP/2 by the kernel from its page cache, that never were in user space.
+    FileBytesMapped = "file_bytes_mapped",
     /// Listings of directories with more names than are shown.
     ListingsCut = "listings_cut",
     /// Open-file cache hits.
@@ -125,6 +127,8 @@ counters! {
     FileOpensCold = "file_opens_cold",
     /// Requests refused because the file threads had too much to do.
     FileThreadsOverloaded = "file_threads_overloaded",
+    /// Work for the file threads refused because they had enough to do for its file system.
+    FileThreadsShareFull = "file_threads_share_full",
     /// Handshakes that timed out.
     TimeoutsHandshake = "timeouts_handshake",
     /// Request heads that timed out.
@@ -189,6 +193,10 @@ counters! {
     UpstreamFailures = "upstream_failures",
     /// Times a server did not answer, or go on answering, in time.
     UpstreamTimeouts = "upstream_timeouts",
+    /// Interim responses of servers, such as 103 (Early Hints), that were passed on.
+    InterimResponses = "interim_responses",
+    /// Interim responses of servers that were not, because the request's had become too long.
+    InterimResponsesDropped = "interim_responses_dropped",
     /// Responses that a server left unfinished.
     UpstreamResponsesCut = "upstream_responses_cut",
     /// Bytes of responses passed on that never were in user space.

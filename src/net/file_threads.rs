@@ -1,7 +1,10 @@
 //! A few threads for the calls that block: cold opens and cold reads of files.
 //!
 //! A worker hands a job over and waits; the result comes back through the worker's inbox, whose
-//! socket wakes the worker. Wakers never leave their thread.
+//! socket wakes the worker. Wakers never leave their thread. Jobs that wait for different devices take
+//! turns, and none of those has all threads: a disk or a file server that hangs stops its own files.
+
+mod queue;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,18 +15,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use self::queue::{Job, Queue};
 use super::rt;
 use super::socket::Socket;
+use crate::limits::FILE_THREADS;
 
-/// The threads, shared by all workers. They live as long as the process.
+/// The threads, shared by all workers. They live as long as there is a way to them.
 #[derive(Clone)]
-pub struct FileThreads {
-    jobs: SyncSender<Job>,
-}
+pub struct FileThreads(Arc<Entrance>);
 
 /// One worker's way to the threads.
 #[derive(Clone)]
@@ -32,7 +34,7 @@ pub struct FileThreadsHandle(Rc<Local>);
 /// Why a job has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobError {
-    /// Too many jobs wait already.
+    /// Too many jobs wait already, in all or for the same device.
     Overloaded,
     /// The job panicked.
     Panicked,
@@ -44,16 +46,15 @@ impl FileThreads {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start() -> io::Result<Self> {
-        let (jobs, queue) = sync_channel::<Job>(JOBS_WAITING_MAX);
-        let queue = Arc::new(Mutex::new(queue));
-        for index in 0..THREADS {
-            let queue = queue.clone();
+        let threads = Self(Arc::default());
+        for index in 0..FILE_THREADS {
+            let queue = threads.0.queue.clone();
             std::thread::Builder::new()
                 .name(format!("file-{index}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || run_jobs(&queue))?;
+                .spawn(move || queue.run_jobs())?;
         }
-        Ok(Self { jobs })
+        Ok(threads)
     }
 
     /// The way to the threads for the worker that calls this, on its runtime.
@@ -69,7 +70,7 @@ impl FileThreads {
             done: Mutex::new(Vec::new()),
         });
         let local = Rc::new(Local {
-            jobs: self.jobs.clone(),
+            threads: self.clone(),
             inbox,
             waiting: RefCell::new(Waiting::default()),
         });
@@ -86,17 +87,20 @@ impl FileThreadsHandle {
     /// # Errors
     /// As [`FileThreads::attach`].
     pub fn to_none() -> io::Result<Self> {
-        let (jobs, _) = sync_channel(0);
-        FileThreads { jobs }.attach()
+        let none = FileThreads(Arc::default());
+        none.0.queue.close();
+        none.attach()
     }
 
-    /// Runs `job` on a file thread and waits for its result.
+    /// Runs `job`, which may wait for the file system on `device`, on a file thread and waits for its
+    /// result.
     ///
     /// # Errors
     /// [`JobError::Overloaded`] at once when too many jobs wait; [`JobError::Panicked`] when the
     /// job panicked.
     pub async fn run<T: Send + 'static>(
         &self,
+        device: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JobError> {
         let result = Arc::new(Mutex::new(None));
@@ -112,12 +116,7 @@ impl FileThreadsHandle {
             let value = job();
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         });
-        match self.0.jobs.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                return Err(JobError::Overloaded);
-            }
-        }
+        self.0.threads.0.queue.push(device, job)?;
         Finished {
             local: &self.0,
             number,
@@ -128,10 +127,20 @@ impl FileThreadsHandle {
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Where jobs come in. The threads end when the last of those who hand jobs over is gone.
+#[derive(Default)]
+struct Entrance {
+    queue: Arc<Queue>,
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
 
 struct Local {
-    jobs: SyncSender<Job>,
+    threads: FileThreads,
     inbox: Arc<Inbox>,
     waiting: RefCell<Waiting>,
 }
@@ -245,25 +254,8 @@ async fn deliver(local: Weak<Local>, socket: Socket, wake: UnixStream) {
     }
 }
 
-fn run_jobs(queue: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        // The panic hook has reported it; the waiting task learns it from the missing result.
-        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)));
-    }
-}
-
-/// Enough that one slow disk does not hold up another's files.
-const THREADS: usize = 4;
-
-/// Jobs that may wait for a thread before new ones are refused.
-const JOBS_WAITING_MAX: usize = 1024;
-
 /// A job opens or reads one file.
 const STACK_BYTES: usize = 256 * 1024;
-
-const _: () = assert!(THREADS > 0 && JOBS_WAITING_MAX >= THREADS);
 
 #[cfg(test)]
 mod tests {
@@ -282,7 +274,10 @@ mod tests {
     fn results_come_back_in_any_order() {
         on_each_driver(async |threads| {
             for round in 0..100u64 {
-                let (a, b) = (threads.run(move || round), threads.run(move || round + 1));
+                let (a, b) = (
+                    threads.run(0, move || round),
+                    threads.run(0, move || round + 1),
+                );
                 assert_eq!(b.await, Ok(round + 1));
                 assert_eq!(a.await, Ok(round));
             }
@@ -292,11 +287,11 @@ mod tests {
     #[test]
     fn a_panic_is_an_error_and_the_thread_lives_on() {
         on_each_driver(async |threads| {
-            for _ in 0..2 * THREADS {
-                let result = threads.run(|| -> () { panic!("injected") }).await;
+            for _ in 0..2 * FILE_THREADS {
+                let result = threads.run(0, || -> () { panic!("injected") }).await;
                 assert_eq!(result, Err(JobError::Panicked));
             }
-            assert_eq!(threads.run(|| 7).await, Ok(7));
+            assert_eq!(threads.run(0, || 7).await, Ok(7));
         });
     }
 
@@ -304,13 +299,39 @@ mod tests {
     fn a_forgotten_job_leaves_nothing_behind() {
         on_each_driver(async |threads| {
             {
-                let job = std::pin::pin!(threads.run(|| 1));
+                let job = std::pin::pin!(threads.run(0, || 1));
                 let mut job = job;
                 let waker = Waker::noop();
                 let _ = job.as_mut().poll(&mut Context::from_waker(waker));
             }
-            assert_eq!(threads.run(|| 2).await, Ok(2));
+            assert_eq!(threads.run(0, || 2).await, Ok(2));
             assert!(threads.0.waiting.borrow().states.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_device_that_hangs_holds_up_no_other() {
+        on_each_driver(async |threads| {
+            let (release, hangs) = std::sync::mpsc::channel::<()>();
+            let hangs = Arc::new(Mutex::new(hangs));
+            let waker = Waker::noop();
+            // More than there are threads, all of which wait for what does not come.
+            let jobs = std::iter::repeat_with(|| {
+                let hangs = hangs.clone();
+                Box::pin(threads.run(1, move || hangs.lock().unwrap().recv().is_err()))
+            });
+            let mut jobs: Vec<_> = jobs.take(2 * FILE_THREADS).collect();
+            for job in &mut jobs {
+                let polled = job.as_mut().poll(&mut Context::from_waker(waker));
+                assert!(polled.is_pending());
+            }
+            for number in 0..100u64 {
+                assert_eq!(threads.run(2, move || number).await, Ok(number));
+            }
+            drop(release);
+            for job in jobs {
+                assert_eq!(job.await, Ok(true));
+            }
         });
     }
 }

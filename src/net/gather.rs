@@ -1,26 +1,32 @@
 //! Sending frames made of memory and files: HTTP/2's way to the socket.
 //!
-//! All paths fill the worker's scratch with as many bytes as one step sends, text and file content
-//! in their order, the content read from the page cache by one call for all frames that it is cut
-//! into. In user space the bytes lie in the payload places of records from the start and are sealed
-//! there. The kernel's record layer gets them in one call for many records, where sendfile would
-//! need two for each frame; that copy is cheaper than the calls.
+//! One step sends text and file content in their order by one call, for as many frames as fit.
+//!
+//! - Short pieces are copied next to each other into the worker's scratch, file content read from the
+//!   page cache by one call for all frames that it is cut into. In user space they lie in the payload
+//!   places of records from the start and are sealed there.
+//! - Where the kernel seals, or nobody, long pieces are sent from where they lie ([`bulk`]): a frame
+//!   that fills a record is encrypted off the page cache. sendfile(2) could do the same with two
+//!   calls for each frame.
+
+mod bulk;
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::mem;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::vec;
 
 use super::send::{COLD_CHUNK_BYTES, FileStep, must_be_read_by_thread, read_cold};
-use super::stream::{Parts, RecordWriter, SendPath, Sending, Step, Transport, WriteHalf};
+use super::stream::{RecordWriter, SendPath, Sending, Step, Transport, WriteHalf};
 use crate::buf;
 use crate::error::Cause;
 use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
 use crate::message::gather::{Gather, Part};
 use crate::metrics::{self, Counter};
 use crate::sys;
+use crate::sys::mapping::Vector;
 
 impl WriteHalf {
     /// Sends all of `gather` and waits until the socket has taken it. Records begin where it does:
@@ -36,6 +42,9 @@ impl WriteHalf {
     pub async fn send_gather(&mut self, gather: &mut Gather) -> Result<(), Cause> {
         let transport = self.transport.clone();
         transport.continue_offload_sending();
+        if let Some(body_bytes) = gather.begun_body() {
+            transport.offload_for_body(body_bytes).await?;
+        }
         let mut progress = Progress {
             left: gather.len(),
             ..Progress::default()
@@ -99,25 +108,20 @@ impl Sending {
                     .map(FileStep::Step)
             }
             SendPath::Plain | SendPath::KernelTls(_) => {
+                if cursor.has_bulk()
+                    && let Some(step) = cursor.send_bulk(transport, path, scratch)?
+                {
+                    return Ok(FileStep::Step(step));
+                }
                 let bytes = cursor.progress.left.min(SEND_CHUNK_BYTES);
                 let place = scratch.get_mut(..bytes).unwrap_or_default();
                 let filled = cursor.fill(vec![place])?;
                 let Filled::Bytes(bytes) = filled else {
                     return Ok(filled.into());
                 };
-                let filled = scratch.get(..bytes).unwrap_or_default();
-                let step = match path {
-                    SendPath::KernelTls(kernel) => {
-                        kernel.send(socket, &mut Parts::new(&[IoSlice::new(filled)]))
-                    }
-                    SendPath::Plain | SendPath::UserTls(_) => {
-                        Step::of(sys::socket::send(socket, filled, false))
-                    }
-                }?;
-                if let Step::Moved(sent) = step {
-                    cursor.advance(sent);
-                }
-                Ok(FileStep::Step(step))
+                let mut vector = Vector::default();
+                vector.push_bytes(scratch.get(..bytes).unwrap_or_default());
+                cursor.send(path, socket, &mut vector).map(FileStep::Step)
             }
         });
         self.count_sent((left_before - cursor.progress.left) as u64);
@@ -136,6 +140,8 @@ struct Cursor<'a> {
 struct Progress {
     at: Position,
     left: usize,
+    /// A piece could not be sent from where it lies: all are copied from then on.
+    copies: bool,
     /// What a file thread has read of a file that was not in the page cache.
     loaded: Option<Loaded>,
 }
@@ -200,6 +206,23 @@ impl<'a> Cursor<'a> {
             *at = stepped(self.gather, *at, taken);
             bytes -= taken;
         }
+    }
+
+    /// Sends `vector`, which has the next bytes, where the kernel seals or nobody does.
+    fn send(
+        &mut self,
+        path: &mut SendPath,
+        socket: BorrowedFd<'_>,
+        vector: &mut Vector<'_>,
+    ) -> Result<Step, Cause> {
+        let step = match path {
+            SendPath::KernelTls(kernel) => kernel.send_vector(socket, vector),
+            SendPath::Plain | SendPath::UserTls(_) => Step::of(vector.send(socket)),
+        }?;
+        if let Step::Moved(sent) = step {
+            self.advance(sent);
+        }
+        Ok(step)
     }
 
     /// Puts the next bytes into `places`, as many as fit and can be had without waiting. The cursor
@@ -308,6 +331,43 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// How many bytes, at most about `bytes_max`, of the file at `at` the pieces from there on take in a
+    /// row.
+    fn run_bytes(&self, at: Position, bytes_max: usize) -> usize {
+        let Some(Rest::File { file, offset, .. }) = self.rest_at(at) else {
+            return 0;
+        };
+        let mut at = at;
+        let mut run_bytes = 0;
+        while run_bytes < bytes_max
+            && let Some(rest) = self.rest_at(at)
+        {
+            let length = match rest {
+                Rest::Memory(bytes) => bytes.len(),
+                Rest::File {
+                    file: other,
+                    offset: start,
+                    bytes,
+                } => {
+                    if !Arc::ptr_eq(file, other) || start != offset + run_bytes as u64 {
+                        break;
+                    }
+                    run_bytes += bytes;
+                    bytes
+                }
+            };
+            at = stepped(self.gather, at, length);
+        }
+        run_bytes.min(bytes_max)
+    }
+
+    fn is_remote(&self, position: Position) -> bool {
+        match self.gather.part(position.piece) {
+            Some(Part::File(range)) => range.is_remote,
+            Some(Part::Memory(_)) | None => false,
+        }
+    }
+
     /// Has a file thread read what comes next of the file at the cursor, beyond the frame that it
     /// stands in. Gives whether the frame can go on.
     async fn load(&mut self, transport: &Transport) -> Result<bool, Cause> {
@@ -344,27 +404,8 @@ impl<'a> Cursor<'a> {
         };
         // A frame that has not begun needs all it announces.
         let least = least.min(bytes);
-        let mut wanted = 0;
-        while wanted < COLD_CHUNK_BYTES
-            && let Some(rest) = self.rest_at(at)
-        {
-            let length = match rest {
-                Rest::Memory(bytes) => bytes.len(),
-                Rest::File {
-                    file: other,
-                    offset: start,
-                    bytes,
-                } => {
-                    if !Arc::ptr_eq(file, other) || start != offset + wanted as u64 {
-                        break;
-                    }
-                    wanted += bytes;
-                    bytes
-                }
-            };
-            at = stepped(self.gather, at, length);
-        }
-        let wanted = wanted.min(COLD_CHUNK_BYTES).max(least);
+        let wanted = self.run_bytes(at, COLD_CHUNK_BYTES);
+        let wanted = wanted.max(least);
         Some((file.clone(), offset, least, wanted))
     }
 }

@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
 use super::stream::testing::{Peer, Setup, counting, has_kernel_tls, on_each_driver, pattern};
+use crate::config::OffloadPolicy;
 use crate::error::Cause;
 use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
 use crate::message::FileRange;
@@ -179,9 +181,7 @@ fn frames_fill_records() {
     let content = pattern(3 * FRAME_BYTES);
     let file = (file_with(&content), content);
     let expected = Expected::default().frames(&file);
-    let mut first = [0];
-    let places = &mut [std::io::IoSliceMut::new(&mut first)];
-    let tells = sys::file::read_resident(file.0.as_fd(), places, 0).is_ok();
+    let tells = tells(&file.0);
     for setup in setups().into_iter().filter(|setup| setup.suite.is_some()) {
         on_each_driver(
             &setup,
@@ -323,5 +323,152 @@ fn cold_frames_with_heads_arrive() {
             },
             |mut peer| assert!(peer.receive_exactly(expected.bytes.len()) == expected.bytes),
         );
+    }
+}
+
+/// Whether the file system tells what of `file` is in memory: without that nothing is mapped.
+fn tells(file: &File) -> bool {
+    let mut first = [0];
+    let places = &mut [std::io::IoSliceMut::new(&mut first)];
+    sys::file::read_resident(file.as_fd(), places, 0).is_ok()
+}
+
+/// Where the kernel seals, or nobody, the content of long frames never is in user space.
+#[test]
+fn long_frames_are_sent_off_the_page_cache() {
+    let content = pattern(20 * FRAME_BYTES + 100);
+    let file = (file_with(&content), content);
+    for setup in setups() {
+        let can_map = sys::file::resident_bytes(file.0.as_fd(), 0, 1).is_ok();
+        for (is_remote, expected) in [false, true].map(|is_remote| {
+            let mut expected = Expected::default().frames(&file);
+            for piece in &mut expected.pieces {
+                if let Push::File(range) = piece {
+                    range.is_remote = is_remote;
+                }
+            }
+            (is_remote, expected)
+        }) {
+            let in_user_space = setup.suite.is_some() && setup.policy == OffloadPolicy::Never;
+            let mapped_bytes = match in_user_space || is_remote || !can_map {
+                true => 0,
+                // The last frame is a short one.
+                false => 20 * FRAME_BYTES as u64,
+            };
+            on_each_driver(
+                &setup,
+                async |mut served| {
+                    let mut gather = expected.gather();
+                    let send = served.write.send_gather(&mut gather);
+                    let (sent, counted) = counting(Counter::FileBytesMapped, send).await;
+                    sent.unwrap();
+                    assert_eq!(counted, mapped_bytes);
+                },
+                |mut peer| assert!(peer.receive_exactly(expected.bytes.len()) == expected.bytes),
+            );
+        }
+    }
+}
+
+/// Short and long pieces of several files and of memory, in any order, with sends that stop anywhere.
+#[test]
+fn any_mixture_arrives() {
+    let files: Vec<_> = [40_000, 300_000, 100]
+        .map(|bytes| {
+            let content = pattern(bytes);
+            (file_with(&content), content)
+        })
+        .into();
+    let mut state = 1_u64;
+    let mut random = move |max: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(state >> 33).unwrap() % max
+    };
+    for _ in 0..6 {
+        let mut expected = Expected::default();
+        for _ in 0..40 {
+            let file = &files[random(files.len())];
+            let offset = random(file.1.len());
+            let length = random(FRAME_BYTES).min(file.1.len() - offset);
+            expected = match random(5) {
+                0 => expected.text(random(100)),
+                1 => expected.shared(random(20_000)),
+                2 => expected.head(9).file(file, offset, length),
+                _ => expected.text(9).file(file, offset, length),
+            };
+        }
+        for setup in setups() {
+            expect_arrival(&setup, &expected);
+            expect_arrival(&setup.with_small_buffers(), &expected);
+        }
+    }
+}
+
+/// Whatever happens to a file in the middle of a send: what a frame announces follows it, or the
+/// stream ends there.
+#[test]
+fn a_file_that_comes_and_goes_never_breaks_the_framing() {
+    const FRAMES: usize = 4;
+    let content = pattern(FRAMES * FRAME_BYTES);
+    let file = (file_with(&content), content.clone());
+    for setup in setups() {
+        on_each_driver(
+            &setup,
+            async |mut served| {
+                let changing = Changing::start(file.0.clone(), content.clone());
+                for _ in 0..30 {
+                    let mut all = Expected::default();
+                    for frame in 0..FRAMES {
+                        all = all.head(1).file(&file, frame * FRAME_BYTES, FRAME_BYTES);
+                    }
+                    match served.write.send_gather(&mut all.gather()).await {
+                        Ok(()) => {}
+                        Err(Cause::FileTruncated) => break,
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+                drop(changing);
+            },
+            |mut peer| {
+                let received = peer.receive_to_end();
+                for frame in received.chunks(RECORD_PLAINTEXT_BYTES_MAX) {
+                    assert!(HEAD.starts_with(&frame[..frame.len().min(HEAD.len())]));
+                }
+            },
+        );
+    }
+}
+
+/// Shortens a file and makes it whole again, over and over.
+struct Changing {
+    is_over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Changing {
+    fn start(file: Arc<File>, content: Vec<u8>) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let thread = std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                for kept_bytes in [FRAME_BYTES * 2 + 5000, 0] {
+                    file.set_len(kept_bytes as u64).unwrap();
+                    std::os::unix::fs::FileExt::write_all_at(&*file, &content, 0).unwrap();
+                }
+            }
+        });
+        Self {
+            is_over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
     }
 }

@@ -20,3 +20,6 @@ pub mod socket;
 mod splice;
 pub mod stream;
 pub mod tunnel;
+pub mod windows;
+#[cfg(test)]
+mod windows_tests;

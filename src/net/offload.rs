@@ -8,6 +8,7 @@ use std::io;
 use super::stream::{KernelReceive, KernelSend, ReceivePath};
 use super::stream::{SendPath, Sending, Transport};
 use crate::config::OffloadPolicy;
+use crate::error::Cause;
 use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX};
 use crate::metrics::{self, Counter};
 use crate::record::{TrafficKeys, Version};
@@ -48,10 +49,22 @@ impl OffloadState {
 }
 
 impl Transport {
-    /// Whether a body of `body_bytes` from a file makes it pay to move the sending direction to the
-    /// kernel; see [`crate::config::Offload`]. Asked when a file's body begins, and only then: small
-    /// responses are what user space does better.
-    pub(super) fn pays_for_file(&self, body_bytes: u64) -> bool {
+    /// Moves the sending direction to the kernel if a body of `body_bytes`, which begins now, makes that
+    /// pay and it can be done.
+    pub(super) async fn offload_for_body(&self, body_bytes: u64) -> Result<(), Cause> {
+        if self.pays_for_body(body_bytes) {
+            // The kernel can begin only behind what is sealed here.
+            self.sending.borrow_mut().hold_nothing_back();
+            self.settle().await?;
+            self.offload_sending();
+        }
+        Ok(())
+    }
+
+    /// Whether a body of `body_bytes` makes it pay to move the sending direction to the kernel; see
+    /// [`crate::config::Offload`]. Asked when bulk begins, and only then: small responses are what user
+    /// space does better.
+    fn pays_for_body(&self, body_bytes: u64) -> bool {
         let offload = &self.context.offload;
         let sending = self.sending.borrow();
         offload.policy == OffloadPolicy::Auto

@@ -108,12 +108,7 @@ impl WriteHalf {
     /// Moves both ends to the kernel as far as that pays for `bytes`; whether they can be spliced now.
     async fn prepare_relay(&mut self, from: &ReadHalf, bytes: u64) -> Result<bool, Cause> {
         let (source, to) = (&from.transport, &self.transport);
-        if to.pays_for_file(bytes) {
-            // The kernel can begin only behind what is sealed here.
-            to.sending.borrow_mut().hold_nothing_back();
-            to.settle().await?;
-            to.offload_sending();
-        }
+        to.offload_for_body(bytes).await?;
         if matches!(to.sending.borrow().path, SendPath::UserTls(_)) {
             return Ok(false);
         }

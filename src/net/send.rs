@@ -34,12 +34,7 @@ impl WriteHalf {
     /// Bytes that were promised are missing then, so the connection must be closed.
     pub async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
         let transport = self.transport.clone();
-        if transport.pays_for_file(range.length) {
-            // The kernel can begin only behind what is sealed here.
-            transport.sending.borrow_mut().hold_nothing_back();
-            transport.settle().await?;
-            transport.offload_sending();
-        }
+        transport.offload_for_body(range.length).await?;
         let mut cursor = Cursor {
             head,
             file: &range.file,
@@ -281,9 +276,12 @@ async fn read_by_thread(
     offset: u64,
     bytes: usize,
 ) -> Result<Vec<u8>, Cause> {
+    // Unknown, it shares with others of which no more is known.
+    let device = sys::file::device(file.as_fd()).unwrap_or(0);
     loop {
         let file = file.clone();
-        match threads.run(move || read_chunk(&file, offset, bytes)).await {
+        let job = move || read_chunk(&file, offset, bytes);
+        match threads.run(device, job).await {
             Ok(chunk) => return chunk.map_err(Cause::File),
             Err(JobError::Overloaded) => rt::sleep(COLD_RETRY).await,
             Err(JobError::Panicked) => return Err(Cause::Internal("a file thread panicked")),

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use crate::limits::HOST_BYTES_MAX;
-use crate::proto::syntax::decimal;
+use crate::proto::syntax::{ByteSet, decimal};
 
 /// The host of `authority` (`uri-host [ ":" port ]`, RFC 9110 7.2) in lower case, without port and
 /// without the final dot of a fully qualified name; an IPv6 literal keeps its brackets.
@@ -15,15 +15,27 @@ pub fn host_of(authority: &[u8]) -> Option<Box<str>> {
     if !port.is_none_or(is_port) {
         return None;
     }
-    let host = std::str::from_utf8(host).ok()?;
-    if let Some(literal) = host.strip_prefix('[') {
-        literal.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?;
-    } else if !is_reg_name(host.as_bytes()) {
+    let host = match host {
+        [b'[', literal @ .., b']'] => {
+            std::str::from_utf8(literal)
+                .ok()?
+                .parse::<Ipv6Addr>()
+                .ok()?;
+            host
+        }
+        _ if !is_reg_name(host) => return None,
+        _ => host.strip_suffix(b".").unwrap_or(host),
+    };
+    if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return None;
     }
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let valid = !host.is_empty() && host.len() <= HOST_BYTES_MAX;
-    valid.then(|| host.to_ascii_lowercase().into())
+    // ASCII by now: it is one byte each.
+    let lower = host
+        .iter()
+        .map(|byte| char::from(byte.to_ascii_lowercase()));
+    let mut text = String::with_capacity(host.len());
+    text.extend(lower);
+    Some(text.into())
 }
 
 /// Whether `target` is the authority-form of CONNECT (RFC 9112 3.2.3): a host and a port.
@@ -55,22 +67,26 @@ fn is_port(port: &[u8]) -> bool {
 
 /// Whether `name` is a reg-name (RFC 3986 3.2.2).
 fn is_reg_name(name: &[u8]) -> bool {
-    let mut rest = name;
-    loop {
-        rest = match rest {
-            [] => return true,
-            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                rest
+    let mut rest = name.iter();
+    while let Some(&byte) = rest.next() {
+        let is_allowed = match byte {
+            b'%' => {
+                let digits = [rest.next(), rest.next()];
+                digits
+                    .iter()
+                    .all(|digit| digit.is_some_and(u8::is_ascii_hexdigit))
             }
-            [byte, rest @ ..]
-                if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) =>
-            {
-                rest
-            }
-            _ => return false,
+            _ => REG_NAME.contains(byte),
         };
+        if !is_allowed {
+            return false;
+        }
     }
+    true
 }
+
+/// Bytes of a reg-name as they stand: unreserved and sub-delims (RFC 3986 2.2, 2.3).
+static REG_NAME: ByteSet = ByteSet::alphanumeric_and(b"-._~!$&'()*+,;=");
 
 #[cfg(test)]
 mod tests {

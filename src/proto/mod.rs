@@ -46,6 +46,7 @@ pub(crate) mod testing {
             body_length: BodyLength::Known(0),
             expects_continue: false,
             id: Default::default(),
+            interims: Default::default(),
         }
     }
 }

@@ -1,8 +1,45 @@
 //! The small grammar that HTTP field values share (RFC 9110 5.6).
 
+/// A set of bytes. Whether a byte is in it is told without a branch for each member.
+#[derive(Clone, Copy, Debug)]
+pub struct ByteSet([u64; 4]);
+
+impl ByteSet {
+    /// ASCII letters, digits and `others`.
+    pub const fn alphanumeric_and(others: &[u8]) -> Self {
+        let letters = (1 << 26) - 1;
+        // The words hold 64 byte values each.
+        let mut set = [
+            0x3ff << b'0',
+            letters << (b'A' - 64) | letters << (b'a' - 64),
+            0,
+            0,
+        ];
+        let mut rest = others;
+        while let [byte, behind @ ..] = rest {
+            let [low, ascii, high, highest] = &mut set;
+            let word = match *byte / 64 {
+                0 => low,
+                1 => ascii,
+                2 => high,
+                _ => highest,
+            };
+            *word |= 1 << (*byte % 64);
+            rest = behind;
+        }
+        Self(set)
+    }
+
+    /// Whether `byte` is one of them.
+    pub fn contains(&self, byte: u8) -> bool {
+        let word = self.0.get(usize::from(byte / 64));
+        word.is_some_and(|word| word >> (byte % 64) & 1 == 1)
+    }
+}
+
 /// Whether `byte` may stand in a token (RFC 9110 5.6.2: tchar).
 pub fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TCHAR.contains(byte)
 }
 
 /// Whether `text` is a token: one or more tchar.
@@ -67,6 +104,8 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 
 /// The digits of `u64::MAX`.
 const DECIMAL_DIGITS_MAX: usize = 20;
+
+static TCHAR: ByteSet = ByteSet::alphanumeric_and(b"!#$%&'*+-.^_`|~");
 
 #[cfg(test)]
 mod tests {

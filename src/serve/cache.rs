@@ -55,6 +55,8 @@ pub struct Root {
     pub headers: Arc<[HeaderRule]>,
     /// Whether its file system may wait for somebody else, so that the worker asks it nothing.
     pub is_remote: bool,
+    /// The device it lies on, whose share of the file threads its files take; 0 when not known.
+    pub device: u64,
 }
 
 /// A file as it is served.
@@ -173,12 +175,11 @@ impl<T: FileThreads> Cache<T> {
     ///
     /// Why there is nothing to serve.
     pub async fn find(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
-        // What most requests find costs no future as large as what an open needs.
-        if let Known::Fresh(outcome) = self.state.borrow_mut().known(site, path, now.monotonic) {
-            metrics::count(Counter::FileCacheHits);
-            return outcome;
+        match self.find_known(site, path, now) {
+            Some(outcome) => outcome,
+            // Its future is many times this one's.
+            None => Box::pin(self.find_or_open(site, path, now)).await,
         }
-        Box::pin(self.find_or_open(site, path, now)).await
     }
 
     async fn find_or_open(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
@@ -207,6 +208,17 @@ impl<T: FileThreads> Cache<T> {
                 (Err(Refusal::Overloaded), Some(file)) => Ok(Found::File(file)),
                 (outcome, _) => outcome,
             };
+        }
+    }
+
+    /// As [`Cache::find`], from what the cache knows: `None` where it would have to look.
+    pub fn find_known(&self, site: usize, path: &CStr, now: Now) -> Option<Result<Found, Refusal>> {
+        match self.state.borrow_mut().known(site, path, now.monotonic) {
+            Known::Fresh(outcome) => {
+                metrics::count(Counter::FileCacheHits);
+                Some(outcome)
+            }
+            Known::Stale { .. } | Known::Nothing => None,
         }
     }
 
@@ -290,7 +302,7 @@ impl<T: FileThreads> Cache<T> {
         let takeoff = self.flights.take_off(site, key);
         let (root_owned, path_owned) = (root.clone(), CString::from(path));
         let job = move || listing::make(&root_owned, &path_owned);
-        let outcome = match self.threads.run(job).await {
+        let outcome = match self.threads.run(root.device, job).await {
             Ok(Ok(Listing { page, is_cut })) => {
                 if is_cut {
                     metrics::count(Counter::ListingsCut);
@@ -352,7 +364,7 @@ impl<T: FileThreads> Cache<T> {
             }
             .open(Reach::Disk)
         };
-        let outcome = match self.threads.run(job).await {
+        let outcome = match self.threads.run(root.device, job).await {
             Ok(outcome) => self.keep(site, path, previous, outcome, now),
             Err(error) => Err(no_thread(error)),
         };
@@ -442,9 +454,10 @@ impl<T: FileThreads> Cache<T> {
                 && file.size >= RETIRED_BYTES_MIN
             {
                 let descriptor = Arc::clone(descriptor);
+                let device = file.stat.map_or(0, |stat| stat.device);
                 drop(file);
                 // The first poll queues it; nobody waits for the end.
-                let job = pin!(self.threads.run(move || drop(descriptor)));
+                let job = pin!(self.threads.run(device, move || drop(descriptor)));
                 let _ = job.poll(&mut Context::from_waker(Waker::noop()));
             }
         }

@@ -28,6 +28,7 @@ impl Fixture {
             dotfiles: false,
             headers: Arc::new([]),
             is_remote: false,
+            device: 0,
         };
         let threads = ManualThreads::default();
         Self {
@@ -169,6 +170,7 @@ fn a_root_that_is_a_link_may_be_switched() {
         dotfiles: false,
         headers: Arc::new([]),
         is_remote: false,
+        device: 0,
     };
     let mut fixture = Fixture::new(8);
     fixture.cache = Cache::new(vec![root], 8, fixture.threads.clone());
@@ -543,6 +545,7 @@ fn a_remote_file_system_is_asked_by_threads_only() {
         dotfiles: false,
         headers: Arc::new([]),
         is_remote: true,
+        device: 0,
     };
     fixture.cache = Cache::new(vec![root], 8, fixture.threads.clone());
     let before = fixture.threads.jobs_run();

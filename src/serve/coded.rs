@@ -50,8 +50,7 @@ pub(crate) async fn choose<T: FileThreads>(
 ) -> Result<Variant, NotAcceptable> {
     let codings = &site.files.precompressed;
     if codings.is_empty() {
-        let fields = Rc::clone(&file.fields);
-        return Ok(Variant { file, fields });
+        return Ok(itself(file, false));
     }
     let mut present = [false; Coding::COUNT];
     for &coding in codings {
@@ -60,33 +59,96 @@ pub(crate) async fn choose<T: FileThreads>(
         }
     }
     let varies = present.contains(&true);
-    let acceptable = Acceptable::parse(&request.fields);
     loop {
-        let is_there = |coding: &Coding| present.get(coding.index()) == Some(&true);
-        let there = codings.iter().copied().filter(is_there);
-        let Some(coding) = acceptable.choose(there).ok_or(NotAcceptable)? else {
-            let fields = match varies {
-                true => Rc::clone(
-                    file.siblings
-                        .as_original
-                        .get_or_init(|| Rc::new(describe::uncoded(&file.fields))),
-                ),
-                false => Rc::clone(&file.fields),
-            };
-            return Ok(Variant { file, fields });
+        let Some(coding) = preferred(codings, present, request)? else {
+            return Ok(itself(file, varies));
         };
         if let Ok(Some(sibling)) = find(site, path, &file, coding, now).await {
-            let fields =
-                Rc::clone(sibling.siblings.as_sibling.get_or_init(|| {
-                    Rc::new(describe::coded(&file.fields, coding, &sibling.fields))
-                }));
-            let file = sibling;
-            return Ok(Variant { file, fields });
+            return Ok(coded(&file, coding, sibling));
         }
         // Gone since it was seen, or not to be had now.
         if let Some(place) = present.get_mut(coding.index()) {
             *place = false;
         }
+    }
+}
+
+/// As [`choose`], from what the cache knows; `None` where that is not enough.
+pub(crate) fn choose_known<T: FileThreads>(
+    site: FileSite<'_, T>,
+    path: &CStr,
+    file: &Rc<OpenFile>,
+    request: &Request,
+    now: Now,
+) -> Option<Result<Variant, NotAcceptable>> {
+    let codings = &site.files.precompressed;
+    if codings.is_empty() {
+        return Some(Ok(itself(Rc::clone(file), false)));
+    }
+    let mut present = [false; Coding::COUNT];
+    for &coding in codings {
+        *present.get_mut(coding.index())? = file.siblings.known(coding, now)?;
+    }
+    match preferred(codings, present, request) {
+        Err(refusal) => Some(Err(refusal)),
+        Ok(None) => Some(Ok(itself(Rc::clone(file), present.contains(&true)))),
+        Ok(Some(coding)) => {
+            let path = sibling_path(path, coding)?;
+            match site.cache.find_known(site.index, &path, now)? {
+                Ok(Found::File(sibling)) if counts(&sibling, file) => {
+                    Some(Ok(coded(file, coding, sibling)))
+                }
+                Ok(Found::File(_) | Found::Directory) | Err(_) => None,
+            }
+        }
+    }
+}
+
+/// The coding among those in `codings` that are `present` that `request` prefers; `None` for the file
+/// itself.
+fn preferred(
+    codings: &[Coding],
+    present: [bool; Coding::COUNT],
+    request: &Request,
+) -> Result<Option<Coding>, NotAcceptable> {
+    let is_there = |coding: &Coding| present.get(coding.index()) == Some(&true);
+    let there = codings.iter().copied().filter(is_there);
+    Acceptable::parse(&request.fields)
+        .choose(there)
+        .ok_or(NotAcceptable)
+}
+
+fn itself(file: Rc<OpenFile>, varies: bool) -> Variant {
+    let fields = match varies {
+        true => Rc::clone(
+            file.siblings
+                .as_original
+                .get_or_init(|| Rc::new(describe::uncoded(&file.fields))),
+        ),
+        false => Rc::clone(&file.fields),
+    };
+    Variant { file, fields }
+}
+
+fn coded(file: &OpenFile, coding: Coding, sibling: Rc<OpenFile>) -> Variant {
+    let fields = Rc::clone(
+        sibling
+            .siblings
+            .as_sibling
+            .get_or_init(|| Rc::new(describe::coded(&file.fields, coding, &sibling.fields))),
+    );
+    Variant {
+        file: sibling,
+        fields,
+    }
+}
+
+impl Siblings {
+    /// Whether there is one in `coding`, where that was seen lately.
+    fn known(&self, coding: Coding, now: Now) -> Option<bool> {
+        let (present, at) = self.seen.get(coding.index())?.get()?;
+        let is_fresh = now.monotonic.saturating_duration_since(at) < REVALIDATE_AFTER;
+        is_fresh.then_some(present)
     }
 }
 
@@ -97,14 +159,12 @@ async fn is_present<T: FileThreads>(
     coding: Coding,
     now: Now,
 ) -> bool {
+    if let Some(present) = file.siblings.known(coding, now) {
+        return present;
+    }
     let Some(seen) = file.siblings.seen.get(coding.index()) else {
         return false;
     };
-    if let Some((present, at)) = seen.get()
-        && now.monotonic.saturating_duration_since(at) < REVALIDATE_AFTER
-    {
-        return present;
-    }
     match find(site, path, file, coding, now).await {
         Ok(sibling) => {
             seen.set(Some((sibling.is_some(), now.monotonic)));
@@ -123,15 +183,20 @@ async fn find<T: FileThreads>(
     coding: Coding,
     now: Now,
 ) -> Result<Option<Rc<OpenFile>>, Refusal> {
-    let Ok(path) = CString::new([path.to_bytes(), coding.suffix()].concat()) else {
+    let Some(path) = sibling_path(path, coding) else {
         return Ok(None);
     };
     match site.cache.find(site.index, &path, now).await {
-        Ok(Found::File(sibling)) => {
-            let counts = sibling.modified >= file.modified;
-            Ok(counts.then_some(sibling))
-        }
+        Ok(Found::File(sibling)) => Ok(Some(sibling).filter(|sibling| counts(sibling, file))),
         Ok(Found::Directory) | Err(Refusal::NotFound | Refusal::Forbidden) => Ok(None),
         Err(refusal) => Err(refusal),
     }
+}
+
+fn sibling_path(path: &CStr, coding: Coding) -> Option<CString> {
+    CString::new([path.to_bytes(), coding.suffix()].concat()).ok()
+}
+
+fn counts(sibling: &OpenFile, file: &OpenFile) -> bool {
+    sibling.modified >= file.modified
 }

@@ -68,6 +68,19 @@ impl<T: FileThreads> FileSite<'_, T> {
         self.with_own_page(response, now).await
     }
 
+    /// As [`FileSite::respond`], for files that the cache knows; `None` for all else.
+    pub fn respond_known(self, request: &Request, now: Now) -> Option<Response> {
+        if !matches!(request.method, Method::Get | Method::Head) {
+            return None;
+        }
+        let path = RelativePath::parse(request.path(), self.files.dotfiles).ok()?;
+        let (file, at) = self.find_known(&path, now)?;
+        let variant = coded::choose_known(self, &at, &file, request, now)?.ok()?;
+        let response = represent(request, &variant, now);
+        // The site may have a page for an error.
+        (response.status < Status(400)).then_some(response)
+    }
+
     async fn read(self, request: &Request, now: Now) -> Response {
         let path = match RelativePath::parse(request.path(), self.files.dotfiles) {
             Ok(path) => path,
@@ -97,6 +110,30 @@ impl<T: FileThreads> FileSite<'_, T> {
                 Refusal::Failed => Status(500),
             }),
         }
+    }
+
+    /// The file that `path` leads to, and where it is, if the cache knows.
+    fn find_known<'p>(
+        self,
+        path: &'p RelativePath,
+        now: Now,
+    ) -> Option<(Rc<OpenFile>, Cow<'p, CStr>)> {
+        let find = |at: &CStr| self.cache.find_known(self.index, at, now);
+        if !path.directory {
+            return match find(&path.beneath)? {
+                Ok(Found::File(file)) => Some((file, Cow::Borrowed(&path.beneath))),
+                Ok(Found::Directory) | Err(_) => None,
+            };
+        }
+        for name in &self.files.index {
+            let at = path.join(name).ok()?;
+            match find(&at)? {
+                Ok(Found::File(file)) => return Some((file, Cow::Owned(at))),
+                Ok(Found::Directory) | Err(Refusal::NotFound) => {}
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     async fn find<'p>(self, path: &'p RelativePath, now: Now) -> Result<Target<'p>, Refusal> {

@@ -193,6 +193,7 @@ mod tests {
             dotfiles: false,
             headers: Arc::new([]),
             is_remote: false,
+            device: 0,
         }
     }
 

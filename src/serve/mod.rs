@@ -18,6 +18,7 @@ pub mod path;
 pub mod proxy;
 pub mod rate;
 pub mod redirect;
+mod refusal;
 pub mod rules;
 pub mod tunnel;
 
@@ -27,6 +28,7 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -36,10 +38,10 @@ use bytes::Bytes;
 use self::cache::{Cache, Root};
 use self::proxy::Proxy;
 use self::rate::Rates;
+use self::refusal::{admits, refusal};
 use self::rules::{Rule, Rules};
 use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
 use crate::message::{Body, Request, RequestBody, Response, Status};
-use crate::metrics::{self, Counter};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
 use crate::proto::proxy_header::ProxyHeader;
 use crate::proto::request_id;
@@ -116,15 +118,17 @@ pub struct Serve<T = FileThreadsHandle> {
 
 /// Threads for work that waits for disks.
 pub trait FileThreads {
-    /// Runs `job` on another thread. The first poll of the future queues it; dropping the future
-    /// after that leaves the job running, and its value is dropped on that thread or later.
+    /// Runs `job`, which may wait for the file system on `device`, on another thread. The first poll
+    /// of the future queues it; dropping the future after that leaves the job running, and its value
+    /// is dropped on that thread or later.
     ///
     /// # Errors
     ///
-    /// [`JobError::Overloaded`] when too many jobs wait: this one is dropped. [`JobError::Panicked`]
-    /// when it panicked.
+    /// [`JobError::Overloaded`] when too many jobs wait, in all or for that device: this one is
+    /// dropped. [`JobError::Panicked`] when it panicked.
     fn run<T: Send + 'static>(
         &self,
+        device: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, JobError>>;
 }
@@ -132,9 +136,10 @@ pub trait FileThreads {
 impl FileThreads for FileThreadsHandle {
     fn run<T: Send + 'static>(
         &self,
+        device: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = Result<T, JobError>> {
-        FileThreadsHandle::run(self, job)
+        FileThreadsHandle::run(self, device, job)
     }
 }
 
@@ -249,24 +254,14 @@ impl<T: FileThreads> Serve<T> {
         body: RequestBody,
         now: Now,
     ) -> Response {
-        let Some((index, route)) = self.routes.site(&request.host) else {
-            let status = if client.tls_policy.is_some() {
-                421
-            } else {
-                404
-            };
-            return error_page::page(Status(status));
+        let (index, route) = match self.site_for(client, request) {
+            Ok(found) => found,
+            Err(status) => return error_page::page(status),
         };
-        let is_other_policy = |policy| policy != route.tls_policy;
-        if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
-            return error_page::page(Status(421));
-        }
-        let address = self
-            .routes
-            .config
-            .proxies
-            .client(client.address, &request.fields);
-        let mut response = match self.refusal(&route.site, address, now) {
+        let config = &self.routes.config;
+        let address = config.proxies.client(client.address, &request.fields);
+        let refusal = refusal(config, &route.site, &self.rates, address, now.monotonic);
+        let response = match refusal {
             Some(refusal) => {
                 drop(body);
                 let site = self.file_site(index, &route.site.files);
@@ -277,6 +272,62 @@ impl<T: FileThreads> Serve<T> {
                     .await
             }
         };
+        self.completed(response, client, route, request)
+    }
+
+    /// As [`Serve::respond`], for files that no route covers and that the cache knows; `None` for all
+    /// else. Most requests for files cost no future that way.
+    pub fn respond_known(&self, client: &Client, request: &Request, now: Now) -> Option<Response> {
+        let (index, route) = self.site_for(client, request).ok()?;
+        let response = self.known_file(index, route, request, now)?;
+        let config = &self.routes.config;
+        let address = config.proxies.client(client.address, &request.fields);
+        // A refusal is made by the other way, with the site's page for it.
+        admits(config, &route.site, &self.rates, address, now.monotonic)
+            .then(|| self.completed(response, client, route, request))
+    }
+
+    /// The site that `request` is for and its index, or the status that says why it has none.
+    fn site_for(&self, client: &Client, request: &Request) -> Result<(usize, &SiteRoute), Status> {
+        let Some((index, route)) = self.routes.site(&request.host) else {
+            return Err(match client.tls_policy {
+                Some(_) => Status(421),
+                None => Status(404),
+            });
+        };
+        let is_other_policy = |policy| policy != route.tls_policy;
+        if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
+            return Err(Status(421));
+        }
+        Ok((index, route))
+    }
+
+    /// The response with a file that no route covers and that the cache knows.
+    fn known_file(
+        &self,
+        index: usize,
+        site: &SiteRoute,
+        request: &Request,
+        now: Now,
+    ) -> Option<Response> {
+        if !site.rules.is_empty() {
+            let normal = rules::normalize(request.path()).ok()?;
+            if site.rules.find(&normal).is_some() {
+                return None;
+            }
+        }
+        self.file_site(index, &site.site.files)
+            .respond_known(request, now)
+    }
+
+    /// `response` with the fields that the site and the configuration add to all.
+    fn completed(
+        &self,
+        mut response: Response,
+        client: &Client,
+        route: &SiteRoute,
+        request: &Request,
+    ) -> Response {
         // RFC 6797 7.2: only over a secure transport.
         if let (Some(value), Some(_)) = (&route.hsts, client.tls_policy) {
             put(&mut response, "strict-transport-security", value.clone());
@@ -287,22 +338,6 @@ impl<T: FileThreads> Serve<T> {
             put(&mut response, ids.field, Bytes::from(id.into_owned()));
         }
         response
-    }
-
-    /// The answer to a client of `site` that is not let in, or makes too many requests.
-    fn refusal(&self, site: &Site, address: IpAddr, now: Now) -> Option<Response> {
-        if !site.access.allows(address) {
-            metrics::count(Counter::RequestsRefusedNetwork);
-            return Some(error_page::page(Status(403)));
-        }
-        let limit = site.rate_limit.as_ref();
-        let limit = limit.or(self.routes.config.rate_limit.as_ref())?;
-        let wait = self.rates.take(limit, address, now.monotonic).err()?;
-        metrics::count(Counter::RequestsRateLimited);
-        // Whole seconds (RFC 9110 10.2.3), and not one too few.
-        let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        let page = error_page::page(Status(429));
-        Some(page.with("retry-after", wait_s.to_string()))
     }
 
     /// What the site's routes, or else its root, make of `request`.
@@ -435,8 +470,10 @@ fn root_of(files: &Files) -> io::Result<Root> {
     let path = CString::new(files.root.as_os_str().as_bytes())?;
     // A root that is not there yet is asked for by its files; until then nothing is read from it.
     let is_remote = !sys::file::is_local(&path).unwrap_or(false);
+    let device = std::fs::metadata(&files.root).map_or(0, |root| root.dev());
     Ok(Root {
         is_remote,
+        device,
         path: path.into(),
         symlinks: files.symlinks,
         dotfiles: files.dotfiles,

@@ -35,10 +35,10 @@ impl RelativePath {
     ///
     /// The status to answer with: 400, 404 or 414, as the module documentation says.
     pub fn parse(path: &str, dotfiles: bool) -> Result<Self, Status> {
-        let path = path.strip_prefix('/').ok_or(BAD_REQUEST)?;
+        let path = path.as_bytes().strip_prefix(b"/").ok_or(BAD_REQUEST)?;
         let mut beneath = Vec::with_capacity(path.len() + 1);
         let mut directory = true;
-        for segment in path.split('/') {
+        for segment in path.split(|&byte| byte == b'/') {
             let start = beneath.len();
             if start > 0 {
                 beneath.push(b'/');
@@ -145,8 +145,8 @@ fn push_escaped(target: &mut Vec<u8>, byte: u8) {
     }
 }
 
-fn decode(segment: &str, into: &mut Vec<u8>) -> Result<(), Status> {
-    let mut bytes = segment.bytes();
+fn decode(segment: &[u8], into: &mut Vec<u8>) -> Result<(), Status> {
+    let mut bytes = segment.iter().copied();
     while let Some(byte) = bytes.next() {
         let decoded = if byte == b'%' {
             let high = hex_digit(bytes.next())?;

@@ -142,6 +142,7 @@ impl ManualThreads {
 impl FileThreads for ManualThreads {
     async fn run<T: Send + 'static>(
         &self,
+        _device: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JobError> {
         let state = Rc::clone(&self.0);

@@ -56,10 +56,18 @@ impl Fixture {
 
     fn respond(&self, method: Method, target: &str, fields: &[(&str, &str)]) -> Response {
         let request = request(method, "example.org", target, fields);
-        ready(
-            self.serve
-                .respond(&SECURE, &request, RequestBody::Empty, self.now),
-        )
+        let body = RequestBody::Empty;
+        let responding = self.serve.respond(&SECURE, &request, body, self.now);
+        let response = ready(responding);
+        // What the cache knows is the same.
+        if let Some(known) = self.serve.respond_known(&SECURE, &request, self.now) {
+            assert_eq!(
+                described(&known),
+                described(&response),
+                "{target} {fields:?}"
+            );
+        }
+        response
     }
 
     fn get(&self, target: &str, fields: &[(&str, &str)]) -> Response {
@@ -109,6 +117,24 @@ fn content(response: &Response) -> Vec<u8> {
         }
         Body::Stream(..) | Body::Upgrade(_) => panic!("{response:?}"),
     }
+}
+
+/// All that a client sees of a response but bodies made for it alone: their parts have a boundary of
+/// their own.
+fn described(response: &Response) -> String {
+    let Response {
+        status,
+        block,
+        fields,
+        body,
+        ..
+    } = response;
+    let lines = block
+        .as_deref()
+        .map_or(&b""[..], crate::message::FieldBlock::lines);
+    let is_multipart = matches!(body, Body::Parts(_));
+    let own = (!is_multipart).then(|| (fields, content(response)));
+    format!("{status:?} {} {own:?}", String::from_utf8_lossy(lines))
 }
 
 fn text(response: &Response) -> String {

@@ -14,6 +14,7 @@ pub mod interfaces;
 pub mod ktls;
 pub mod limits;
 pub mod lock;
+pub mod mapping;
 pub mod pipe;
 pub mod poll;
 pub mod probe;

@@ -353,7 +353,7 @@ fn message_header(part: &mut libc::iovec, control: &mut RecordTypeMessage) -> li
     }
 }
 
-fn send_flags(more: bool) -> libc::c_int {
+pub(super) fn send_flags(more: bool) -> libc::c_int {
     let more = if more { libc::MSG_MORE } else { 0 };
     libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more
 }
@@ -369,11 +369,11 @@ fn refuse_empty(length: usize) -> io::Result<()> {
 }
 
 /// The result of a system call that returns a length, or -1 with the reason in errno.
-fn length_or_error(result: isize) -> io::Result<usize> {
+pub(super) fn length_or_error(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -39,7 +39,7 @@ impl Names {
     /// The site that has `host` as a name; the default does not count.
     pub fn named(&self, host: &str) -> Option<usize> {
         let host = host.strip_suffix('.').unwrap_or(host);
-        self.exact.get(host).copied().or_else(|| {
+        self.exact(host).or_else(|| {
             // RFC 6125 6.4.3: the wildcard stands for exactly one whole label.
             let (label, parent) = host.split_once('.')?;
             if label.is_empty() {
@@ -49,7 +49,21 @@ impl Names {
             }
         })
     }
+
+    fn exact(&self, host: &str) -> Option<usize> {
+        if self.exact.len() > COMPARED_MAX {
+            return self.exact.get(host).copied();
+        }
+        let mut sites = self.exact.iter();
+        sites
+            .find(|(name, _)| &***name == host)
+            .map(|(_, site)| *site)
+    }
 }
+
+/// Up to so many names are compared one by one: most differ in their length already, and a keyed hash
+/// costs more.
+const COMPARED_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {

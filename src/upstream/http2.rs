@@ -19,8 +19,8 @@ use crate::error::Cause;
 use crate::limits::{
     H2_RECEIVE_WINDOW_BYTES_MAX, H2_UPSTREAM_STREAM_WINDOW_BYTES, UPSTREAM_HEADER_BYTES_MAX,
 };
-use crate::message::Fields;
 use crate::message::gather::Gather;
+use crate::message::{Fields, Interim};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::rt::{self, CatchPanic};
@@ -162,6 +162,12 @@ impl Http2Stream {
         let now_ms = self.shared.now_ms();
         let mut connection = self.shared.connection.borrow_mut();
         connection.poll_response(self.id, now_ms, context)
+    }
+
+    /// As [`Connection::take_interims`].
+    pub fn take_interims(&mut self) -> Vec<Interim> {
+        let mut connection = self.shared.connection.borrow_mut();
+        connection.take_interims(self.id)
     }
 
     /// The response's next bytes, or its end.

@@ -10,6 +10,7 @@ pub mod balance;
 mod connect;
 mod group;
 pub mod health;
+mod health_http2;
 mod http2;
 mod multiplex;
 mod pool;

@@ -12,8 +12,11 @@ use bytes::BytesMut;
 
 use super::connect::{Target, establish, header_for, introduce};
 use super::group::Shared;
+use super::health_http2;
 use super::secure::ServerTls;
-use crate::config::{HealthCheckKind, Offload, OffloadPolicy, Tcp, UpstreamAddress};
+use crate::config::{
+    HealthCheckKind, Offload, OffloadPolicy, Tcp, UpstreamAddress, UpstreamProtocol,
+};
 use crate::error::{Cause, Error, Stage};
 use crate::limits::{AES_GCM_RECORDS_MAX, HEALTH_ANSWER_BYTES_MAX, UPSTREAM_ADDRESSES_MAX};
 use crate::metrics::{self, Counter};
@@ -193,15 +196,23 @@ async fn check(
     let socket = Rc::new(introduced.await.map_err(failed)?);
     let deadline = Rc::new(means.deadlines.register());
     let context = means.context.clone();
+    let is_http2 = shared.config().http.protocol == UpstreamProtocol::Http2;
     let protocols: &[&[u8]] = match kind {
         HealthCheckKind::Connect => &[],
+        HealthCheckKind::Http { .. } if is_http2 => &[b"h2"],
         HealthCheckKind::Http { .. } => &[b"http/1.1"],
     };
-    let stream = match ServerTls::of(shared, server) {
+    let tls = ServerTls::of(shared, server);
+    let is_secure = tls.is_some();
+    let stream = match tls {
         None => Stream::plain(socket, deadline, context),
         Some(tls) => {
-            let secured = Box::pin(tls.secure(socket, &deadline, context, protocols));
-            secured.await?.stream
+            let secured = Box::pin(tls.secure(socket, &deadline, context, protocols)).await?;
+            if protocols == [b"h2"] && secured.alpn.as_deref() != Some(b"h2") {
+                let cause = Cause::Protocol("the server does not agree on HTTP/2");
+                return Err(Error::upstream(Stage::Connect, cause));
+            }
+            secured.stream
         }
     };
     match kind {
@@ -212,7 +223,10 @@ async fn check(
             Ok(true)
         }
         HealthCheckKind::Http { path, host } => {
-            let asked = ask(stream, path, host).await;
+            let asked = match is_http2 {
+                true => Box::pin(health_http2::ask(stream, path, host, is_secure)).await,
+                false => ask(stream, path, host).await,
+            };
             asked.map_err(|cause| Error::upstream(Stage::Exchange, cause))
         }
     }

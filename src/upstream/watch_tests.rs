@@ -1,9 +1,14 @@
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::config::{Balance, Ejection, HealthCheck, Upstream, UpstreamServer};
+use crate::config::{
+    Balance, Ejection, HealthCheck, Http2, Limits, Timeouts, Upstream, UpstreamServer,
+};
+use crate::message::gather::{Gather, Part};
+use crate::message::{Response, Status};
+use crate::proto::h2::connection::{Connection, Event};
 
 fn watched(address: UpstreamAddress, kind: Option<HealthCheckKind>) -> Arc<Shared> {
     let health = kind.map(|kind| HealthCheck {
@@ -81,6 +86,75 @@ fn http_checks_follow_the_servers_answers() {
         is_well.store(wanted, Ordering::Relaxed);
         wait_for(|| shared.is_up(0) == wanted);
     }
+}
+
+/// Answers over HTTP/2 with 204 as long as `is_well`, and else with 503.
+fn http2_server(is_well: Arc<AtomicBool>) -> UpstreamAddress {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((socket, _)) = listener.accept() {
+            answer_over_http2(socket, &is_well);
+        }
+    });
+    UpstreamAddress::Ip(address)
+}
+
+/// Until the client has ended its direction, or breaks off.
+fn answer_over_http2(mut socket: TcpStream, is_well: &AtomicBool) {
+    let (limits, timeouts) = (Limits::default(), Timeouts::default());
+    let mut connection = Connection::<()>::new(&Http2::default(), &limits, &timeouts, 0);
+    let (mut input, mut chunk) = (BytesMut::new(), [0; 1024]);
+    while let Ok(count @ 1..) = socket.read(&mut chunk) {
+        input.extend_from_slice(&chunk[..count]);
+        connection.handle_input(&mut input, 0).unwrap();
+        while let Some(event) = connection.poll_event() {
+            if let Event::Request(stream, request, has_body) = event {
+                let is_asked = !has_body
+                    && (&*request.target, &*request.host) == ("/health?x", "app.test")
+                    && request.fields.first("user-agent") == Some(b"portcullis-health");
+                let status = match is_asked && is_well.load(Ordering::Relaxed) {
+                    true => Status(204),
+                    false => Status(503),
+                };
+                connection.respond(stream, Response::new(status), 0);
+            }
+        }
+        let mut gather = Gather::default();
+        while connection.poll_send(&mut gather, b"now", 0) {
+            for index in 0..gather.pieces() {
+                if let Some(Part::Memory(bytes)) = gather.part(index) {
+                    drop(socket.write_all(bytes));
+                }
+            }
+            gather.clear();
+        }
+    }
+}
+
+#[test]
+fn checks_of_http2_servers_speak_http2() {
+    let kind = HealthCheckKind::Http {
+        path: "/health?x".to_owned(),
+        host: "app.test".to_owned(),
+    };
+    let http2 = |address| {
+        let shared = watched(address, Some(kind.clone()));
+        let mut config = Upstream::clone(shared.config());
+        config.http.protocol = UpstreamProtocol::Http2;
+        Arc::new(Shared::new(Arc::new(config), None))
+    };
+    let is_well = Arc::new(AtomicBool::new(false));
+    let shared = http2(http2_server(is_well.clone()));
+    let _lookups = start(&shared, &Tcp::default()).unwrap();
+    for wanted in [false, true, false, true] {
+        is_well.store(wanted, Ordering::Relaxed);
+        wait_for(|| shared.is_up(0) == wanted);
+    }
+    // What does not speak it is down.
+    let other = http2(http_server("200 OK", Arc::new(AtomicBool::new(true))));
+    let _lookups = start(&other, &Tcp::default()).unwrap();
+    wait_for(|| !other.is_up(0));
 }
 
 #[test]

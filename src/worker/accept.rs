@@ -36,13 +36,19 @@ pub(super) async fn accept_forever(worker: Rc<Worker>, listening: Rc<Listening>)
     }
 }
 
-/// Accepts what is queued now, before the listener closes.
-pub(super) fn accept_queued(worker: &Rc<Worker>, listening: &Listening) {
+/// Accepts those who have connected already, for they were promised it by the kernel, and then closes
+/// the listener. A full queue takes many turns: between them the worker serves whom it has.
+pub(super) async fn empty_and_close(worker: Rc<Worker>, listening: Rc<Listening>) {
     for _ in 0..QUEUED_TURNS_MAX {
-        if !matches!(accept_some(worker, listening), Turn::Over) {
-            return;
+        if !matches!(accept_some(&worker, &listening), Turn::Over) {
+            break;
         }
+        rt::yield_turn().await;
     }
+    listening.is_closed.set(true);
+    // Wakes the accepting task, which then ends.
+    listening.socket.shutdown(std::net::Shutdown::Both);
+    worker.closing.set(worker.closing.get() - 1);
 }
 
 /// A descriptor to give up when there is no other, so that waiting connections can be closed
@@ -237,5 +243,8 @@ fn is_peers_doing(error: &io::Error) -> bool {
 /// descriptor that comes free is used soon.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Turns that emptying the queue may take before the listener closes.
+/// Turns that emptying the queue may take before the listener closes: the longest queue that can be
+/// configured fits. Clients that go on to connect meanwhile must not keep it open.
 const QUEUED_TURNS_MAX: usize = 1024;
+
+const _: () = assert!(QUEUED_TURNS_MAX * ACCEPTS_PER_TURN_MAX > u16::MAX as usize);

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Weak};
@@ -162,6 +162,7 @@ impl AccessLog {
             log: Arc::downgrade(&log.0),
             destination: config.destination.clone(),
             output,
+            owes_reopening: false,
             is_failing: false,
         };
         std::thread::Builder::new()
@@ -296,14 +297,17 @@ struct Writer {
     log: Weak<Opened>,
     destination: LogDestination,
     output: Output,
+    /// The file could not be opened anew: `output` is the one before, which may be gone.
+    owes_reopening: bool,
     is_failing: bool,
 }
 
 impl Writer {
     fn take(&mut self, message: Message) {
         let log = self.log.upgrade();
-        if log.is_some_and(|log| log.must_reopen.swap(false, Ordering::Acquire)) {
-            self.reopen();
+        let is_asked = log.is_some_and(|log| log.must_reopen.swap(false, Ordering::Acquire));
+        if is_asked || self.owes_reopening {
+            self.reopen(is_asked);
         }
         match message {
             Message::Lines { bytes, count } => self.write(&bytes, count),
@@ -313,6 +317,11 @@ impl Writer {
     }
 
     fn write(&mut self, bytes: &[u8], count: u64) {
+        if self.owes_reopening && self.output.is_removed() {
+            // Written, they would look kept and be lost.
+            metrics::add(Counter::AccessLogDropped, count);
+            return;
+        }
         match self.output.write_all(bytes) {
             Ok(()) => self.is_failing = false,
             Err(error) => {
@@ -326,12 +335,20 @@ impl Writer {
         }
     }
 
-    fn reopen(&mut self) {
-        match Output::open(&self.destination) {
+    /// Opens the file anew. Where that fails it is tried again with each batch, and told of only when
+    /// it was asked for.
+    fn reopen(&mut self, is_asked: bool) {
+        let opened = Output::open(&self.destination);
+        self.owes_reopening = opened.is_err();
+        match opened {
             Ok(output) => self.output = output,
-            Err(error) => {
-                tracing::error!(%error, "the access log cannot be reopened, the old file goes on");
+            Err(error) if is_asked => {
+                tracing::error!(
+                    %error,
+                    "the access log cannot be reopened: the old file goes on until it can, or is removed"
+                );
             }
+            Err(_) => {}
         }
     }
 }
@@ -347,6 +364,14 @@ impl Output {
                 Self::File(options.custom_flags(libc::O_NONBLOCK).open(path)?)
             }
         })
+    }
+
+    /// Whether what is written here can be found under no name.
+    fn is_removed(&self) -> bool {
+        match self {
+            Self::File(file) => file.metadata().is_ok_and(|file| file.nlink() == 0),
+            Self::Stdout => false,
+        }
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -452,6 +452,12 @@ impl Handler for SiteHandler<'_> {
         serve.respond(&self.client, request, body, now).await
     }
 
+    fn respond_known(&self, request: &Request, now: Now) -> Option<Response> {
+        panic_if_asked(request);
+        let serve = &self.local.serve;
+        serve.respond_known(&self.client, request, now)
+    }
+
     fn finished(&self, exchange: &Exchange<'_>) {
         record(self.local, &self.client, Some(self.session), exchange);
     }
@@ -464,8 +470,8 @@ struct RedirectHandler<'a> {
 }
 
 impl Handler for RedirectHandler<'_> {
-    async fn respond(&self, request: &Request, _body: RequestBody, _now: Now) -> Response {
-        self.redirect.respond(request)
+    async fn respond(&self, request: &Request, _body: RequestBody, now: Now) -> Response {
+        self.redirect.respond(&self.client, request, now)
     }
 
     fn finished(&self, exchange: &Exchange<'_>) {

@@ -28,6 +28,7 @@ use crate::net::file_threads::{FileThreads, FileThreadsHandle};
 use crate::net::rt::{self, Driver};
 use crate::net::socket::Socket;
 use crate::net::stream::StreamContext;
+use crate::net::windows;
 use crate::serve::proxy::Proxy;
 use crate::serve::rate::Rates;
 use crate::serve::redirect::Redirect;
@@ -135,6 +136,8 @@ struct Worker {
     locals: RefCell<Vec<Weak<Local>>>,
     connections: Cell<usize>,
     listening: RefCell<Vec<Rc<Listening>>>,
+    /// Listeners whose queues are being emptied.
+    closing: Cell<usize>,
     is_draining: Cell<bool>,
     /// Kept open for the moment no other descriptor is left; see [`accept`].
     reserve: RefCell<Option<OwnedFd>>,
@@ -182,6 +185,7 @@ async fn serve(setup: WorkerSetup) -> io::Result<()> {
         current: RefCell::new(current),
         connections: Cell::new(0),
         listening: RefCell::new(Vec::new()),
+        closing: Cell::new(0),
         is_draining: Cell::new(false),
         reserve: RefCell::new(accept::reserve_descriptor()),
     });
@@ -219,7 +223,7 @@ async fn obey(
                 }
             }
         }
-        if is_orphaned || (worker.is_draining.get() && worker.connections.get() == 0) {
+        if is_orphaned || (worker.is_draining.get() && worker.is_empty()) {
             return Ok(());
         }
     }
@@ -258,13 +262,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Accepts those who have connected already, for they were promised it by the kernel, and then
-    /// no more.
-    fn close(self: &Rc<Self>, listening: &Listening) {
-        accept::accept_queued(self, listening);
-        listening.is_closed.set(true);
-        // Wakes the accepting task, which then ends.
-        listening.socket.shutdown(std::net::Shutdown::Both);
+    fn close(self: &Rc<Self>, listening: Rc<Listening>) {
+        self.closing.set(self.closing.get() + 1);
+        rt::spawn(accept::empty_and_close(self.clone(), listening));
+    }
+
+    /// Whether there is no connection, and none to come from a listener that is being closed.
+    fn is_empty(&self) -> bool {
+        self.connections.get() == 0 && self.closing.get() == 0
     }
 
     fn reload(self: &Rc<Self>, open: Vec<(ListenerId, OwnedFd)>, close: &[ListenerId]) {
@@ -282,7 +287,7 @@ impl Worker {
         let (kept, closed): (Vec<_>, Vec<_>) = all.into_iter().partition(is_kept);
         self.listening.replace(kept);
         for listening in closed {
-            self.close(&listening);
+            self.close(listening);
         }
     }
 
@@ -294,7 +299,7 @@ impl Worker {
 
     fn drain(self: &Rc<Self>) {
         for listening in self.listening.take() {
-            self.close(&listening);
+            self.close(listening);
         }
         self.is_draining.set(true);
         for local in self.locals.borrow().iter().filter_map(Weak::upgrade) {
@@ -327,7 +332,7 @@ impl Local {
             http: http::Context::new(config.timeouts, config.limits).with_http2(config.http2),
             serve: serve.with_proxy(proxy).with_rates(shared.rates.clone()),
             tunnels: Tunnels::new(config, &generation.upstreams, deadlines.clone(), &stream),
-            redirects: redirects(&generation),
+            redirects: redirects(&generation, &shared.rates),
             stream,
             logs: WorkerLogs::new(&generation.access_logs),
             generation,
@@ -335,7 +340,7 @@ impl Local {
     }
 }
 
-fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
+fn redirects(generation: &Generation, rates: &Arc<Rates>) -> HashMap<u16, Redirect> {
     let ports = generation
         .listeners
         .values()
@@ -343,9 +348,8 @@ fn redirects(generation: &Generation) -> HashMap<u16, Redirect> {
             Service::RedirectToHttps { port } => Some(*port),
             Service::Https | Service::Tunnel { .. } => None,
         });
-    ports
-        .map(|port| (port, Redirect::new(&generation.config, port)))
-        .collect()
+    let redirect = |port| Redirect::new(generation.config.clone(), rates.clone(), port);
+    ports.map(|port| (port, redirect(port))).collect()
 }
 
 /// Turns the deadline wheel for as long as the worker lives.
@@ -354,6 +358,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
         rt::sleep(TICK).await;
         let now = Instant::now();
         worker.deadlines.turn(now);
+        windows::sweep(worker.deadlines.now_ms());
         for local in worker.locals.borrow().iter().filter_map(Weak::upgrade) {
             local.serve.sweep(now);
             local.logs.flush();
@@ -364,7 +369,7 @@ async fn turn_wheel(worker: Rc<Worker>) {
 /// Wakes [`obey`] when the last connection is gone.
 async fn wake_when_empty(worker: Rc<Worker>, wake: UnixStream) {
     // A connection that was between two requests when the drain began is idle only now.
-    while worker.connections.get() > 0 {
+    while !worker.is_empty() {
         rt::sleep(DRAIN_LOOK).await;
         worker.deadlines.drain_idle();
     }

@@ -1,11 +1,12 @@
 //! Who is let in: lists of networks at listeners and sites, and request rates.
 
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 
 use crate::reload::{edit, reload};
 use crate::support::Policy;
 use crate::support::certificates::KeyKind;
-use crate::support::client::{Client, Manner};
+use crate::support::client::{Client, Manner, field, status};
 use crate::support::files::KIB;
 use crate::support::http2::Http2;
 use crate::support::server::{Server, Setup};
@@ -158,6 +159,46 @@ fn too_many_requests_of_one_client_get_429() {
     edit(&server, |text| text + "\n");
     reload(&server).success();
     assert_eq!(client_from(&server, 1).unwrap().get("/1k").status(), 429);
+}
+
+#[test]
+fn the_redirect_listener_refuses_whom_the_site_refuses() {
+    let server = Setup::new(Policy::Auto)
+        .site_with(
+            &["localhost"],
+            KeyKind::P256,
+            "root",
+            "deny = [\"127.0.0.3\"]",
+        )
+        .table("rate_limit", "requests = 1\nper_s = 3600\nburst = 3")
+        .with_redirect()
+        .start();
+    server.write_content("1k", KIB);
+    let redirect = |last| {
+        let address = Ipv4Addr::new(127, 0, 0, last).into();
+        let mut socket = connect_from(address, server.redirect.unwrap());
+        let request = b"GET /1k HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        socket.write_all(request).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for last in [3, 3] {
+        assert_eq!(status(&redirect(last)), 403);
+    }
+    // One bucket for both ways to ask, whichever worker has the connection.
+    let mut client = client_from(&server, 1).unwrap();
+    assert_eq!(client.get("/1k").status(), 200);
+    for expected in [308, 308, 429] {
+        let answer = redirect(1);
+        assert_eq!(status(&answer), expected);
+        assert_eq!(field(&answer, "retry-after").is_some(), expected == 429);
+    }
+    assert_eq!(client.get("/1k").status(), 429);
+    assert_eq!(status(&redirect(2)), 308);
+    let counters = server.counters();
+    assert_eq!(counters["requests_refused_network"], 2);
+    assert_eq!(counters["requests_rate_limited"], 2);
 }
 
 /// A client of 127.0.0.`last`, with an established session.

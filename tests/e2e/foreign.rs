@@ -1,22 +1,25 @@
 //! Foreign clients that trust the authority and nothing else: two browsers, which load a page with all
-//! that belongs to it, and the TLS and HTTP of two languages. Each is also shown a server that it must
+//! that belongs to it, and the TLS and HTTP of four languages. Each is also shown a server that it must
 //! not trust, so that its silence means something.
 //!
-//! The browsers take minutes in a kernel that runs as a process; the lab leaves this out.
+//! The browsers, and a compiler or a virtual machine at each start, take minutes in a kernel that runs
+//! as a process; the lab leaves this out.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
 
 use serde_json::Value;
 
 use crate::support::Policy;
-use crate::support::files::{MIB, assert_same_bytes, content};
+use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
-use crate::support::process::{CERTUTIL, CHROMIUM, FIREFOX, NODE, PYTHON};
+use crate::support::process::{CERTUTIL, CHROMIUM, FIREFOX, GO, JAVA, NODE, PYTHON};
 use crate::support::server::{Server, Setup};
 use crate::support::wait::until_some;
 
-for_each_policy!(python, node);
+for_each_policy!(python, node, go, java);
 
 /// `ssl` and `http.client`, over one connection.
 fn python(policy: Policy) {
@@ -95,6 +98,107 @@ https.get(`${origin}/1m`, { ca }, response => {
     assert_same_bytes(&finished.stdout, content(MIB), "by Node");
     let counters = server.counters();
     assert_eq!((counters["requests"], counters["requests_http2"]), (4, 3));
+}
+
+/// crypto/tls and net/http. Both versions of TLS, in each both of HTTP, over two connections each.
+fn go(policy: Policy) {
+    let server = server_with_sizes(policy);
+    let client = server.path("client");
+    build_go_client(&client);
+    let paths = SIZES.map(|size| format!("/{size}"));
+    let port = server.address.port().to_string();
+    let authority = server.authority();
+    let mut command = Command::new(client);
+    command.args([&authority, &port]).args(paths);
+    let finished = GO.start(&mut command).finish().success();
+    assert_same_bytes(&finished.stdout, &bodies(8), "by Go");
+
+    let counters = server.counters();
+    for counter in [
+        "handshakes_tls12_full",
+        "handshakes_tls12_resumed",
+        "handshakes_tls13_full",
+        "handshakes_tls13_resumed",
+    ] {
+        assert_eq!(counters[counter], 2, "{counter}");
+    }
+    assert_eq!(counters["handshakes_failed"], 1);
+    let requests = SIZES.len() as u64 * 8;
+    assert_eq!(counters["responses_2xx"], requests);
+    assert_eq!(counters["requests_http2"], requests / 2);
+}
+
+/// JSSE and `java.net.http`. In both versions of TLS: a connection for each of HTTP, and two of sockets.
+fn java(policy: Policy) {
+    let server = server_with_sizes(policy);
+    let client = source("Client.java");
+    let paths = SIZES.map(|size| format!("/{size}"));
+    let port = server.address.port().to_string();
+    let authority = server.authority();
+    let arguments = [client.as_str(), &authority, &port];
+    let paths = paths.iter().map(String::as_str);
+    let finished = JAVA.run(arguments.into_iter().chain(paths)).success();
+    let mut wanted = Vec::new();
+    for _version in ["TLSv1.2", "TLSv1.3"] {
+        wanted.extend(bodies(3));
+        for _connection in 0..2 {
+            wanted.extend(content(SIZES[0]));
+        }
+    }
+    assert_same_bytes(&finished.stdout, &wanted, "by Java");
+
+    let counters = server.counters();
+    for version in ["tls12", "tls13"] {
+        assert_eq!(counters[&format!("handshakes_{version}_full")], 3);
+        assert_eq!(counters[&format!("handshakes_{version}_resumed")], 1);
+    }
+    assert_eq!(counters["handshakes_failed"], 1);
+    let of_one_round = SIZES.len() as u64;
+    assert_eq!(counters["responses_2xx"], 2 * (3 * of_one_round + 2));
+    assert_eq!(counters["requests_http2"], 2 * 2 * of_one_round);
+}
+
+/// A server that has a file of each of [`SIZES`].
+fn server_with_sizes(policy: Policy) -> Server {
+    let server = Setup::new(policy).start();
+    for size in SIZES {
+        server.write_content(&size.to_string(), size);
+    }
+    server
+}
+
+/// What a client prints that asks so many times for all of [`SIZES`].
+fn bodies(times: usize) -> Vec<u8> {
+    let once: Vec<u8> = SIZES
+        .iter()
+        .flat_map(|&size| content(size))
+        .copied()
+        .collect();
+    once.repeat(times)
+}
+
+/// Makes a program of `client.go`. Beside the build's results lies a cache of Go's own, with what it has
+/// compiled of its library: the first of several fills it, the others only link.
+fn build_go_client(program: &Path) {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = GO.command();
+    command
+        .env("GOCACHE", folder.join("go-cache"))
+        .env("GOPATH", folder.join("go"))
+        .env("GOFLAGS", "")
+        .env("GO111MODULE", "off")
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-o"])
+        .arg(program)
+        .arg(source("client.go"));
+    let _one_at_a_time = BUILDING.lock();
+    GO.start(&mut command).finish().success();
+}
+
+/// The path of a client's source.
+fn source(name: &str) -> String {
+    format!("{}/tests/e2e/foreign/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]
@@ -239,6 +343,10 @@ fn trust(folder: &Path, authority: &str) {
     ];
     CERTUTIL.run(add).success();
 }
+
+/// What Go's and Java's clients load: nothing, one byte, a segment, the most that one record holds and a
+/// byte more, and enough to be handed over to the kernel on the way.
+const SIZES: [usize; 6] = [1, 0, KIB, 16 * KIB, 16 * KIB + 1, MIB + 7];
 
 /// Nothing but what it is told to load.
 const FIREFOX_IS_QUIET: &str = "\

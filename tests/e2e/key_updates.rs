@@ -4,12 +4,14 @@
 //! User space always can. A kernel before 6.14 cannot change a key it was given: such a connection
 //! ends with an alert, never with a silence that looks like a lost connection.
 
+use portcullis::proto::h2::frame::put_window_update;
 use rustls::AlertDescription;
 
 use crate::support::Policy;
 use crate::support::client::{Ending, Manner, TLS13, content_length};
 use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
+use crate::support::http2::Http2;
 use crate::support::kernel::{KernelTls, TlsStatistics, kernel_tls};
 use crate::support::process::{OPENSSL, Running};
 use crate::support::server::{Server, Setup};
@@ -18,6 +20,7 @@ for_each_policy!(
     by_openssl,
     by_openssl_with_a_request,
     during_a_download,
+    during_many_streams,
     too_many,
 );
 
@@ -84,6 +87,57 @@ fn during_a_download(policy: Policy) {
     client.read_into(&mut body, left);
     assert_same_bytes(&body, content(64 * MIB), "the download");
     assert_eq!(client.get("/1k").body, content(KIB));
+    let counters = server.counters();
+    assert_eq!(counters["key_updates_received"], UPDATES);
+    assert_eq!(counters["key_updates_sent"], UPDATES);
+    if policy != Policy::Never && kernel_tls() == KernelTls::WithRekey {
+        let after = TlsStatistics::read();
+        assert_eq!(after.since(&before, "TlsTxRekeyOk"), UPDATES);
+        assert_eq!(after.since(&before, "TlsTxSw"), 1);
+    }
+}
+
+/// The same over HTTP/2, in the middle of frames of several streams.
+fn during_many_streams(policy: Policy) {
+    let server = Setup::new(policy).start();
+    server.write_content("4m", 4 * MIB);
+    let before = TlsStatistics::read();
+    let manner = Manner {
+        versions: TLS13,
+        receive_buffer_bytes: Some(64 * KIB),
+        ..Manner::default()
+    };
+    let window = 0x7fff_ffff;
+    let mut client = Http2::connect(&manner, &server, &[(4, window)]);
+    let mut update = Vec::new();
+    put_window_update(0, window - 65_535, &mut update);
+    client.push(&update);
+    client.opens_windows = false;
+    let fields = [(":method", "GET"), (":path", "/4m"), ("priority", "u=3, i")];
+    let streams = [0; 4].map(|_| client.ask_with(&fields, true));
+    client.flush().unwrap();
+    let heard_bytes = |client: &Http2| -> usize {
+        let streams = streams.iter();
+        streams.map(|id| client.streams[id].body.len()).sum()
+    };
+    for _ in 0..UPDATES {
+        let enough = heard_bytes(&client) + 2 * MIB;
+        client.hear(|client| heard_bytes(client) >= enough).unwrap();
+        client.client.wait_until_full();
+        client.client.tls.refresh_traffic_keys().unwrap();
+        client.flush().unwrap();
+        if policy != Policy::Never && kernel_tls() == KernelTls::WithoutRekey {
+            let ending = client.hear_the_end();
+            assert!(matches!(ending, Ending::Alert(_)), "{ending:?}");
+            return;
+        }
+    }
+    client.hear_all();
+    for stream in streams {
+        let heard = &client.streams[&stream];
+        assert_eq!((heard.status, heard.reset), (Some(200), None));
+        assert_same_bytes(&heard.body, content(4 * MIB), "a stream");
+    }
     let counters = server.counters();
     assert_eq!(counters["key_updates_received"], UPDATES);
     assert_eq!(counters["key_updates_sent"], UPDATES);

@@ -1,10 +1,11 @@
 //! Every bound that an operator may set, reached over the wire: what the client is told, how the
 //! connection ends, and that what was held is given back.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
+use portcullis::limits::ACCEPTS_PER_TURN_MAX;
 use rustls::AlertDescription;
 
 use crate::support::Policy;
@@ -485,6 +486,31 @@ fn a_second_termination_stops_at_once() {
     );
     server.wait_for_log("second signal");
     drop(client);
+}
+
+#[test]
+fn a_drain_answers_all_who_had_connected() {
+    let mut server = Setup::new(Policy::Auto).workers(1).with_redirect().start();
+    let redirect = server.redirect.unwrap();
+    // While the process stands still the kernel fills the queue, here for several turns of accepting.
+    server.signal(libc::SIGSTOP);
+    let request = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let queued: Vec<TcpStream> = std::iter::repeat_with(|| {
+        let mut socket = Manner::default().connect_tcp(redirect);
+        socket.write_all(request).unwrap();
+        socket
+    })
+    .take(5 * ACCEPTS_PER_TURN_MAX)
+    .collect();
+    server.terminate();
+    server.signal(libc::SIGCONT);
+    for mut socket in queued {
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert_eq!(status(&answer), 308);
+    }
+    assert_eq!(server.wait().code(), Some(0));
+    server.wait_for_log(&format!("responses_3xx={}", 5 * ACCEPTS_PER_TURN_MAX));
 }
 
 #[test]

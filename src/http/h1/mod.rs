@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 use bytes::BytesMut;
 
 use self::request_body::{Body, Failure, Loan, Receiving};
-use self::response::{Delivered, Delivery, Follows, poll_once};
+use self::response::{Begun, Delivered, Delivery, Follows, poll_once};
 use super::transport::{Receive, Transmit};
 use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::buf;
@@ -24,7 +24,7 @@ use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::{Closure, Received};
 use crate::proto::h1::Refusal;
-use crate::proto::h1::encode::CONTINUE;
+use crate::proto::h1::encode::{CONTINUE, push_interim};
 use crate::proto::h1::parse::{Bounds, Head, HeadParser};
 use crate::proto::syntax::list_members;
 use crate::serve::{Now, error_page};
@@ -127,6 +127,12 @@ enum After {
     Close(Outcome),
 }
 
+/// An exchange that has begun.
+enum Exchanging<'a> {
+    Over(Result<After, Error>),
+    Waiting(Pin<Box<dyn Future<Output = Result<After, Error>> + 'a>>),
+}
+
 /// What became of a request with a body.
 enum Exchanged {
     Refused(Refusal),
@@ -136,14 +142,11 @@ enum Exchanged {
 impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
     async fn run(&mut self) -> Result<Outcome, Error> {
         loop {
-            // The exchange is boxed: its state is many times that of waiting for a request, which
-            // is what most connections do most of the time.
             let after = match self.next_head().await? {
-                Next::Request(head) => {
-                    let exchange = Box::pin(self.exchange(head));
-                    buf::keep_ready(size_of_val(&*exchange));
-                    exchange.await?
-                }
+                Next::Request(head) => match self.begin(head) {
+                    Exchanging::Over(after) => after?,
+                    Exchanging::Waiting(rest) => rest.await?,
+                },
                 Next::Refused(refusal) => Box::pin(self.refuse(refusal, None)).await?,
                 Next::Ended(outcome) => {
                     // Nothing is in flight; whether the goodbye arrives changes nothing.
@@ -217,17 +220,50 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         }
     }
 
-    /// One request and its response. What is not the way of most requests is boxed by itself: making
-    /// a future costs the copying of its whole state.
-    async fn exchange(&mut self, head: Head) -> Result<After, Error> {
+    /// Begins an exchange, and ends it too where nothing has to be waited for: what most requests ask
+    /// for is known, and the socket has room. The rest is boxed: its state is many times that of
+    /// waiting for a request, which is what most connections do most of the time.
+    fn begin(&mut self, head: Head) -> Exchanging<'_> {
         self.served += 1;
         metrics::count(Counter::Requests);
+        let now = self.write.now();
+        self.begun = now.monotonic;
+        let request = &head.request;
+        let known = match request.body_length.is_none() {
+            true => self.handler.respond_known(request, now),
+            false => None,
+        };
+        let Some(response) = known else {
+            let exchange = Box::pin(self.exchange(head, now));
+            buf::keep_ready(size_of_val(&*exchange));
+            return Exchanging::Waiting(exchange);
+        };
+        let begun = self.begin_delivery(request, head.keep_alive, now, response);
+        if !begun.is_over() || begun.is_upgrade() {
+            return Exchanging::Waiting(Box::pin(self.complete(head, begun)));
+        }
+        let delivered = begun.into_delivered(&self.write);
+        let follows = self.delivered(request, delivered);
+        Exchanging::Over(follows.map(|follows| match follows {
+            Follows::NextRequest => After::NextRequest,
+            Follows::Nothing | Follows::Upgraded(_) => After::Close(Outcome::Closed),
+        }))
+    }
+
+    /// Sends the rest of a known response.
+    async fn complete(&mut self, head: Head, begun: Begun) -> Result<After, Error> {
+        let delivered = begun.complete(&mut self.write, self.context).await;
+        let follows = self.delivered(&head.request, delivered)?;
+        self.after(follows).await
+    }
+
+    /// One request and its response. What is not the way of most requests is boxed by itself: making
+    /// a future costs the copying of its whole state.
+    async fn exchange(&mut self, head: Head, now: Now) -> Result<After, Error> {
         let Head {
             request,
             keep_alive,
         } = head;
-        let now = self.write.now();
-        self.begun = now.monotonic;
         let limits = &self.context.limits;
         if matches!(request.body_length, BodyLength::Known(n) if n > limits.body_bytes_max) {
             return Box::pin(self.refuse(BODY_TOO_LARGE, Some(&request))).await;
@@ -238,7 +274,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             let mut answer = pin!(handler.respond(&request, body, now));
             let response = match poll_once(&mut answer).await {
                 Poll::Ready(response) => response,
-                Poll::Pending => Box::pin(self.awaited(answer)).await?,
+                Poll::Pending => Box::pin(self.awaited(&request, answer)).await?,
             };
             self.deliver(&request, keep_alive, now, response).await?
         } else {
@@ -249,35 +285,65 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 Exchanged::Answered(follows) => follows,
             }
         };
-        Ok(match follows {
-            Follows::NextRequest => After::NextRequest,
-            Follows::Nothing => After::Close(Outcome::Closed),
+        self.after(follows).await
+    }
+
+    /// What follows a response, and all of that where it is another protocol.
+    async fn after(&mut self, follows: Follows) -> Result<After, Error> {
+        match follows {
+            Follows::NextRequest => Ok(After::NextRequest),
+            Follows::Nothing => Ok(After::Close(Outcome::Closed)),
             Follows::Upgraded(upgrade) => {
                 let Some(receiving) = &mut self.receiving else {
                     return Err(lost_receiving());
                 };
                 Box::pin(upgraded::run(receiving, &mut self.write, upgrade)).await?;
-                After::Close(Outcome::Closed)
+                Ok(After::Close(Outcome::Closed))
             }
-        })
+        }
     }
 
     /// Waits for an answer that is not there at once, for as long as the client does: whoever makes it
     /// need not go on for nobody. What the client sends meanwhile is the next request.
     async fn awaited<F: Future<Output = Response>>(
         &mut self,
+        request: &Request,
         mut answer: Pin<&mut F>,
     ) -> Result<Response, Error> {
         let bytes_max = self.context.limits.header_bytes_max;
-        let Some(receiving) = &mut self.receiving else {
-            return Err(lost_receiving());
-        };
-        let mut leaving = pin!(client_leaves(receiving, bytes_max));
-        poll_fn(|context| match answer.as_mut().poll(context) {
-            Poll::Ready(response) => Poll::Ready(Ok(response)),
-            Poll::Pending => leaving.as_mut().poll(context).map(Err),
-        })
-        .await
+        loop {
+            let response = {
+                let Some(receiving) = &mut self.receiving else {
+                    return Err(lost_receiving());
+                };
+                let mut leaving = pin!(client_leaves(receiving, bytes_max));
+                poll_fn(|context| match answer.as_mut().poll(context) {
+                    Poll::Ready(response) => Poll::Ready(Ok(Some(response))),
+                    Poll::Pending if !request.interims.is_empty() => Poll::Ready(Ok(None)),
+                    Poll::Pending => leaving.as_mut().poll(context).map(Err),
+                })
+                .await?
+            };
+            if let Some(response) = response {
+                return Ok(response);
+            }
+            self.send_interims(request).await?;
+        }
+    }
+
+    /// Passes on the interim responses that have come.
+    async fn send_interims(&mut self, request: &Request) -> Result<(), Error> {
+        let interims = request.interims.take();
+        // RFC 9110 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
+        if request.version < Version::Http11 {
+            return Ok(());
+        }
+        let mut text = Vec::new();
+        for interim in &interims {
+            push_interim(&mut text, interim);
+        }
+        let sent = self.write.send(&[IoSlice::new(&text)]).await;
+        sent.map_err(|cause| Error::on_connection(Stage::Response, cause))
     }
 
     async fn exchange_with_body(
@@ -333,12 +399,16 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         loop {
             let response = poll_fn(|context| match answer.as_mut().poll(context) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending if !request.interims.is_empty() => Poll::Ready(None),
                 Poll::Pending => loan.interim.poll_wanted(context).map(|()| None),
             });
             if let Some(response) = response.await {
                 return Ok(response);
             }
-            self.send_continue(loan).await?;
+            match request.interims.is_empty() {
+                true => self.send_continue(loan).await?,
+                false => self.send_interims(request).await?,
+            }
         }
     }
 
@@ -404,10 +474,30 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         now: Now,
         response: Response,
     ) -> Result<Follows, Error> {
+        if !request.interims.is_empty() {
+            // They came together with the response.
+            Box::pin(self.send_interims(request)).await?;
+        }
+        let begun = self.begin_delivery(request, may_go_on, now, response);
+        let delivered = begun.complete(&mut self.write, self.context).await;
+        self.delivered(request, delivered)
+    }
+
+    /// Sends what of `response` can be sent without waiting.
+    fn begin_delivery(
+        &mut self,
+        request: &Request,
+        may_go_on: bool,
+        now: Now,
+        response: Response,
+    ) -> Begun {
         let may_go_on = may_go_on
             && !self.context.is_draining()
             && self.served < self.context.limits.requests_per_connection_max;
         let key_exhausted = may_go_on && self.write.is_nearly_exhausted();
+        if key_exhausted {
+            metrics::count(Counter::KeyExhausted);
+        }
         let delivery = Delivery {
             method: &request.method,
             version: request.version,
@@ -415,13 +505,13 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             takes_trailers: takes_trailers(request),
             date: now.wall,
         };
-        let delivered = delivery.send(&mut self.write, self.context, response).await;
+        delivery.begin(&mut self.write, self.context, response)
+    }
+
+    /// Counts and reports a response that is over, and gives what follows it.
+    fn delivered(&self, request: &Request, delivered: Delivered) -> Result<Follows, Error> {
         self.finish(Some(request), &delivered);
-        let follows = delivered.follows?;
-        if key_exhausted {
-            metrics::count(Counter::KeyExhausted);
-        }
-        Ok(follows)
+        delivered.follows
     }
 
     /// Answers a request that is not served, and ends the connection: what follows in the input

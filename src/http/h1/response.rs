@@ -15,6 +15,7 @@ use crate::limits::RECORD_PLAINTEXT_BYTES_MAX;
 use crate::message::{
     Body, BodyStream, FieldBlock, Fields, Method, Part, Response, Status, Upgrade, Version,
 };
+use crate::net::stream::AtOnce;
 use crate::proto::h1::encode::{
     CHUNK_END, Framing, Plan, ResponseHead, push_chunk_line, push_last_chunk,
 };
@@ -55,6 +56,20 @@ pub(super) struct Delivered {
     pub(super) body_bytes: Option<u64>,
 }
 
+/// A response that is under way: as much of it as the socket took at once is sent.
+pub(super) struct Begun {
+    /// The head, unless it is sent.
+    head: Vec<u8>,
+    body: Body,
+    framing: Framing,
+    takes_trailers: bool,
+    follows: Follows,
+    status: Status,
+    /// What [`Transmit::sent_bytes`] is when the head is sent.
+    head_end: u64,
+    sent: Result<AtOnce, Cause>,
+}
+
 impl Delivery<'_> {
     /// Sends `response`.
     pub(super) async fn send<W: Transmit>(
@@ -63,6 +78,17 @@ impl Delivery<'_> {
         context: &Context,
         response: Response,
     ) -> Delivered {
+        let begun = self.begin(write, context, response);
+        begun.complete(write, context).await
+    }
+
+    /// Sends what of `response` can be sent without waiting.
+    pub(super) fn begin<W: Transmit>(
+        &self,
+        write: &mut W,
+        context: &Context,
+        response: Response,
+    ) -> Begun {
         let length = response.body.length();
         let plan = Plan::new(self.method, self.version, response.status, length);
         let keep_alive = self.keep_alive && !plan.closes();
@@ -79,8 +105,6 @@ impl Delivery<'_> {
             keep_alive,
         };
         head_fields.write(&mut head);
-        let status = response.status;
-        let head_end = write.sent_bytes() + head.len() as u64;
         let mut follows = match keep_alive {
             true => Follows::NextRequest,
             false => Follows::Nothing,
@@ -93,26 +117,85 @@ impl Delivery<'_> {
             (true, body) => body,
             (false, _) => Body::Empty,
         };
-        let sent = match body {
+        let head_end = write.sent_bytes() + head.len() as u64;
+        let sent = match &body {
+            Body::Empty => write.send_at_once(&[IoSlice::new(&head)]),
+            Body::Bytes(bytes) => write.send_at_once(&[IoSlice::new(&head), IoSlice::new(bytes)]),
+            Body::File(_) | Body::Parts(_) | Body::Stream(..) | Body::Upgrade(_) => {
+                Ok(AtOnce::Nothing)
+            }
+        };
+        if !matches!(sent, Ok(AtOnce::Nothing)) {
+            context.return_head_buffer(std::mem::take(&mut head));
+        }
+        Begun {
+            head,
+            body,
+            framing: plan.framing,
+            takes_trailers: self.takes_trailers,
+            follows,
+            status: response.status,
+            head_end,
+            sent,
+        }
+    }
+}
+
+impl Begun {
+    /// Whether nothing is left to do.
+    pub(super) fn is_over(&self) -> bool {
+        !matches!(self.sent, Ok(AtOnce::Kept | AtOnce::Nothing))
+    }
+
+    /// Whether another protocol follows.
+    pub(super) fn is_upgrade(&self) -> bool {
+        matches!(self.follows, Follows::Upgraded(_))
+    }
+
+    /// What became of it, when it is over.
+    pub(super) fn into_delivered<W: Transmit>(self, write: &W) -> Delivered {
+        let sent = self.sent.map(drop).map_err(failed);
+        Delivered {
+            // Also where the body failed: the client has seen the status.
+            body_bytes: write.sent_bytes().checked_sub(self.head_end),
+            follows: sent.map(|()| self.follows),
+            status: self.status,
+        }
+    }
+
+    /// Sends the rest.
+    pub(super) async fn complete<W: Transmit>(
+        mut self,
+        write: &mut W,
+        context: &Context,
+    ) -> Delivered {
+        let rest = match self.sent {
+            Ok(AtOnce::Sent) | Err(_) => return self.into_delivered(write),
+            Ok(AtOnce::Kept) => write.send(&[]).await.map_err(failed),
+            Ok(AtOnce::Nothing) => self.send_all(write).await,
+        };
+        if rest.is_ok() {
+            context.return_head_buffer(self.head);
+        }
+        Delivered {
+            body_bytes: write.sent_bytes().checked_sub(self.head_end),
+            follows: rest.map(|()| self.follows),
+            status: self.status,
+        }
+    }
+
+    async fn send_all<W: Transmit>(&mut self, write: &mut W) -> Result<(), Error> {
+        let (head, body) = (&mut self.head, std::mem::take(&mut self.body));
+        match body {
             Body::Stream(stream, _) => {
-                let sender = StreamSender::new(write, plan.framing, self.takes_trailers);
-                Box::pin(sender.send(&mut head, stream)).await
+                let sender = StreamSender::new(write, self.framing, self.takes_trailers);
+                Box::pin(sender.send(head, stream)).await
             }
             body @ (Body::Empty
             | Body::Bytes(_)
             | Body::File(_)
             | Body::Parts(_)
-            | Body::Upgrade(_)) => send_parts(write, &mut head, body).await.map_err(failed),
-        };
-        // Also where the body failed: the client has seen the status.
-        let body_bytes = write.sent_bytes().checked_sub(head_end);
-        if sent.is_ok() {
-            context.return_head_buffer(head);
-        }
-        Delivered {
-            follows: sent.map(|()| follows),
-            status,
-            body_bytes,
+            | Body::Upgrade(_)) => send_parts(write, head, body).await.map_err(failed),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The driver over a scripted connection in memory: every receive is the next event of a script,
 //! everything sent is kept.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::future::Future;
@@ -20,9 +20,10 @@ use super::*;
 use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{
-    Body, BodyStream, Fields, FileRange, LocalFuture, Part, Request, RequestBody, Response, Status,
+    Body, BodyStream, Fields, FileRange, Interim, LocalFuture, Part, Request, RequestBody,
+    Response, Status,
 };
-use crate::net::stream::Closure;
+use crate::net::stream::{AtOnce, Closure};
 use crate::serve::Now;
 
 mod bodies;
@@ -68,6 +69,10 @@ struct Script {
     /// Data received after our side was finished.
     lingered: usize,
     send_fails: bool,
+    /// Sends that were not to wait.
+    asked_at_once: usize,
+    /// Something that was sent waits for room.
+    keeps: bool,
     exhausted: bool,
     /// The capacity of the input buffer whenever the connection became idle.
     idle_capacity_max: usize,
@@ -80,6 +85,8 @@ impl Default for Script {
             events: VecDeque::new(),
             sent: Vec::new(),
             sends: Vec::new(),
+            asked_at_once: 0,
+            keeps: false,
             finished: false,
             phase: None,
             after: Duration::ZERO,
@@ -177,9 +184,37 @@ impl Transmit for Wire {
             script.sent.extend_from_slice(part);
         }
         let sent = script.sent.len() - before;
-        assert!(sent > 0, "an empty send");
-        script.sends.push(sent);
+        assert!(sent > 0 || script.keeps, "an empty send");
+        script.keeps = false;
+        script.sends.extend((sent > 0).then_some(sent));
         Ok(())
+    }
+
+    /// Each outcome in its turn.
+    fn send_at_once(&mut self, parts: &[IoSlice<'_>]) -> Result<AtOnce, Cause> {
+        let mut script = self.0.borrow_mut();
+        assert!(
+            !script.finished && !script.keeps,
+            "a send at the wrong time"
+        );
+        script.asked_at_once += 1;
+        if script.asked_at_once.is_multiple_of(3) {
+            return Ok(AtOnce::Nothing);
+        }
+        if script.send_fails {
+            return Err(Cause::Timeout("timeouts.send_progress_ms"));
+        }
+        let before = script.sent.len();
+        for part in parts {
+            script.sent.extend_from_slice(part);
+        }
+        let sent = script.sent.len() - before;
+        script.sends.push(sent);
+        script.keeps = script.asked_at_once % 3 == 1;
+        Ok(match script.keeps {
+            true => AtOnce::Kept,
+            false => AtOnce::Sent,
+        })
     }
 
     async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
@@ -287,6 +322,8 @@ struct Site {
     file: Option<Arc<File>>,
     /// The targets it was asked for.
     seen: RefCell<Vec<String>>,
+    /// Whether it knew the last response that it could know.
+    knew: Cell<bool>,
 }
 
 impl Site {
@@ -301,6 +338,16 @@ impl Site {
 }
 
 impl Handler for Site {
+    /// Every second time, for what [`Handler::respond`] answers with the request's target.
+    fn respond_known(&self, request: &Request, _now: Now) -> Option<Response> {
+        let is_plain = request.path().len() <= 2 && !self.knew.replace(!self.knew.get());
+        is_plain.then(|| {
+            self.seen.borrow_mut().push(request.target.to_string());
+            let target = Bytes::copy_from_slice(request.target.as_bytes());
+            Response::new(Status(200)).with_body(Body::Bytes(target))
+        })
+    }
+
     async fn respond(&self, request: &Request, body: RequestBody, _now: Now) -> Response {
         self.seen.borrow_mut().push(request.target.to_string());
         let ok = |body| Response::new(Status(200)).with_body(body);
@@ -350,6 +397,22 @@ impl Handler for Site {
                     relayed,
                     ..ok(Body::Empty)
                 }
+            }
+            "/hints" => {
+                let hint = |link| Interim {
+                    status: Status(103),
+                    fields: fields_of(&[("Link", link)]),
+                };
+                assert!(request.interims.push(hint("</a>")));
+                let mut has_waited = false;
+                std::future::poll_fn(|_| match std::mem::replace(&mut has_waited, true) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                })
+                .await;
+                // It comes together with the response.
+                assert!(request.interims.push(hint("</b>")));
+                ok(Body::Bytes(read_all(body).await.unwrap_or_default().into()))
             }
             "/none" => Response::new(Status(204)),
             "/unchanged" => Response::new(Status(304)).with("etag", "\"a\""),
@@ -751,4 +814,32 @@ fn a_stream_that_is_too_long_is_cut_at_its_declared_length() {
     assert_eq!(ended.result.as_ref().unwrap_err().side, Side::Us);
     assert!(ended.sent().ends_with("\r\n\r\nabcde"), "{}", ended.sent());
     assert_eq!(ended.seen, ["/stream/long"]);
+}
+
+#[test]
+fn rfc9110_15_2_interim_responses_come_before_the_response() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
+                 HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\nHTTP/1.1 200 OK\r\n";
+    for asked in [
+        get("/hints"),
+        post("/hints", "Content-Length: 3", "abc"),
+        post(
+            "/hints",
+            "Transfer-Encoding: chunked",
+            "3\r\nabc\r\n0\r\n\r\n",
+        ),
+    ] {
+        let ended = ended([asked, get("/a")]);
+        assert!(ended.sent().starts_with(hints), "{}", ended.sent());
+        assert_eq!(ended.seen, ["/hints", "/a"]);
+        assert_eq!(ended.sent().matches("200 OK").count(), 2);
+    }
+}
+
+/// "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
+#[test]
+fn rfc9110_15_2_a_client_of_http_1_0_gets_no_interim_response() {
+    let ended = ended([data("GET /hints HTTP/1.0\r\n\r\n")]);
+    assert!(ended.sent().starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(!ended.sent().contains("103"));
 }

@@ -266,7 +266,17 @@ async fn exchange<H: Handler>(
         true => RequestBody::Stream(Box::new(StreamBody::new(shared.clone(), stream))),
         false => RequestBody::Empty,
     };
-    let response = handler.respond(&request, body, shared.now.get()).await;
+    let response = {
+        let mut answer = pin!(handler.respond(&request, body, shared.now.get()));
+        poll_fn(|task| {
+            let polled = answer.as_mut().poll(task);
+            if !request.interims.is_empty() {
+                inform(stream, &request, shared);
+            }
+            polled
+        })
+        .await
+    };
     let response = match is_unconnected(&request, &response) {
         // Success would say that the tunnel is there (RFC 8441 5).
         true => error_page::page(Status(501)),
@@ -286,6 +296,15 @@ async fn exchange<H: Handler>(
         Some(Made::Body(made)) => send_made(stream, made, shared).await,
         Some(Made::Tunnel(upgrade)) => tunnel::run(stream, upgrade, shared).await,
         None => {}
+    }
+}
+
+/// Passes on the interim responses that have come.
+#[cold]
+fn inform(stream: StreamId, request: &Request, shared: &Shared) {
+    let mut connection = shared.connection.borrow_mut();
+    for interim in request.interims.take() {
+        connection.inform(stream, interim);
     }
 }
 

@@ -12,13 +12,13 @@ use crate::config::{Limits, Timeouts};
 use crate::http::transport::Transmit;
 use crate::limits::H2_CONTROL_BYTES_MAX;
 use crate::message::gather::{Gather, Part};
-use crate::message::{Body, FileRange, LocalFuture, Response};
+use crate::message::{Body, Fields, FileRange, Interim, LocalFuture, Response};
 use crate::proto::h2::ErrorCode;
 use crate::proto::h2::frame::{
     Decoder, Frame, PREFACE, Role, begin_headers, data_head, finish_headers, put_ping,
     put_rst_stream, put_settings, put_settings_ack,
 };
-use crate::proto::h2::hpack::{Encoder, Indexing};
+use crate::proto::h2::hpack::{self, Encoder, Indexing};
 
 #[derive(Default)]
 struct State {
@@ -270,6 +270,8 @@ fn content(got: &[Got], id: StreamId) -> (Vec<u8>, bool) {
 /// Answers by path.
 #[derive(Default)]
 struct Site {
+    /// Whether `/hints` has let the driver go on between its interim responses.
+    waited: Cell<bool>,
     /// Handlers that have begun and not ended, nor been dropped.
     alive: Rc<Cell<usize>>,
     /// The responses that are over: path, status, and whether they were complete.
@@ -323,6 +325,23 @@ impl Handler for Site {
                         Err(_) => return Response::new(Status(500)),
                     }
                 }
+            }
+            "/hints" => {
+                let hint = |link: &str| Interim {
+                    status: Status(103),
+                    fields: Fields::of([(&b"Link"[..], link.as_bytes())].into_iter()),
+                };
+                assert!(request.interims.push(hint("</a>")));
+                poll_fn(|task| match self.waited.replace(true) {
+                    true => Poll::Ready(()),
+                    false => {
+                        task.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                })
+                .await;
+                assert!(request.interims.push(hint("</b>")));
+                ok(Body::Bytes(Bytes::from_static(b"hinted")))
             }
             "/never" => poll_fn(|_| Poll::<Response>::Pending).await,
             "/made" => ok(Body::Stream(
@@ -383,6 +402,40 @@ fn many_requests_of_one_segment_are_answered_by_one_send() {
     let got = bench.receive();
     assert_eq!(got.len(), 200);
     assert!((0..100).all(|index| content(&got, 2 * index + 1).1));
+}
+
+#[test]
+fn rfc9113_8_1_interim_responses_come_before_the_response() {
+    let (site, context) = (Site::default(), context());
+    let mut bench = Bench::new(&site, &context);
+    bench.ask(1, "/hints", true);
+    assert!(bench.turn().is_pending());
+    let got = bench.receive();
+    let mut decoder = hpack::Decoder::new();
+    let mut heads = Vec::new();
+    for frame in &got {
+        if let Got::Headers(1, block, end) = frame {
+            let bounds = hpack::Bounds {
+                list_bytes_max: 1000,
+                fields_max: 10,
+            };
+            let mut list = hpack::HeaderList::default();
+            decoder.decode(block, &bounds, &mut list).unwrap();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let fields = list
+                .iter()
+                .take(2)
+                .map(|(name, value)| text(name) + " " + &text(value));
+            heads.push((fields.collect::<Vec<_>>().join(", "), *end));
+        }
+    }
+    let [first, second, (last, false)] = &heads[..] else {
+        panic!("{heads:?}");
+    };
+    assert_eq!(*first, (":status 103, link </a>".to_owned(), false));
+    assert_eq!(*second, (":status 103, link </b>".to_owned(), false));
+    assert!(last.starts_with(":status 200"), "{last}");
+    assert_eq!(content(&got, 1), (b"hinted".to_vec(), true));
 }
 
 #[test]

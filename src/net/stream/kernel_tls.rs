@@ -18,6 +18,7 @@ use crate::record::{
 };
 use crate::sys;
 use crate::sys::ktls::Direction;
+use crate::sys::mapping::Vector;
 use crate::sys::probe::Suite;
 
 /// The sending side of a connection that the kernel encrypts.
@@ -139,6 +140,20 @@ impl KernelSend {
         let step = self.count_sent(sent)?;
         if let Step::Moved(sent) = step {
             parts.advance(sent);
+            self.has_open_record = false;
+        }
+        Ok(step)
+    }
+
+    /// Sends bytes and parts of files that are mapped, as far as there is room for them.
+    pub(crate) fn send_vector(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        vector: &mut Vector<'_>,
+    ) -> Result<Step, Cause> {
+        debug_assert!(vector.bytes() <= KERNEL_STEP_BYTES_MAX);
+        let step = self.count_sent(vector.send(socket))?;
+        if matches!(step, Step::Moved(_)) {
             self.has_open_record = false;
         }
         Ok(step)

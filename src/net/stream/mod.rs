@@ -40,7 +40,7 @@ use super::rt;
 use super::socket::Socket;
 use crate::config::{Offload, OffloadPolicy};
 use crate::error::Cause;
-use crate::limits::TURN_BYTES_MAX;
+use crate::limits::{RECORDS_PER_STEP_MAX, TURN_BYTES_MAX};
 use crate::metrics::{self, Counter};
 use crate::record::{Role, TrafficKeys};
 use crate::sys;
@@ -106,6 +106,17 @@ pub enum Received {
     Closed(Closure),
     /// The deadline passed while nothing came. More may still be received.
     Expired(Expiry),
+}
+
+/// What a send that does not wait did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtOnce {
+    /// The socket has taken all of it.
+    Sent,
+    /// It is accepted, and a part waits for room: [`WriteHalf::send`] of nothing waits for that.
+    Kept,
+    /// Nothing was done: it is for [`WriteHalf::send`].
+    Nothing,
 }
 
 /// How the peer ended its direction.
@@ -271,6 +282,33 @@ impl WriteHalf {
             transport.after(step).await?;
         }
         transport.settle().await
+    }
+
+    /// As [`WriteHalf::send`], without waiting and so without a future, where that can be: all of
+    /// `parts` fits into one step of TLS in user space that has nothing to do before.
+    ///
+    /// # Errors
+    /// As [`WriteHalf::send`].
+    pub fn send_at_once(&mut self, parts: &[io::IoSlice<'_>]) -> Result<AtOnce, Cause> {
+        let transport = &self.transport;
+        let mut sending = transport.sending.borrow_mut();
+        let mut parts = Parts::new(parts);
+        let is_for_send = !sending.is_settled()
+            || !matches!(sending.path, SendPath::UserTls(_))
+            || parts.left() > user_tls::step_plaintext_max()
+            || sending.records_left() <= RECORDS_PER_STEP_MAX
+            || transport.context.offload.policy == OffloadPolicy::Always
+            || transport.turn_bytes.get() >= TURN_BYTES_MAX;
+        if is_for_send {
+            return Ok(AtOnce::Nothing);
+        }
+        match sending.step(transport, &mut parts)? {
+            Step::Moved(bytes) => {
+                transport.count_turn(bytes);
+                Ok(AtOnce::Sent)
+            }
+            Step::Blocked => Ok(AtOnce::Kept),
+        }
     }
 
     /// Ends the sending direction: close_notify under TLS (unless a fatal alert has ended it

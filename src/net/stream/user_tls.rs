@@ -35,6 +35,14 @@ pub(super) fn seal_and_send(
     })
 }
 
+/// The plaintext that one step seals at most.
+pub(super) fn step_plaintext_max() -> usize {
+    match buf::is_scarce() {
+        true => RECORD_PLAINTEXT_BYTES_MAX,
+        false => SEND_CHUNK_BYTES,
+    }
+}
+
 /// Writes application-data records one behind the other into a buffer, sealed in place.
 pub(crate) struct RecordWriter<'a> {
     sealer: &'a mut Sealer,
@@ -47,16 +55,12 @@ pub(crate) struct RecordWriter<'a> {
 impl<'a> RecordWriter<'a> {
     /// An empty run of records in `buffer`.
     pub(crate) fn new(sealer: &'a mut Sealer, buffer: &'a mut [u8]) -> Self {
-        let plaintext_max = match buf::is_scarce() {
-            true => RECORD_PLAINTEXT_BYTES_MAX,
-            false => SEND_CHUNK_BYTES,
-        };
         Self {
             sealer,
             buffer,
             used: 0,
             plaintext: 0,
-            plaintext_max,
+            plaintext_max: step_plaintext_max(),
         }
     }
 

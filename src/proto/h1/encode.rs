@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::message::{Fields, Method, Status, Version};
+use crate::message::{Fields, Interim, Method, Status, Version};
 use crate::proto::syntax::push_decimal;
 
 /// How the end of a response's body is told.
@@ -177,6 +177,18 @@ pub fn push_last_chunk(out: &mut Vec<u8>, trailers: &Fields) {
 
 /// The interim response to `Expect: 100-continue` (RFC 9110 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Appends an interim response (RFC 9110 15.2).
+pub fn push_interim(out: &mut Vec<u8>, interim: &Interim) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, u64::from(interim.status.0));
+    out.push(b' ');
+    out.extend_from_slice(interim.status.reason().as_bytes());
+    for (name, value) in interim.fields.iter() {
+        push_field_line(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
 
 /// Appends a field value. CR, LF and NUL, with which a value could forge fields or a response,
 /// become spaces (RFC 9110 5.5).

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use httparse::{EMPTY_HEADER, Header};
 
 use crate::limits::{EMPTY_LINES_MAX, HEADER_FIELDS_MAX, METHOD_BYTES_MAX};
-use crate::message::{BodyLength, Fields, Method, Request, RequestId, Span, Version};
+use crate::message::{BodyLength, Fields, Interims, Method, Request, RequestId, Span, Version};
 use crate::proto::authority::{host_of, is_connect_target};
 use crate::proto::h1::Refusal;
 use crate::proto::syntax::{decimal, is_tchar, is_token, list_members};
@@ -461,6 +461,7 @@ fn parse_block<const N: usize>(
             body_length,
             expects_continue,
             id: RequestId::default(),
+            interims: Interims::default(),
         },
     })
 }

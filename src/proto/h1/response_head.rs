@@ -10,7 +10,7 @@ use httparse::{EMPTY_HEADER, Header};
 use super::Malformed;
 use super::parse::span_within;
 use crate::limits::{HEADER_FIELDS_MAX, INTERIM_RESPONSES_MAX, UPSTREAM_HEADER_BYTES_MAX};
-use crate::message::{Fields, Method, Status, Version};
+use crate::message::{Fields, Interim, Method, Status, Version};
 use crate::proto::syntax::{decimal, list_members};
 
 /// What a response head says.
@@ -52,8 +52,10 @@ pub struct ResponseParser {
     status_line_bytes: usize,
     /// Complete lines.
     lines: usize,
-    /// Interim responses skipped.
+    /// How many interim responses there were.
     interim: usize,
+    /// Those that are to be passed on.
+    interims: Vec<Interim>,
 }
 
 impl ResponseParser {
@@ -71,6 +73,7 @@ impl ResponseParser {
             let status_line_bytes = self.status_line_bytes;
             *self = Self {
                 interim: self.interim,
+                interims: std::mem::take(&mut self.interims),
                 ..Self::default()
             };
             let block = input.split_to(end).freeze();
@@ -82,8 +85,20 @@ impl ResponseParser {
             if self.interim > INTERIM_RESPONSES_MAX {
                 return Err(Malformed("too many interim responses"));
             }
+            // RFC 9110 10.1.1: whether the client is told to go on is decided here.
+            if head.status != Status(100) {
+                self.interims.push(Interim {
+                    status: head.status,
+                    fields: head.fields,
+                });
+            }
         }
         Ok(None)
+    }
+
+    /// The interim responses that have come, but for 100 (Continue).
+    pub fn take_interims(&mut self) -> Vec<Interim> {
+        std::mem::take(&mut self.interims)
     }
 
     fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, Malformed> {

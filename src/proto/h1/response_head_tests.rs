@@ -158,11 +158,18 @@ fn rfc9112_9_3_persistence() {
 }
 
 #[test]
-fn rfc9110_15_2_interim_responses_are_skipped_up_to_a_bound() {
+fn rfc9110_15_2_interim_responses_are_kept_apart_up_to_a_bound() {
     let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
-    let head = parsed(&format!("{interim}HTTP/1.1 200 OK\r\nA: b\r\n\r\n"));
+    let mut input = BytesMut::from(&*format!("{interim}HTTP/1.1 200 OK\r\nA: b\r\n\r\n"));
+    let mut parser = ResponseParser::default();
+    let head = parser.parse(&mut input, &Method::Get).unwrap().unwrap();
     assert_eq!(head.status, Status(200));
     assert_eq!(head.fields.len(), 1);
+    let interims = parser.take_interims();
+    assert_eq!(interims.len(), 1);
+    assert_eq!(interims[0].status, Status(103));
+    assert_eq!(interims[0].fields.first("link"), Some(&b"</a>"[..]));
+    assert!(parser.take_interims().is_empty());
 
     let mut parser = ResponseParser::default();
     let mut input = BytesMut::new();

@@ -6,7 +6,7 @@
 use super::hpack::HeaderList;
 use super::priority::Priority;
 use crate::limits::METHOD_BYTES_MAX;
-use crate::message::{BodyLength, Method, Request, RequestId, Status, Version};
+use crate::message::{BodyLength, Interims, Method, Request, RequestId, Status, Version};
 use crate::proto::authority::{host_of, is_connect_target};
 use crate::proto::syntax::{decimal, is_field_value_byte, is_tchar, is_token};
 
@@ -60,6 +60,7 @@ pub fn request(list: &HeaderList, end_stream: bool, bounds: &Bounds) -> Result<H
             body_length: control.body_length(end_stream)?,
             expects_continue: control.expects_continue(end_stream)?,
             id: RequestId::default(),
+            interims: Interims::default(),
             host: host(pseudo.authority, control.host)?,
             method,
             version: Version::Http2,

@@ -5,14 +5,14 @@
 
 use super::hpack::HeaderList;
 use super::request::{Refusal, check_field};
-use crate::message::{Fields, Status};
+use crate::message::{Fields, Interim, Status};
 use crate::proto::syntax::decimal;
 
 /// What a header list in the place of a response says.
 #[derive(Debug)]
 pub enum Head {
     /// An interim response: another follows (RFC 9110 15.2).
-    Interim(Status),
+    Interim(Interim),
     /// The response.
     Final(ResponseHead),
 }
@@ -66,7 +66,10 @@ pub fn response(list: &HeaderList, end_stream: bool) -> Result<Head, &'static st
         101 => Err("101 in HTTP/2"),
         // RFC 9113 8.1: an interim response cannot end the stream.
         100..200 if end_stream => Err("an interim response that ends its stream"),
-        100..200 => Ok(Head::Interim(status)),
+        100..200 => Ok(Head::Interim(Interim {
+            status,
+            fields: list.to_fields(1),
+        })),
         _ => Ok(Head::Final(ResponseHead {
             status,
             fields: list.to_fields(1),

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::interim::Asked;
 use crate::error::{Cause, Error, Stage};
-use crate::message::{BodyStream, Fields, LocalFuture, Method, RequestBody, Source};
+use crate::message::{BodyStream, Fields, LocalFuture, RequestBody, Source};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::{Closure, ReadHalf, Received, WriteHalf};
@@ -87,15 +88,18 @@ impl Exchange {
         Ok(this)
     }
 
-    /// Waits for the answer's head, for `first_byte` from the end of the request on.
+    /// Waits for the answer's head, for `first_byte` from the end of the request on. Interim ones before
+    /// it are passed on.
     pub(super) async fn head(
         &mut self,
-        method: &Method,
+        asked: Asked<'_>,
         first_byte: Duration,
     ) -> Result<ResponseHead, Failed> {
         let mut parser = ResponseParser::default();
         loop {
-            match parser.parse(&mut self.input, method) {
+            let parsed = parser.parse(&mut self.input, &asked.request.method);
+            asked.inform(parser.take_interims());
+            match parsed {
                 Ok(Some(head)) => return Ok(head),
                 Ok(None) => {}
                 Err(malformed) => return Err(self.failed(Cause::Protocol(malformed.0))),

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::exchange::blamed;
+use super::interim::Asked;
 use super::request::Outgoing;
 use super::upgraded_stream::Tunnel;
 use super::{NoAnswer, Nothing, Proxy};
@@ -33,10 +34,11 @@ impl Proxy {
         &self,
         pool: &Pool,
         key: &[u8],
-        request: &Request,
+        asked: Asked<'_>,
         outgoing: &Outgoing,
         mut body: RequestBody,
     ) -> Result<Response, NoAnswer> {
+        let request = asked.request;
         let Some(fields) = request_fields(&outgoing.head, pool.is_secure()) else {
             let error = Cause::Internal("a request head that cannot be read");
             return Err(NoAnswer::Failed(blamed(error)));
@@ -70,7 +72,7 @@ impl Proxy {
                 let error = Cause::Internal("a connection that has lost its room");
                 return Err(NoAnswer::Failed(blamed(error)));
             };
-            let failed = match exchange.head().await {
+            let failed = match exchange.head(asked).await {
                 Ok(head) => {
                     exchange.stream.report_success();
                     if let Some(tunnel) = tunnel.as_ref().filter(|_| head.status.0 < 300) {
@@ -168,13 +170,15 @@ impl Exchange {
         Some(Self { stream, upload })
     }
 
-    /// Waits for the answer's head, and sends the request's body meanwhile.
-    async fn head(&mut self) -> Result<ResponseHead, Failed> {
+    /// Waits for the answer's head, and sends the request's body meanwhile. Interim ones before it are
+    /// passed on.
+    async fn head(&mut self, asked: Asked<'_>) -> Result<ResponseHead, Failed> {
         poll_fn(|context| {
             if let Err(error) = self.poll_upload(context) {
                 return Poll::Ready(Err(Failed::Client(error)));
             }
             let polled = self.stream.poll_response(context);
+            asked.inform(self.stream.take_interims());
             polled.map_err(Failed::Server)
         })
         .await

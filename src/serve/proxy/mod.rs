@@ -2,6 +2,7 @@
 
 mod exchange;
 mod http2;
+mod interim;
 mod request;
 mod upgraded;
 mod upgraded_stream;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::exchange::{Download, Exchange, Failed};
+use self::interim::Asked;
 use self::request::{Outgoing, Visitor};
 use self::upgraded::Upgraded;
 use super::rules::Normal;
@@ -101,10 +103,14 @@ impl Proxy {
         };
         let key = hash_key(pool.hash_key(), request, identity.address);
         let whose = (&key[..], client.introduction.as_deref());
+        let asked = Asked {
+            request,
+            edits: &route.response_fields,
+        };
         let exchanged = match pool.http().protocol {
-            UpstreamProtocol::Http11 => self.exchange(pool, whose, request, &outgoing, body).await,
+            UpstreamProtocol::Http11 => self.exchange(pool, whose, asked, &outgoing, body).await,
             UpstreamProtocol::Http2 => {
-                self.exchange_http2(pool, &key, request, &outgoing, body)
+                self.exchange_http2(pool, &key, asked, &outgoing, body)
                     .await
             }
         };
@@ -120,11 +126,11 @@ impl Proxy {
         &self,
         pool: &Pool,
         (key, introduction): (&[u8], Option<&ProxyHeader>),
-        request: &Request,
+        asked: Asked<'_>,
         outgoing: &Outgoing,
         mut body: RequestBody,
     ) -> Result<Response, NoAnswer> {
-        let may_repeat = request.method.is_idempotent() && matches!(body, RequestBody::Empty);
+        let may_repeat = asked.request.method.is_idempotent() && matches!(body, RequestBody::Empty);
         let mut may_be_idle = true;
         loop {
             let connection = pool
@@ -141,7 +147,7 @@ impl Proxy {
             let begun =
                 Exchange::begin(connection, &outgoing.head, sending, outgoing.framing).await;
             let answered = match begun {
-                Ok(mut exchange) => match exchange.head(&request.method, first_byte).await {
+                Ok(mut exchange) => match exchange.head(asked, first_byte).await {
                     Ok(head) => {
                         exchange.place().report_success();
                         Ok((exchange, head))

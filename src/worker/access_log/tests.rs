@@ -28,6 +28,7 @@ fn request(target: &str, agent: &'static [u8]) -> Request {
         body_length: BodyLength::Known(0),
         expects_continue: false,
         id: Default::default(),
+        interims: Default::default(),
     }
 }
 
@@ -196,6 +197,45 @@ fn a_file_that_was_moved_away_is_opened_anew() {
     AccessLog::finish(std::slice::from_ref(&log), PATIENCE);
     let lines = |path| std::fs::read_to_string(path).unwrap().lines().count();
     assert_eq!((lines(&moved), lines(&path)), (1, 2));
+}
+
+#[test]
+fn no_line_goes_to_a_file_that_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let below = folder.path().join("logs");
+    std::fs::create_dir(&below).unwrap();
+    let destination = LogDestination::File(below.join("a.log"));
+    let log = to(sync_channel(1).0);
+    let mut writer = Writer {
+        log: Arc::downgrade(&log.0),
+        output: Output::open(&destination).unwrap(),
+        destination,
+        owes_reopening: false,
+        is_failing: false,
+    };
+    let line = |text: &str| Message::Lines {
+        bytes: format!("{text}\n").into_bytes(),
+        count: 1,
+    };
+    let dropped = || metrics::of_this_thread(Counter::AccessLogDropped);
+    let before = dropped();
+    writer.take(line("first"));
+    // Moved with its folder, it cannot be opened anew, and is still a place to find lines in.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&below, &moved).unwrap();
+    log.reopen();
+    writer.take(line("second"));
+    assert_eq!(dropped() - before, 0);
+    let text = |path: &std::path::Path| std::fs::read_to_string(path.join("a.log")).unwrap();
+    assert_eq!(text(&moved), "first\nsecond\n");
+    std::fs::remove_dir_all(&moved).unwrap();
+    writer.take(line("third"));
+    assert_eq!(dropped() - before, 1);
+    // As soon as it can be opened, lines go on.
+    std::fs::create_dir(&below).unwrap();
+    writer.take(line("fourth"));
+    assert_eq!(text(&below), "fourth\n");
+    assert_eq!(dropped() - before, 1);
 }
 
 #[test]

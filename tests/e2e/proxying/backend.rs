@@ -125,8 +125,17 @@ fn answer(
         }
         "/head-only" => socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n")?,
         "/early" => socket.write_all(
-            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nKeep-Alive: timeout=5\r\nX-Inner: 1\r\n\r\n\
+              HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         )?,
+        "/hints/long" => {
+            let hint = format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: <{}>\r\n\r\n",
+                "a".repeat(7000)
+            );
+            socket.write_all(hint.repeat(3).as_bytes())?;
+            whole(socket, b"ok")?;
+        }
         "/chunked" => socket.write_all(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Sum\r\n\r\n\
               3\r\nfoo\r\n3;x=y\r\nbar\r\n0\r\nSum: 6\r\nContent-Length: 9\r\n\r\n",

@@ -30,6 +30,7 @@ fn answers_come_back_whole(policy: Policy) {
             asked.push((client.ask(path), path, body));
         }
     }
+    let early = asked[2].0;
     let head = client.ask_with(&[(":method", "HEAD"), (":path", "/head-only")], true);
     let unchanged = client.ask("/not-modified");
     client.flush().unwrap();
@@ -43,6 +44,8 @@ fn answers_come_back_whole(policy: Policy) {
         assert!(!names.clone().any(|name| name == "transfer-encoding"));
         assert!(names.into_iter().all(|name| name.to_lowercase() == name));
     }
+    let hints = (103, Some("</a>".to_owned()));
+    assert_eq!(client.streams[&early].interims, [hints]);
     let length = |stream| {
         let fields = &client.streams[&stream].fields;
         fields.iter().find(|(name, _)| name == "content-length")

@@ -70,6 +70,7 @@ fn answers_come_back_whole(policy: Policy) {
         (Some(200), &b"content"[..])
     );
     assert_eq!(field(heard, "sum"), Some("7"));
+    assert_eq!(heard.interims, [(103, Some("</a>".to_owned()))]);
     // RFC 9110 6.5.1: it would be taken for the frame of the message.
     assert_eq!(field(heard, "content-length"), None);
     let heard = &client.streams[&alone];
@@ -79,6 +80,9 @@ fn answers_come_back_whole(policy: Policy) {
     let mut old = Client::connect(&server);
     assert_eq!(old.get("/hello").body, b"hello");
     old.ask("/trailers");
+    let hints = old.read_head();
+    assert!(hints.starts_with("HTTP/1.1 103 Early Hints\r\n"), "{hints}");
+    assert!(hints.contains("\r\nlink: </a>\r\n"), "{hints}");
     assert_eq!(super::read_chunked(&mut old).body, b"content");
     assert_eq!(backend.accepted(), 1);
     let asked = backend.asked_for("/hello");
@@ -166,6 +170,40 @@ fn http2_is_agreed_on_over_tls(policy: Policy) {
     let outer = behind(&old);
     let mut client = Http2::connect(&Manner::default(), &outer, &[]);
     assert_eq!(client.get("/1k").status, Some(502));
+}
+
+/// A check is a request of the protocol that the group speaks, in a session that agrees on it.
+#[test]
+fn health_checks_speak_http2_over_tls() {
+    let behind = |inner: &Server| {
+        let upstream = format!(
+            "name = \"app\"\n[[upstream.server]]\naddress = \"tcp://{}\"\n\
+             [upstream.tls]\nca = \"authority.pem\"\nserver_name = \"localhost\"\n\
+             [upstream.http]\nprotocol = \"h2\"\n\
+             [upstream.health]\nkind = \"http\"\npath = \"/1k\"\ninterval_ms = 250\n\
+             rise = 1\nfall = 1",
+            inner.address
+        );
+        Setup::new(Policy::Auto)
+            .workers(1)
+            .table("[upstream]", &upstream)
+            .table("[site.route]", "prefix = \"/\"\nupstream = \"app\"")
+            .start()
+    };
+    let inner = Setup::new(Policy::Auto).start();
+    inner.write_content("1k", KIB);
+    let outer = behind(&inner);
+    inner.wait_for_counter("requests_http2", 1);
+    let mut client = Client::connect(&outer);
+    assert_same_bytes(&client.get("/1k").body, content(KIB), "beside the checks");
+    let old = Setup::new(Policy::Auto)
+        .table("tls", "alpn = [\"http/1.1\"]")
+        .start();
+    old.write_content("1k", KIB);
+    let outer = behind(&old);
+    outer.wait_for_counter("upstream_servers_down", 1);
+    let mut client = Client::connect(&outer);
+    assert_eq!(client.get("/1k").status(), 503);
 }
 
 /// Each kind of call, by the foreign implementation that most gRPC clients and servers are made of.

@@ -40,7 +40,10 @@ fn passing_on(policy: Policy, backend: &Backend, http: &str) -> Setup {
     Setup::new(policy)
         .workers(1)
         .table("[upstream]", &upstream)
-        .table("[site.route]", "prefix = \"/\"\nupstream = \"app\"")
+        .table(
+            "[site.route]",
+            "prefix = \"/\"\nupstream = \"app\"\nresponse_remove = [\"x-inner\"]",
+        )
 }
 
 /// Reads a response whose body is chunked.
@@ -92,7 +95,14 @@ fn answers_come_back_whole(policy: Policy) {
         read_chunked(&mut client)
     };
     assert_eq!(chunked.body, b"foobar");
-    let early = client.get("/early");
+    client.ask("/early");
+    let hints = client.read_head();
+    assert!(hints.starts_with("HTTP/1.1 103 Early Hints\r\n"), "{hints}");
+    assert_eq!(field(&hints, "link"), Some("</a>"), "{hints}");
+    // What is for the connection to the backend only, and what the route takes out.
+    assert_eq!(field(&hints, "keep-alive"), None, "{hints}");
+    assert_eq!(field(&hints, "x-inner"), None, "{hints}");
+    let early = client.read_response();
     assert_eq!((early.status(), &*early.body), (200, &b"ok"[..]));
     client.ask("/empty");
     let empty = client.read_head();
@@ -115,6 +125,33 @@ fn answers_come_back_whole(policy: Policy) {
     assert_eq!(counters["upstream_requests"], 11);
     assert_eq!(counters["upstream_connections_reused"], 9);
     assert_eq!(counters["upstream_failures"], 0);
+    assert_eq!(counters["interim_responses"], 1);
+    // RFC 9110 15.2: none to a client of HTTP/1.0.
+    let mut old = Client::connect(&server);
+    old.send(b"GET /early HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let (answer, _) = old.read_rest();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+}
+
+/// Many hints are passed on up to a bound, and the answer behind them all the same.
+#[test]
+fn interim_responses_are_passed_on_in_bounds() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Never, &backend, "").start();
+    let mut client = Client::connect(&server);
+    client.ask("/hints/long");
+    for _ in 0..2 {
+        let head = client.read_head();
+        assert!(head.starts_with("HTTP/1.1 103 "), "{head}");
+        assert!(head.len() > 7000);
+    }
+    let answer = client.read_response();
+    assert_eq!((answer.status(), &*answer.body), (200, &b"ok"[..]));
+    let counters = server.counters();
+    assert_eq!(counters["interim_responses"], 2);
+    assert_eq!(counters["interim_responses_dropped"], 1);
 }
 
 /// Whether answers of 256 KiB and more can be spliced: the client's end is in the kernel then.

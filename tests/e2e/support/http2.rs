@@ -40,7 +40,10 @@ pub(crate) struct Http2 {
 /// What was heard of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
+    /// Of the last head: the final response's, once it has come.
     pub(crate) status: Option<u16>,
+    /// The statuses of interim responses before it, each with its link field.
+    pub(crate) interims: Vec<(u16, Option<String>)>,
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
     pub(crate) has_ended: bool,
@@ -259,8 +262,15 @@ impl Http2 {
                         .unwrap();
                     let heard = self.streams.entry(headers.stream).or_default();
                     assert!(!heard.has_ended);
+                    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                    let mut fields = list.iter();
+                    if let Some((b":status", status @ [b'1', ..])) = fields.next() {
+                        let link = fields.find(|(name, _)| *name == b"link");
+                        let link = link.map(|(_, value)| text(value));
+                        heard.interims.push((text(status).parse().unwrap(), link));
+                        continue;
+                    }
                     for (name, value) in list.iter() {
-                        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
                         match name {
                             b":status" => heard.status = text(value).parse().ok(),
                             _ => heard.fields.push((text(name), text(value))),

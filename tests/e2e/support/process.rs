@@ -57,6 +57,14 @@ pub(crate) const NODE: Tool = Tool {
     program: "node",
     package: "nodejs",
 };
+pub(crate) const GO: Tool = Tool {
+    program: "go",
+    package: "golang-go",
+};
+pub(crate) const JAVA: Tool = Tool {
+    program: "java",
+    package: "default-jdk-headless",
+};
 pub(crate) const SLOWHTTPTEST: Tool = Tool {
     program: "slowhttptest",
     package: "slowhttptest",

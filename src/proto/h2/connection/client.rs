@@ -13,7 +13,7 @@ use super::timing::{NEVER_MS, is_due};
 use super::{Config, Connection, Drain, Phase, Role, Settings, State};
 use crate::config::Http2;
 use crate::limits::{H2_CONTROL_BYTES_MAX, H2_PING_ACK_MS, INTERIM_RESPONSES_MAX};
-use crate::message::{Fields, Method};
+use crate::message::{Fields, Interim, Method, Status};
 use crate::metrics::{self, Counter};
 use crate::proto::h2::flow::{ReceiveWindow, SendWindow};
 use crate::proto::h2::frame::{Headers, PREFACE, put_ping, put_rst_stream};
@@ -208,6 +208,13 @@ impl<T> Connection<T> {
         Poll::Pending
     }
 
+    /// The interim responses on `id` that have come, but for 100 (Continue). Whoever waits for the
+    /// response is woken for them.
+    pub fn take_interims(&mut self, id: StreamId) -> Vec<Interim> {
+        let stream = self.state.streams.get(id);
+        stream.map_or_else(Vec::new, |stream| std::mem::take(&mut stream.data.interims))
+    }
+
     /// Whoever asked on `id` wants nothing more of it.
     pub fn drop_stream(&mut self, id: StreamId) {
         let state = &mut self.state;
@@ -377,11 +384,15 @@ impl<T> State<T> {
         let exchange = &mut stream.data;
         let head = match head {
             response::Head::Final(head) => head,
-            response::Head::Interim(_) => {
+            response::Head::Interim(interim) => {
                 exchange.interim_responses += 1;
                 if exchange.interim_responses > INTERIM_RESPONSES_MAX {
                     let error = malformed("too many interim responses");
                     return self.handle_stream_error(error, now_ms);
+                }
+                if interim.status != Status(100) {
+                    exchange.interims.push(interim);
+                    exchange.wake();
                 }
                 return Ok(());
             }
@@ -485,6 +496,7 @@ impl Outgoing {
     pub(super) fn stop(&mut self) {
         self.head = None;
         self.sends_continue = false;
+        self.interims = Vec::new();
         self.has_ended = true;
         if let OutgoingBody::Chunks(chunks) = &mut self.body {
             chunks.wake();

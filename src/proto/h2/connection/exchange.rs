@@ -9,7 +9,7 @@ use super::client::Lost;
 use super::{Connection, Role, State};
 use crate::limits::H2_RESPONSE_AHEAD_BYTES;
 use crate::message::{
-    Body, BodyStream, Fields, FileRange, Method, Part, Response, Status, Upgrade,
+    Body, BodyStream, Fields, FileRange, Interim, Method, Part, Response, Status, Upgrade,
 };
 use crate::metrics::{self, Counter};
 use crate::proto::h1::encode::{Framing, Plan};
@@ -93,8 +93,10 @@ pub(super) struct Exchange<T> {
     pub(super) response: Option<ResponseHead>,
     /// It has come.
     pub(super) has_response: bool,
-    /// Interim ones before it.
+    /// How many interim ones there were before it.
     pub(super) interim_responses: usize,
+    /// Those of them that are to be passed on.
+    pub(super) interims: Vec<Interim>,
     /// Both directions carry another protocol (RFC 8441).
     pub(super) is_tunnel: bool,
     /// How long neither may be silent, once it is established.
@@ -108,6 +110,8 @@ pub(super) struct Exchange<T> {
 pub(super) struct Outgoing {
     /// 100 (Continue) is to be sent.
     pub(super) sends_continue: bool,
+    /// To be sent before the head.
+    pub(super) interims: Vec<Interim>,
     /// The head, until it is sent.
     pub(super) head: Option<Head>,
     pub(super) has_begun: bool,
@@ -173,6 +177,7 @@ impl<T> Exchange<T> {
             body_progress_ms: now_ms,
             outgoing: Outgoing {
                 sends_continue: false,
+                interims: Vec::new(),
                 head: None,
                 has_begun: false,
                 sent_status: None,
@@ -185,6 +190,7 @@ impl<T> Exchange<T> {
             response: None,
             has_response: false,
             interim_responses: 0,
+            interims: Vec::new(),
             is_tunnel: false,
             tunnel_idle_ms: None,
             lost: None,
@@ -213,6 +219,7 @@ impl Outgoing {
     /// Whether there is anything to send that no window holds back.
     pub(super) fn is_free(&self) -> bool {
         self.sends_continue
+            || !self.interims.is_empty()
             || self.head.is_some()
             || matches!(&self.body, OutgoingBody::End)
             || matches!(&self.body, OutgoingBody::Chunks(chunks) if chunks.queue.is_empty() && chunks.has_ended)
@@ -312,6 +319,15 @@ impl<T> Connection<T> {
     /// Why the body of the request on `id` could not be read, if it could not.
     pub fn failure(&mut self, id: StreamId) -> Option<Failure> {
         self.state.streams.get(id)?.data.failure
+    }
+
+    /// Passes an interim response on to the client on `id`, before the response.
+    pub fn inform(&mut self, id: StreamId, interim: Interim) {
+        if let Some(stream) = self.state.streams.get(id)
+            && !stream.data.outgoing.has_begun
+        {
+            stream.data.outgoing.interims.push(interim);
+        }
     }
 
     /// Answers the request on `id`. A body that is made while it is sent is given back: its bytes go

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::exchange::{Chunks, Head, OutgoingBody};
 use super::{Connection, State};
-use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
+use crate::limits::{CACHED_CONTENT_BYTES_MAX, RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
 use crate::message::gather::Gather;
 use crate::message::{Fields, FileRange, Part, Response, Status};
 use crate::proto::h2::frame::{
@@ -133,6 +133,15 @@ impl<T> State<T> {
             });
             moved = true;
         }
+        for interim in outgoing.interims.drain(..) {
+            let encoder = &mut self.hpack_out;
+            put_headers(out, id, false, |out| {
+                encoder.begin(out);
+                encoder.status(interim.status, out);
+                put_fields(encoder, &interim.fields, out);
+            });
+            moved = true;
+        }
         if let Some(head) = outgoing.head.take() {
             let end_stream = matches!(outgoing.body, OutgoingBody::End);
             let (encoder, digits) = (&mut self.hpack_out, &mut self.digits);
@@ -149,8 +158,11 @@ impl<T> State<T> {
                     Head::Request(fields) => put_fields(encoder, fields, out),
                 }
             });
-            if let Head::Response(response, _) = &head {
+            if let Head::Response(response, length) = &head {
                 outgoing.sent_status = Some(response.status);
+                if let Some(bytes) = outgoing.bulk_bytes(*length) {
+                    out.begin_body(bytes);
+                }
             }
             exchange.send_progress_ms = now_ms;
             exchange.turn = self.turn;
@@ -243,6 +255,19 @@ impl<T> State<T> {
 }
 
 impl super::exchange::Outgoing {
+    /// How long the body is that a head of this `content_length` announces, if it is more than what
+    /// small responses have.
+    fn bulk_bytes(&self, content_length: Option<u64>) -> Option<u64> {
+        let bytes = match &self.body {
+            OutgoingBody::Awaited | OutgoingBody::End | OutgoingBody::Sent => return None,
+            OutgoingBody::Bytes(bytes) => bytes.len() as u64,
+            OutgoingBody::File(range) => range.length,
+            OutgoingBody::Parts(parts) => parts.iter().map(Part::length).sum(),
+            OutgoingBody::Chunks(_) => content_length?,
+        };
+        (bytes > CACHED_CONTENT_BYTES_MAX).then_some(bytes)
+    }
+
     /// Whether content is taken off files, and may turn out to be missing.
     fn has_file(&self) -> bool {
         match &self.body {

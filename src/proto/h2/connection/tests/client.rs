@@ -464,6 +464,20 @@ fn interim_responses_are_bounded() {
 }
 
 #[test]
+fn interim_responses_are_told_before_the_response() {
+    let mut alone = Alone::new();
+    let id = alone.get();
+    alone.answer(id, &[(":status", "100")], false);
+    alone.answer(id, &[(":status", "103"), ("link", "</a>")], false);
+    assert!(alone.response(id).is_pending());
+    let interims = alone.client.take_interims(id);
+    assert_eq!(interims.len(), 1);
+    assert_eq!(interims[0].status, Status(103));
+    assert_eq!(interims[0].fields.first("link"), Some(&b"</a>"[..]));
+    assert!(alone.client.take_interims(id).is_empty());
+}
+
+#[test]
 fn rfc9113_8_7_what_was_not_processed_is_told_apart() {
     let mut alone = Alone::new();
     let ids = [(); 5].map(|()| alone.get());
