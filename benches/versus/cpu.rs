@@ -135,6 +135,12 @@ pub(crate) fn family_of(root: u32) -> Result<Vec<u32>, Failure> {
     Ok(family(root, &processes()?))
 }
 
+/// How long this process, which has one thread, has been ready to run without a core to run on.
+pub(crate) fn own_waiting_ns() -> Result<u64, Failure> {
+    let own = scheduled("/proc/self").ok_or("there is no /proc/self/schedstat")?;
+    Ok(own.waiting_ns)
+}
+
 /// The sum of what a counter grew by, over the threads that are there now.
 fn sum(
     now: &BTreeMap<u32, Scheduled>,
