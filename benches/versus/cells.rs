@@ -171,10 +171,13 @@ impl Cell {
                 exchange: false,
                 sign: None,
             },
+            // A session resumed in TLS 1.2 has no key exchange: next to nothing is its floor.
+            Work::Connections { resume: true } if self.version == Version::Tls12 => {
+                return Ok(None);
+            }
             Work::Connections { resume } if knows_floor => CryptoOrder {
                 bytes: first.head_bytes + FILE_1_KIB.bytes,
-                // A session resumed in TLS 1.2 has no key exchange.
-                exchange: !resume || self.version == Version::Tls13,
+                exchange: true,
                 sign: (!resume).then_some(self.key),
             },
             Work::KeepAlive { .. } | Work::Connections { .. } => return Ok(None),

@@ -17,13 +17,14 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 use crate::arguments::CryptoOrder;
 use crate::client::{READY, say, wait_for_a_line};
+use crate::cpu::own_on_cpu_ns;
 use crate::figures::spread::Spread;
 use crate::fixture::Key;
 
 /// What is reported.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Cost {
-    /// Of one request and its answer, the handshake before it included where there is one; the
+    /// CPU time of one request and its answer, the handshake before it included where there is one; the
     /// median of some batches.
     pub(crate) us: f64,
 }
@@ -38,6 +39,7 @@ pub(crate) fn measure(order: &CryptoOrder) -> Result<(), Failure> {
     let mut batches = Vec::with_capacity(BATCHES);
     for _ in 0..BATCHES {
         let start = Instant::now();
+        let before_ns = own_on_cpu_ns()?;
         let mut rounds = 0_u32;
         while start.elapsed() < BATCH {
             if let Some(exchange) = &mut exchange {
@@ -49,7 +51,9 @@ pub(crate) fn measure(order: &CryptoOrder) -> Result<(), Failure> {
             records.run()?;
             rounds += 1;
         }
-        batches.push(start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds));
+        // Below 2^53, so exact as a double.
+        let spent_ns = own_on_cpu_ns()?.saturating_sub(before_ns) as f64;
+        batches.push(spent_ns / 1e3 / f64::from(rounds));
     }
     let us = Spread::of(batches).ok_or("no batch was measured")?.median;
     say(&serde_json::to_string(&Cost { us })?)
