@@ -425,6 +425,7 @@ fn request_of(input: &[u8]) -> Request {
         body_length: BodyLength::Known(0),
         expects_continue: false,
         id: Default::default(),
+        interims: Default::default(),
     }
 }
 

@@ -404,12 +404,7 @@ impl Handler for Site {
                     fields: fields_of(&[("Link", link)]),
                 };
                 assert!(request.interims.push(hint("</a>")));
-                let mut has_waited = false;
-                std::future::poll_fn(|_| match std::mem::replace(&mut has_waited, true) {
-                    true => Poll::Ready(()),
-                    false => Poll::Pending,
-                })
-                .await;
+                wait_once().await;
                 // It comes together with the response.
                 assert!(request.interims.push(hint("</b>")));
                 ok(Body::Bytes(read_all(body).await.unwrap_or_default().into()))
@@ -421,6 +416,16 @@ impl Handler for Site {
             ))),
         }
     }
+}
+
+/// Is there when it is polled again.
+async fn wait_once() {
+    let mut has_waited = false;
+    std::future::poll_fn(|_| match std::mem::replace(&mut has_waited, true) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
 }
 
 async fn read_all(mut body: RequestBody) -> Result<Vec<u8>, Error> {

@@ -215,6 +215,17 @@ fn start<'a, H: Handler>(
         Event::Request(stream, request, has_body) => {
             let request = Rc::from(request);
             attach(stream, Some(&request), shared);
+            let known = match has_body {
+                true => None,
+                false => handler.respond_known(&request, shared.now.get()),
+            };
+            if let Some(response) = known {
+                // What most requests ask for costs no future.
+                if let Some(made) = respond(stream, &request, response, shared) {
+                    tasks.add(stream, Box::pin(send_rest(stream, made, shared)));
+                }
+                return;
+            }
             let exchange = exchange(stream, request, has_body, handler, shared);
             buf::keep_ready(size_of_val(&exchange));
             tasks.add(stream, Box::pin(exchange));
@@ -277,25 +288,38 @@ async fn exchange<H: Handler>(
         })
         .await
     };
-    let response = match is_unconnected(&request, &response) {
+    let made = respond(stream, &request, response, shared);
+    drop(request);
+    if let Some(made) = made {
+        send_rest(stream, made, shared).await;
+    }
+}
+
+/// Begins the response of `stream`; gives what has still to be made of it.
+fn respond(
+    stream: StreamId,
+    request: &Request,
+    response: Response,
+    shared: &Shared,
+) -> Option<Made> {
+    let response = match is_unconnected(request, &response) {
         // Success would say that the tunnel is there (RFC 8441 5).
         true => error_page::page(Status(501)),
         false => response,
     };
-    drop(request);
     let failure = shared.connection.borrow_mut().failure(stream);
     if let Some(failure) = failure {
         refuse(stream, failure.status, failure.reason, shared);
-        return;
+        return None;
     }
-    let made = {
-        let mut connection = shared.connection.borrow_mut();
-        connection.respond(stream, response, shared.now_ms.get())
-    };
+    let mut connection = shared.connection.borrow_mut();
+    connection.respond(stream, response, shared.now_ms.get())
+}
+
+async fn send_rest(stream: StreamId, made: Made, shared: &Rc<Shared>) {
     match made {
-        Some(Made::Body(made)) => send_made(stream, made, shared).await,
-        Some(Made::Tunnel(upgrade)) => tunnel::run(stream, upgrade, shared).await,
-        None => {}
+        Made::Body(made) => send_made(stream, made, shared).await,
+        Made::Tunnel(upgrade) => tunnel::run(stream, upgrade, shared).await,
     }
 }
 

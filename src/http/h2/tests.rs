@@ -270,6 +270,8 @@ fn content(got: &[Got], id: StreamId) -> (Vec<u8>, bool) {
 /// Answers by path.
 #[derive(Default)]
 struct Site {
+    /// Whether it knew the last response that it could know: every second one.
+    knew: Cell<bool>,
     /// Whether `/hints` has let the driver go on between its interim responses.
     waited: Cell<bool>,
     /// Handlers that have begun and not ended, nor been dropped.
@@ -311,6 +313,16 @@ impl BodyStream for Parts {
 }
 
 impl Handler for Site {
+    fn respond_known(&self, request: &Request, _: Now) -> Option<Response> {
+        let body = match request.path() {
+            "/made" => Body::Stream(Box::new(Parts(["ab", "cde"].into(), false)), None),
+            "/echo" | "/hints" | "/never" | "/broken" => return None,
+            _ => Body::Bytes(Bytes::from_static(b"small")),
+        };
+        let is_known = !self.knew.replace(!self.knew.get());
+        is_known.then(|| Response::new(Status(200)).with_body(body))
+    }
+
     async fn respond(&self, request: &Request, mut body: RequestBody, _: Now) -> Response {
         self.alive.set(self.alive.get() + 1);
         let _alive = Alive(self.alive.clone());

@@ -31,14 +31,7 @@ fn run(tool: Tool, script: &str, folder: &Path, address: SocketAddr) -> Running 
 }
 
 fn in_front_of(address: SocketAddr, lines: &str) -> Server {
-    Setup::new(Policy::Auto)
-        .workers(1)
-        .site_with(
-            &["localhost"],
-            KeyKind::P256,
-            "root",
-            "[[site.route]]\nprefix = \"/\"\nupstream = \"app\"",
-        )
+    Setup::passing_on(Policy::Auto)
         .table("limits", "body_bytes_max = 10000000")
         .text(&format!(
             "[[upstream]]\nname = \"app\"\n{lines}\n\
@@ -90,7 +83,11 @@ fn node_stands_behind() {
     client.ask("/chunked");
     let chunked = super::read_chunked(&mut client);
     assert_same_bytes(&chunked.body, content(4 * MIB), "in chunks");
-    assert_eq!(client.get("/hints").body, b"hinted");
+    client.ask("/hints");
+    let hints = client.read_head();
+    assert!(hints.starts_with("HTTP/1.1 103 "), "{hints}");
+    assert_eq!(field(&hints, "link"), Some("</style.css>; rel=preload"));
+    assert_eq!(client.read_response().body, b"hinted");
     // Trailers go up and come down.
     client.send(
         b"POST /trailers HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\n\
