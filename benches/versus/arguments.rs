@@ -118,9 +118,9 @@ pub(crate) enum Role {
     /// Make requests at a pace over connections that stay
     #[command(hide = true)]
     Drive(DriveOrder),
-    /// Seal and open as much as a request and its answer have
+    /// Do the cryptography of a request and its answer
     #[command(hide = true)]
-    Seal(SealOrder),
+    Crypto(CryptoOrder),
     /// Answer what servers pass on, over plain HTTP/1.1
     #[command(hide = true)]
     Backend(BackendOrder),
@@ -194,12 +194,18 @@ pub(crate) struct DriveOrder {
     pub(crate) seconds: u32,
 }
 
-/// For [`crate::aead::measure`].
+/// For [`crate::crypto::measure`].
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct SealOrder {
+pub(crate) struct CryptoOrder {
     /// Of an answer, its head included.
     #[arg(long)]
     pub(crate) bytes: usize,
+    /// Agree on a key before.
+    #[arg(long)]
+    pub(crate) exchange: bool,
+    /// Sign a handshake before.
+    #[arg(long)]
+    pub(crate) sign: Option<Key>,
 }
 
 /// For [`crate::backend::serve`].

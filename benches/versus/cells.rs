@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use crate::Failure;
-use crate::aead::Sealed;
-use crate::arguments::{Arguments, BackendOrder, ConnectOrder, Endpoint, LoadClient, SealOrder};
+use crate::arguments::{Arguments, BackendOrder, ConnectOrder, CryptoOrder, Endpoint, LoadClient};
 use crate::backend::Count;
 use crate::client::Connected;
 use crate::cpu::Sample;
+use crate::crypto::Cost;
 use crate::figures::Counted;
 use crate::fixture::{
     FILE_1_KIB, FILE_1_MIB, FILE_16_KIB, FILE_64_MIB, Fixture, Key, Served, Version,
@@ -101,14 +101,14 @@ pub(crate) fn measure(
             measured.rounds.push(round);
         }
     }
-    let sealing_us = cell.sealing(&measured, arguments)?;
+    let crypto_us = cell.crypto(&measured, &left_out, arguments)?;
     let first = servers.first().map_or("", |server| server.name());
     Ok(CellOutcome::new(
         (cell.name, cell.title),
         first,
         measured,
         left_out,
-        sealing_us,
+        crypto_us,
     ))
 }
 
@@ -152,23 +152,38 @@ impl Cell {
         }
     }
 
-    /// What the answer's cryptography costs, where the floor takes part.
-    fn sealing(
+    /// What the cell's cryptography costs, where that alone, or with the floor's cost, is the least
+    /// that a server can do with.
+    fn crypto(
         &self,
         measured: &[Measured],
+        left_out: &[LeftOut],
         arguments: &Arguments,
     ) -> Result<Option<f64>, Failure> {
-        let (Work::KeepAlive { file, .. }, Some(server)) = (&self.work, measured.first()) else {
+        let Some(first) = measured.first() else {
             return Ok(None);
         };
-        if !measured.iter().any(|server| server.server == floor::NAME) {
-            return Ok(None);
-        }
-        let order = SealOrder {
-            bytes: server.head_bytes + file.bytes,
+        let has_floor = measured.iter().any(|server| server.server == floor::NAME);
+        let knows_floor = has_floor || left_out.iter().any(|left| left.server == floor::NAME);
+        let order = match self.work {
+            Work::KeepAlive { file, .. } if has_floor => CryptoOrder {
+                bytes: first.head_bytes + file.bytes,
+                exchange: false,
+                sign: None,
+            },
+            // A session resumed in TLS 1.2 has no key exchange: next to nothing is its floor.
+            Work::Connections { resume: true } if self.version == Version::Tls12 => {
+                return Ok(None);
+            }
+            Work::Connections { resume } if knows_floor => CryptoOrder {
+                bytes: first.head_bytes + FILE_1_KIB.bytes,
+                exchange: true,
+                sign: (!resume).then_some(self.key),
+            },
+            Work::KeepAlive { .. } | Work::Connections { .. } => return Ok(None),
         };
-        let sealed: Sealed = Helper::seal(&order, arguments.server_cpu)?.proceed()?;
-        Ok(Some(sealed.us))
+        let cost: Cost = Helper::crypto(&order, arguments.server_cpu)?.proceed()?;
+        Ok(Some(cost.us))
     }
 
     fn backend(

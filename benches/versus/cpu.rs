@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -133,6 +134,20 @@ impl Sample {
 /// The process `root` and all that descend from it, as they are now.
 pub(crate) fn family_of(root: u32) -> Result<Vec<u32>, Failure> {
     Ok(family(root, &processes()?))
+}
+
+/// How long this process, which has one thread, has been ready to run without a core to run on.
+pub(crate) fn own_waiting_ns() -> Result<u64, Failure> {
+    let own = scheduled("/proc/self").ok_or("there is no /proc/self/schedstat")?;
+    Ok(own.waiting_ns)
+}
+
+/// The time on a CPU of this process, which has one thread.
+pub(crate) fn own_on_cpu_ns() -> Result<u64, Failure> {
+    // The scheduler settles a thread's account when it looks at it: at every tick, and here.
+    thread::yield_now();
+    let own = scheduled("/proc/self").ok_or("there is no /proc/self/schedstat")?;
+    Ok(own.on_cpu_ns)
 }
 
 /// The sum of what a counter grew by, over the threads that are there now.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 use crate::arguments::DriveOrder;
 use crate::client::{Client, READY, WAIT_MAX, say, wait_for_a_line};
+use crate::cpu::own_waiting_ns;
 use crate::figures::percentiles::Percentiles;
 use crate::helper::Helper;
 
@@ -25,6 +26,8 @@ pub(crate) struct Driven {
     /// Answered within it.
     pub(crate) requests: u64,
     pub(crate) elapsed_ns: u64,
+    /// How long the client itself waited for its core, which is in the latencies.
+    pub(crate) client_waiting_ns: u64,
     /// Of the requests that were due within it (at no fixed rate: asked within it).
     pub(crate) latency: Percentiles,
 }
@@ -90,10 +93,11 @@ pub(crate) fn drive(order: &DriveOrder) -> Result<(), Failure> {
         answered: 0,
         latencies_ns: Vec::new(),
     };
-    let elapsed = drive.run()?;
+    let (elapsed, client_waiting_ns) = drive.run()?;
     say(&serde_json::to_string(&Driven {
         requests: drive.answered,
         elapsed_ns: u64::try_from(elapsed.as_nanos())?,
+        client_waiting_ns,
         latency: Percentiles::of(drive.latencies_ns).ok_or("no request was answered")?,
     })?)
 }
@@ -122,15 +126,16 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    /// Gives how long the measured time really was.
-    fn run(&mut self) -> Result<Duration, Failure> {
+    /// Gives how long the measured time really was, and how much of it the client waited for its core
+    /// (in nanoseconds).
+    fn run(&mut self) -> Result<(Duration, u64), Failure> {
         let (from, to) = self.measured;
         let mut began = None;
         loop {
             let now = Instant::now();
             if began.is_none() && now >= from {
                 say(BEGINS)?;
-                began = Some(now);
+                began = Some((now, own_waiting_ns()?));
                 self.answered = 0;
             }
             if now >= to {
@@ -140,11 +145,13 @@ impl Drive<'_> {
             self.look(now)?;
         }
         say(ENDS)?;
-        let elapsed = began.map_or(Duration::ZERO, |began| began.elapsed());
+        let (began, waited_before) = began.ok_or("nothing was measured")?;
+        let elapsed = began.elapsed();
+        let waited = own_waiting_ns()?.saturating_sub(waited_before);
         let answered = self.answered;
         self.finish()?;
         self.answered = answered;
-        Ok(elapsed)
+        Ok((elapsed, waited))
     }
 
     /// What is under way or late comes to its end, and counts in the latencies.

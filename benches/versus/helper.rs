@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
-use crate::arguments::{BackendOrder, ConnectOrder, DriveOrder, Endpoint, HoldOrder, SealOrder};
+use crate::arguments::{BackendOrder, ConnectOrder, CryptoOrder, DriveOrder, Endpoint, HoldOrder};
 use crate::client::READY;
 use crate::servers::pinned;
 
@@ -79,9 +79,15 @@ impl Helper {
     }
 
     /// Starts what measures cryptography.
-    pub(crate) fn seal(order: &SealOrder, cpu: usize) -> Result<Self, Failure> {
+    pub(crate) fn crypto(order: &CryptoOrder, cpu: usize) -> Result<Self, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["seal", "--bytes", &order.bytes.to_string()]);
+        command.args(["crypto", "--bytes", &order.bytes.to_string()]);
+        if order.exchange {
+            command.arg("--exchange");
+        }
+        if let Some(key) = order.sign {
+            command.arg("--sign").arg(name_of(&key)?);
+        }
         Self::start(&command, cpu)
     }
 

@@ -51,6 +51,8 @@ pub(crate) fn measure(
             measured.rounds.push(LatencyRound {
                 latency: run.driven.latency,
                 requests_per_s: per_s(&run),
+                // Below 2^53 both.
+                client_waiting: run.driven.client_waiting_ns as f64 / run.driven.elapsed_ns as f64,
                 busy: spent.busy(),
             });
         }

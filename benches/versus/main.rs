@@ -10,13 +10,13 @@
 //!
 //! What is measured is a table of [`cells`]; what it is measured on is a table of [`servers`].
 
-mod aead;
 mod arguments;
 mod backend;
 mod cells;
 mod check;
 mod client;
 mod cpu;
+mod crypto;
 mod drive;
 mod figures;
 mod fixture;
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Some(Role::Connect(order)) => client::connect(&order),
         Some(Role::Hold(order)) => client::hold(&order),
         Some(Role::Drive(order)) => drive::drive(&order),
-        Some(Role::Seal(order)) => aead::measure(&order),
+        Some(Role::Crypto(order)) => crypto::measure(&order),
         Some(Role::Backend(order)) => backend::serve(&order),
         Some(Role::Floor(order)) => servers::floor::serve(&order),
         None if arguments.bench => compare(&arguments),

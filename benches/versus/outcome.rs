@@ -52,8 +52,8 @@ pub(crate) struct CellOutcome {
     /// Those that took part.
     pub(crate) servers: Vec<Measured>,
     pub(crate) left_out: Vec<LeftOut>,
-    /// What opening a request and sealing its answer costs by itself, where there is a floor.
-    pub(crate) sealing_us: Option<f64>,
+    /// What the cryptography costs by itself, where that or more is known to be the least.
+    pub(crate) crypto_us: Option<f64>,
 }
 
 /// A server that has no part in a cell.
@@ -74,7 +74,8 @@ pub(crate) struct Measured {
     /// Its CPU time per request divided by the first server's, round by round; of the first itself,
     /// and where that has no part, there is none.
     pub(crate) ratio: Option<Spread>,
-    /// Its CPU time per request divided by the floor's and the cryptography's together.
+    /// Its CPU time per request divided by the floor's, where that takes part, and the
+    /// cryptography's together.
     pub(crate) over_floor: Option<Spread>,
     pub(crate) busy: Option<Spread>,
     pub(crate) rounds: Vec<Round>,
@@ -121,6 +122,8 @@ pub(crate) struct LatencyRound {
     #[serde(flatten)]
     pub(crate) latency: Percentiles,
     pub(crate) requests_per_s: f64,
+    /// The part of the round that the client waited for its core, which is in the latencies.
+    pub(crate) client_waiting: f64,
     pub(crate) busy: f64,
 }
 
@@ -211,7 +214,7 @@ impl CellOutcome {
         first: &str,
         mut servers: Vec<Measured>,
         left_out: Vec<LeftOut>,
-        sealing_us: Option<f64>,
+        crypto_us: Option<f64>,
     ) -> Self {
         let costs = |server: &Measured| -> Vec<f64> {
             server.rounds.iter().map(|round| round.cpu_us).collect()
@@ -220,14 +223,12 @@ impl CellOutcome {
             .first()
             .filter(|server| server.server == first)
             .map(costs);
-        let floor: Option<Vec<f64>> = servers
-            .iter()
-            .find(|server| server.server == floor::NAME)
-            .zip(sealing_us)
-            .map(|(floor, sealing_us)| {
-                let costs = costs(floor);
-                costs.iter().map(|cost| cost + sealing_us).collect()
-            });
+        let floor: Option<Vec<f64>> = crypto_us.map(|crypto_us| {
+            let floor = servers.iter().find(|server| server.server == floor::NAME);
+            let rounds = servers.first().map_or(0, |server| server.rounds.len());
+            let costs = floor.map_or_else(|| vec![0.0; rounds], costs);
+            costs.iter().map(|cost| cost + crypto_us).collect()
+        });
         for (index, server) in servers.iter_mut().enumerate() {
             server.cpu_us = Spread::of(costs(server));
             if let Some(floor) = &floor
@@ -247,7 +248,7 @@ impl CellOutcome {
             title,
             servers,
             left_out,
-            sealing_us,
+            crypto_us,
         }
     }
 }

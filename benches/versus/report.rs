@@ -12,7 +12,6 @@ use crate::figures::spread::Spread;
 use crate::outcome::{
     CellOutcome, GrowthOutcome, IdleOutcome, LatencyOutcome, LeftOut, Outcome, RELEASE, Round,
 };
-use crate::servers::floor;
 
 /// Writes all three into `directory` and prints the table.
 pub(crate) fn write(outcome: &Outcome, directory: &Path) -> Result<(), Failure> {
@@ -128,12 +127,9 @@ fn cell_rows(text: &mut String, cell: &CellOutcome, first: &str) -> Result<(), F
             None if server.server == first => "1".to_owned(),
             None => String::new(),
         };
-        let over_floor = match (server.over_floor, cell.sealing_us) {
-            (Some(over), _) => format!("{:.2}", over.median),
-            (None, Some(sealing_us)) if server.server == floor::NAME => {
-                format!("+ {sealing_us:.1} µs AES-GCM")
-            }
-            (None, _) => String::new(),
+        let over_floor = match server.over_floor {
+            Some(over) => format!("{:.2}", over.median),
+            None => String::new(),
         };
         let per_s = Spread::of(server.rounds.iter().map(|round| round.requests_per_s));
         writeln!(
@@ -145,6 +141,12 @@ fn cell_rows(text: &mut String, cell: &CellOutcome, first: &str) -> Result<(), F
             per_s.map_or_else(String::new, |per_s| format!("{:.0}", per_s.median)),
         )?;
         title = "";
+    }
+    if let Some(crypto_us) = cell.crypto_us {
+        writeln!(
+            text,
+            "|  | cryptography alone | {crypto_us:.1} µs |  |  |  |  |"
+        )?;
     }
     Ok(())
 }
@@ -350,6 +352,17 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
                     .iter()
                     .map(|what| format!("{}, {}: {what}", cell.name, server.server)),
             );
+        }
+    }
+    for server in outcome.latency.iter().flat_map(|latency| &latency.servers) {
+        let shares = server.rounds.iter().map(|round| round.client_waiting);
+        let worst = shares.fold(0.0, f64::max);
+        if worst > SHARE_MAX {
+            warnings.push(format!(
+                "latency, {}: the client waited for its core {:.0}% of a round, which is in the figures",
+                server.server,
+                worst * 100.0
+            ));
         }
     }
     for server in outcome.idle.iter().flat_map(|idle| &idle.servers) {
