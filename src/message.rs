@@ -410,11 +410,12 @@ impl Status {
 }
 
 /// Response fields that stay the same from one response to the next. Their HTTP/1.1 text is made
-/// once; other versions frame the fields themselves.
+/// once, and so is what HPACK makes of those that no table keeps.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FieldBlock {
     fields: Box<[(&'static str, Bytes)]>,
     lines: Box<[u8]>,
+    literals: OnceCell<Box<[u8]>>,
 }
 
 impl FieldBlock {
@@ -425,6 +426,7 @@ impl FieldBlock {
         Self {
             fields: fields.into(),
             lines: lines.into(),
+            literals: OnceCell::new(),
         }
     }
 
@@ -436,6 +438,11 @@ impl FieldBlock {
     /// Their lines in HTTP/1.1, each with the CRLF that ends the line before it.
     pub fn lines(&self) -> &[u8] {
         &self.lines
+    }
+
+    /// What `encode` once made of the fields, which must be the same whoever asks.
+    pub fn literals(&self, encode: impl FnOnce(&[(&'static str, Bytes)]) -> Vec<u8>) -> &[u8] {
+        self.literals.get_or_init(|| encode(&self.fields).into())
     }
 }
 
@@ -471,7 +478,8 @@ impl Response {
     }
 
     /// All fields of our own, in order.
-    pub fn all_fields(&self) -> impl Iterator<Item = &(&'static str, Bytes)> {
+    #[cfg(test)]
+    pub(crate) fn all_fields(&self) -> impl Iterator<Item = &(&'static str, Bytes)> {
         let block = self.block.as_deref().map(FieldBlock::fields);
         block.unwrap_or_default().iter().chain(&self.fields)
     }

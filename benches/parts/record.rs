@@ -1,7 +1,5 @@
 //! Records sealed and opened, with the keys of a session that was agreed on for it.
 
-use std::collections::VecDeque;
-
 use portcullis::net::rt::{self, Driver};
 use portcullis::record::{ContentType, Opened, Opener, Sealer, TrafficKeys};
 use rustls::crypto::aws_lc_rs::cipher_suite;
@@ -88,7 +86,7 @@ fn open(
     let ends = Ends::new(Key::P256, version, X25519, Some(suite));
     let (_, mut opener, mut peer) = session(&ends, suite);
     let payload = vec![0; bytes];
-    let mut records: VecDeque<Vec<u8>> = VecDeque::new();
+    let mut records: Vec<Vec<u8>> = Vec::new();
     Box::new(move |calls, meter| {
         let mut left = calls;
         while left > 0 {
@@ -96,21 +94,19 @@ fn open(
                 (_, opener, peer) = session(&ends, suite);
             }
             let batch = left.min(OPEN_BATCH).min(peer.records_left());
-            for _ in 0..batch {
-                let mut record = records.pop_front().unwrap_or_default();
+            records.resize_with(batch as usize, Vec::new);
+            for record in &mut records {
                 record.clear();
-                peer.seal_copy(&mut record, ContentType::ApplicationData, &payload)
+                peer.seal_copy(record, ContentType::ApplicationData, &payload)
                     .unwrap();
-                records.push_back(record);
             }
             let mut done = true;
             meter.measure(|| {
-                for record in records.iter_mut().take(batch as usize) {
+                for record in &mut records {
                     done &= matches!(opener.open(record), Ok(Opened::Record { .. }));
                 }
             });
             assert!(done, "a record was not opened");
-            records.truncate(batch as usize);
             left -= batch;
         }
     })

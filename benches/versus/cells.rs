@@ -139,7 +139,10 @@ impl Cell {
         };
         Demand {
             service: self.service,
-            is_http2: matches!(protocol, Some(Protocol::Http2 { .. })),
+            streams: match protocol {
+                Some(Protocol::Http2 { streams }) => streams,
+                Some(Protocol::Http1) | None => 1,
+            },
             is_pinned_by_client: !(arguments.load == LoadClient::Wrk
                 && matches!(protocol, Some(Protocol::Http1))),
             resumes: match self.work {
@@ -216,6 +219,11 @@ impl Cell {
                 clients,
                 protocol,
             } => {
+                let protocol = match protocol {
+                    // As far as it goes the same: one request at a time.
+                    Protocol::Http2 { streams: 1 } if server.is_plain => Protocol::Http1,
+                    other @ (Protocol::Http1 | Protocol::Http2 { .. }) => other,
+                };
                 let load = h2load::Load {
                     address: server.address,
                     is_plain: server.is_plain,

@@ -9,7 +9,7 @@ use crate::cpu::Sample;
 use crate::drive;
 use crate::figures::spread::Spread;
 use crate::fixture::{FILE_1_KIB, Fixture, Key, Version};
-use crate::idle::affordable;
+use crate::machine;
 use crate::outcome::{GrowthMeasured, GrowthOutcome};
 use crate::servers::{Demand, Running, Server, Service, Setting};
 
@@ -22,12 +22,7 @@ pub(crate) fn measure(
     arguments: &Arguments,
     fixture: &Fixture,
 ) -> Result<GrowthOutcome, Failure> {
-    let (connections, left_out): (Vec<u32>, Vec<u32>) = CONNECTIONS
-        .into_iter()
-        .partition(|&connections| affordable(connections).is_ok());
-    for connections in &left_out {
-        eprintln!("{NAME}: no {connections} connections: the limit of open files is lower");
-    }
+    let connections = steps(machine::connections_max()?);
     let setting = Setting {
         service: Service::OneAnswer,
         key: Key::P256,
@@ -47,7 +42,7 @@ pub(crate) fn measure(
         for (step, &connections) in connections.iter().enumerate() {
             for (server, measured) in running.iter().zip(&mut measured) {
                 let cpu_us = round(server, connections, arguments, fixture)
-                    .map_err(|error| format!("{NAME}, {}: {error}", server.name))?;
+                    .map_err(|error| format!("{NAME}, {}, {connections}: {error}", server.name))?;
                 if let Some(rounds) = measured.rounds_cpu_us.get_mut(step) {
                     rounds.push(cpu_us);
                 }
@@ -67,9 +62,24 @@ pub(crate) fn measure(
     Ok(GrowthOutcome {
         at_once: AT_ONCE,
         connections,
-        connections_left_out: left_out,
         servers: measured,
     })
+}
+
+/// The numbers of connections. The last is lower where no more than `connections_max` can be held.
+fn steps(connections_max: u32) -> Vec<u32> {
+    let mut steps: Vec<u32> = CONNECTIONS
+        .into_iter()
+        .map(|connections| connections.min(connections_max))
+        .collect();
+    steps.dedup();
+    if steps.last() != Some(&CONNECTIONS_MAX) {
+        eprintln!(
+            "{NAME}: fewer than {CONNECTIONS_MAX} connections: {}",
+            machine::FEW_FILES
+        );
+    }
+    steps
 }
 
 /// The CPU time per request.
@@ -94,7 +104,10 @@ fn round(
     Ok(spent.server_ns as f64 / 1e3 / run.driven.requests as f64)
 }
 
-const CONNECTIONS: [u32; 4] = [10, 100, 1_000, 10_000];
+/// The most that a server is to hold.
+pub(crate) const CONNECTIONS_MAX: u32 = 10_000;
+
+const CONNECTIONS: [u32; 4] = [10, 100, 1_000, CONNECTIONS_MAX];
 
 /// Requests under way at a time.
 const AT_ONCE: u32 = 10;

@@ -19,6 +19,7 @@ use crate::client::Connected;
 use crate::cpu::family_of;
 use crate::fixture::{FILE_1_KIB, Fixture, Key, Version};
 use crate::helper::Helper;
+use crate::machine;
 use crate::outcome::{IdleMeasured, IdleOutcome, IdleRound};
 use crate::servers::{Demand, Running, Server, Service, Setting};
 
@@ -31,8 +32,7 @@ pub(crate) fn measure(
     arguments: &Arguments,
     fixture: &Fixture,
 ) -> Result<IdleOutcome, Failure> {
-    let connections = arguments.idle.get();
-    affordable(connections)?;
+    let connections = held(arguments)?;
     let (servers, _) = able(servers, Demand::one_answer());
     let mut measured: Vec<_> = servers
         .iter()
@@ -40,7 +40,7 @@ pub(crate) fn measure(
         .collect();
     for _ in 0..arguments.idle_rounds.get() {
         for (&server, measured) in servers.iter().zip(&mut measured) {
-            let round = round(server, arguments, fixture)
+            let round = round(server, connections, arguments, fixture)
                 .map_err(|error| format!("{NAME}, {}: {error}", server.name()))?;
             measured.rounds.push(round);
         }
@@ -48,8 +48,22 @@ pub(crate) fn measure(
     Ok(IdleOutcome::new(connections, measured))
 }
 
+/// As many as were asked for, or as the limit of open files allows.
+fn held(arguments: &Arguments) -> Result<u32, Failure> {
+    let asked = arguments.idle.get();
+    let held = asked.min(machine::connections_max()?);
+    if held < asked {
+        eprintln!(
+            "{NAME}: {held} connections, not {asked}: {}",
+            machine::FEW_FILES
+        );
+    }
+    Ok(held)
+}
+
 fn round(
     server: &dyn Server,
+    connections: u32,
     arguments: &Arguments,
     fixture: &Fixture,
 ) -> Result<IdleRound, Failure> {
@@ -73,7 +87,6 @@ fn round(
     Helper::connect(&warm_up, arguments.load_cpu)?.proceed::<Connected>()?;
     let before = Memory::at_rest(running.pid())?;
 
-    let connections = arguments.idle.get();
     let order = HoldOrder {
         endpoint,
         connections,
@@ -98,25 +111,6 @@ fn round(
         tcp_accounted_bytes: per_connection(|memory| memory.tcp_accounted),
         sockets: per_connection(|memory| memory.tcp_sockets),
     })
-}
-
-/// Both processes need a descriptor for each connection, and some more.
-pub(crate) fn affordable(connections: u32) -> Result<(), Failure> {
-    let limits = fs::read_to_string("/proc/self/limits")?;
-    let hard: Option<u32> = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))
-        .and_then(|line| line.split_ascii_whitespace().nth(1)?.parse().ok());
-    match hard {
-        Some(hard) if hard < connections.saturating_add(DESCRIPTORS_SPARE) => Err(format!(
-            "{connections} connections need {} descriptors, and the hard limit is {hard}: raise it \
-             (ulimit -Hn) or lower --idle",
-            connections.saturating_add(DESCRIPTORS_SPARE)
-        )
-        .into()),
-        // "unlimited" is no number.
-        _ => Ok(()),
-    }
 }
 
 /// Memory in bytes, and sockets, at one moment.
@@ -206,8 +200,6 @@ const WARM_UP_CONNECTIONS: u32 = 500;
 const REST_MIN: Duration = Duration::from_secs(3);
 const REST_MAX: Duration = Duration::from_secs(60);
 const REST_STEP: Duration = Duration::from_millis(200);
-
-const DESCRIPTORS_SPARE: u32 = 200;
 
 /// sockstat counts pages of the size that x86-64 and most arm64 kernels have.
 const PAGE_BYTES: u64 = 4096;

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde::Serialize;
 
+use crate::Failure;
 use crate::arguments::Arguments;
 use crate::tools;
 
@@ -47,6 +48,22 @@ impl Machine {
     }
 }
 
+/// The connections that servers can be expected to hold, by the limit of open files: a proxy has two
+/// descriptors for each, and some more of its own.
+pub(crate) fn connections_max() -> Result<u32, Failure> {
+    let limits = fs::read_to_string("/proc/self/limits")?;
+    let hard = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|line| line.split_ascii_whitespace().nth(1))
+        .ok_or("no open files in /proc/self/limits")?;
+    // "unlimited" is no number.
+    Ok(hard.parse().map_or(u32::MAX, |hard: u64| {
+        let connections = (hard / 2).saturating_sub(DESCRIPTORS_SPARE);
+        u32::try_from(connections).unwrap_or(u32::MAX)
+    }))
+}
+
 fn one_line(file: &str) -> String {
     fs::read_to_string(file).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
@@ -67,3 +84,8 @@ fn softirqs_apart(kernel: &str) -> Option<bool> {
         .any(|line| line == "# CONFIG_IRQ_TIME_ACCOUNTING is not set")
         .then_some(false)
 }
+
+/// Why there are fewer connections than there could be.
+pub(crate) const FEW_FILES: &str = "the limit of open files is low (ulimit -Hn)";
+
+const DESCRIPTORS_SPARE: u64 = 600;

@@ -128,9 +128,8 @@ pub(crate) struct LatencyRound {
 pub(crate) struct GrowthOutcome {
     /// Requests under way at a time.
     pub(crate) at_once: u32,
+    /// Those of each step; the last is what the limit of open files allows, 10,000 at most.
     pub(crate) connections: Vec<u32>,
-    /// More than the limit of open files allows.
-    pub(crate) connections_left_out: Vec<u32>,
     pub(crate) servers: Vec<GrowthMeasured>,
 }
 

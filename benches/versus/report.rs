@@ -50,12 +50,12 @@ fn table(outcome: &Outcome) -> Result<String, Failure> {
     if !outcome.cells.is_empty() {
         writeln!(
             text,
-            "| | server | CPU time per request | of {}'s | over the floor | busy | requests per second \
+            "| | server | CPU time per request | divided by {}'s | over the floor | busy | requests per second \
              |\n|---|---|---:|---:|---:|---:|---:|",
             first.name
         )?;
         for cell in &outcome.cells {
-            cell_rows(&mut text, cell)?;
+            cell_rows(&mut text, cell, &first.name)?;
         }
         text.push('\n');
     }
@@ -120,16 +120,14 @@ fn chart(outcome: &Outcome) -> Chart {
 }
 
 /// A row for each server; the cell's title stands in the first.
-fn cell_rows(text: &mut String, cell: &CellOutcome) -> Result<(), Failure> {
+fn cell_rows(text: &mut String, cell: &CellOutcome, first: &str) -> Result<(), Failure> {
     let mut title = cell.title;
     for server in &cell.servers {
-        let ratio = server.ratio.map_or_else(
-            || "1".to_owned(),
-            |ratio| {
-                let Spread { min, median, max } = ratio;
-                format!("**{median:.2}** ({min:.2}–{max:.2})")
-            },
-        );
+        let ratio = match server.ratio {
+            Some(Spread { min, median, max }) => format!("**{median:.2}** ({min:.2}–{max:.2})"),
+            None if server.server == first => "1".to_owned(),
+            None => String::new(),
+        };
         let over_floor = match (server.over_floor, cell.sealing_us) {
             (Some(over), _) => format!("{:.2}", over.median),
             (None, Some(sealing_us)) if server.server == floor::NAME => {
@@ -262,25 +260,26 @@ fn growth_table(text: &mut String, growth: &GrowthOutcome) -> Result<(), Failure
         writeln!(text, " **{}** |", optional(server.growth, 2))?;
     }
     text.push('\n');
-    for connections in &growth.connections_left_out {
-        writeln!(
-            text,
-            "Not with {connections} connections: the limit of open files is lower.\n"
-        )?;
-    }
     Ok(())
 }
 
 fn idle_table(text: &mut String, idle: &IdleOutcome) -> Result<(), Failure> {
     writeln!(
         text,
-        "| Memory per idle connection ({} held) | process | kernel, both ends |\n|---|---:|---:|",
+        "| Memory per idle connection ({} held) | process | kernel, both ends | set aside by TCP |\n\
+         |---|---:|---:|---:|",
         idle.connections
     )?;
     for server in &idle.servers {
         let process = optional(server.process_pss_bytes, 0);
         let kernel = optional(server.kernel_bytes, 0);
-        writeln!(text, "| {} | {process} B | {kernel} B |", server.server)?;
+        let tcp = Spread::of(server.rounds.iter().map(|round| round.tcp_accounted_bytes));
+        writeln!(
+            text,
+            "| {} | {process} B | {kernel} B | {} B |",
+            server.server,
+            optional(tcp, 0)
+        )?;
     }
     text.push('\n');
     Ok(())

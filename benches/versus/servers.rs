@@ -25,6 +25,7 @@ use self::static_web_server::StaticWebServer;
 use crate::Failure;
 use crate::arguments::Arguments;
 use crate::fixture::{Certificate, Fixture, Key, Version};
+use crate::growth;
 use crate::tools::Wanted;
 
 /// What a server does in a cell.
@@ -45,7 +46,8 @@ pub(crate) enum Service {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
     pub(crate) service: Service,
-    pub(crate) is_http2: bool,
+    /// Requests under way at a time on each connection: more than one is HTTP/2.
+    pub(crate) streams: u32,
     /// Whether the client insists on the session that all are to have, so that a server which would
     /// agree to another can take part.
     pub(crate) is_pinned_by_client: bool,
@@ -58,7 +60,7 @@ impl Demand {
     pub(crate) fn one_answer() -> Self {
         Self {
             service: Service::OneAnswer,
-            is_http2: false,
+            streams: 1,
             is_pinned_by_client: true,
             resumes: None,
         }
@@ -230,7 +232,7 @@ impl Running {
             version: setting.version,
             backend: setting.backend,
             scratch: fixture.scratch(label)?,
-            connections_max: arguments.idle.get() + CONNECTIONS_SPARE,
+            connections_max: arguments.idle.get().max(growth::CONNECTIONS_MAX) + CONNECTIONS_SPARE,
         };
         let log = site.scratch.join("log");
         let command = server.command(&site)?;
@@ -336,7 +338,7 @@ fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-/// Beyond the idle ones: those of a load, and listeners.
+/// Beyond the idle ones or those of the growth: those of a load, and listeners.
 const CONNECTIONS_SPARE: u32 = 1_000;
 
 const START_MAX: Duration = Duration::from_secs(15);

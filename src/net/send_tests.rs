@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
+use super::send::COLD_CHUNK_BYTES;
 use super::stream::testing::{
     AUTO_FILE_BYTES_MIN, Peer, Setup, counting, has_kernel_tls, on_each_driver, pattern,
     this_kernel,
@@ -170,6 +171,11 @@ fn a_cold_file_is_read_by_the_file_threads() {
                 let (sent, chunks) = counting(Counter::FileChunksCold, send).await;
                 sent.unwrap();
                 assert_eq!(chunks > 0, is_cold, "{chunks}");
+                // Each brings a whole chunk, and what the kernel has read ahead of it needs none.
+                assert!(
+                    chunks <= length.div_ceil(COLD_CHUNK_BYTES as u64),
+                    "{chunks}"
+                );
                 served.write.finish().await.unwrap();
             },
             |mut peer| {

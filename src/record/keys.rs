@@ -36,8 +36,8 @@ use rustls::{ConnectionTrafficSecrets, SupportedCipherSuite};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::EXPLICIT_NONCE_BYTES;
-use crate::sys::probe::Suite;
-pub use crate::sys::probe::{Aead, Version};
+use crate::sys::suite::Suite;
+pub use crate::sys::suite::{Aead, Version};
 
 /// The secrets are of a suite that this record layer or the kernel's has no layout for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

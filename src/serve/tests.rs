@@ -595,7 +595,7 @@ fn overload_and_failure_have_their_status() {
 
 #[test]
 fn cold_files_come_through_the_file_threads_of_a_worker() {
-    use crate::metrics::{Counter, total};
+    use crate::metrics::{Counter, of_this_thread};
     use crate::net::file_threads::FileThreads;
     use crate::net::rt::{Driver, block_on};
     use crate::sys::probe::RingSetup;
@@ -607,7 +607,7 @@ fn cold_files_come_through_the_file_threads_of_a_worker() {
         let threads = FileThreads::start().unwrap();
         block_on(driver, async {
             let serve = Serve::new(routes, threads.attach().unwrap());
-            let cold_before = total(Counter::FileOpensCold);
+            let cold_before = of_this_thread(Counter::FileOpensCold);
             // A name the kernel has not looked up yet is not in memory.
             let request = request(Method::Get, "example.org", "/f", &[]);
             let mut now = Now::read();
@@ -615,7 +615,7 @@ fn cold_files_come_through_the_file_threads_of_a_worker() {
                 .respond(&SECURE, &request, RequestBody::Empty, now)
                 .await;
             assert_eq!(absent.status.0, 404);
-            assert!(total(Counter::FileOpensCold) > cold_before);
+            assert_eq!(of_this_thread(Counter::FileOpensCold), cold_before + 1);
             fs::write(directory.path().join("f"), "there").unwrap();
             now.monotonic += cache::REVALIDATE_AFTER;
             let there = serve

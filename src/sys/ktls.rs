@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ::ktls::CryptoInfo;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::probe::{Aead, Suite};
+use super::suite::{Aead, Suite};
 
 /// Which half of a connection a key protects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -188,8 +188,8 @@ mod tests {
     use rustls::crypto::cipher::{AeadKey, Iv};
 
     use super::*;
-    use crate::sys::probe::Version;
     use crate::sys::socket;
+    use crate::sys::suite::Version;
     use crate::sys::test_support::{TcpPair, wait_readable};
 
     #[test]

@@ -19,6 +19,7 @@ pub mod pipe;
 pub mod poll;
 pub mod probe;
 pub mod socket;
+pub mod suite;
 #[cfg(test)]
 pub(crate) mod test_support;
 

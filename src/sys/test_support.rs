@@ -1,11 +1,7 @@
 //! What the tests of this room share: real loopback connections, and waiting for readiness.
 
-#![expect(
-    unsafe_code,
-    reason = "poll(2), mkfifo(3), getrusage(2), posix_fadvise(2)"
-)]
+#![expect(unsafe_code, reason = "poll(2), mkfifo(3), posix_fadvise(2)")]
 
-use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Mutex;
@@ -62,21 +58,6 @@ impl Signal {
         let receiver = self.receiver.lock().unwrap();
         receiver.recv_timeout(SIGNAL_PATIENCE).unwrap();
     }
-}
-
-/// The processor time that the calling thread has used, in user space and in the kernel.
-pub(crate) fn thread_cpu_time() -> Duration {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage writes one rusage, for which there is room, and keeps nothing.
-    let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
-    assert_eq!(result, 0);
-    // SAFETY: every field is an integer, so zeroes were a valid value before the call wrote one.
-    let usage = unsafe { usage.assume_init() };
-    let duration = |time: libc::timeval| {
-        Duration::from_secs(time.tv_sec.unsigned_abs())
-            + Duration::from_micros(time.tv_usec.unsigned_abs())
-    };
-    duration(usage.ru_utime) + duration(usage.ru_stime)
 }
 
 /// Asks the kernel to forget the pages of `file`, which must be written back already. File systems

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::Policy;
 use crate::support::client::{Client, Ending, body_of, status};
 use crate::support::files::MIB;
-use crate::support::process::CHROMIUM;
+use crate::support::process::{CHROMIUM, quiet_chromium};
 use crate::support::server::{Server, Setup};
 use crate::support::wait::{PATIENCE, until_equal};
 
@@ -174,24 +174,16 @@ fn the_status_page_shows_itself_in_a_browser() {
         assert_eq!(client.get("/1k").status(), 200);
     }
     let profile = server.path("browser");
-    let finished = CHROMIUM
-        .run([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--enable-logging=stderr",
-            &format!("--user-data-dir={}", profile.display()),
-            // The page's own clock runs ahead while nothing is loading.
-            "--virtual-time-budget=3000",
-            "--dump-dom",
-            &format!("http://{admin}/"),
-        ])
-        .success();
+    let mut command = quiet_chromium();
+    command.args([
+        "--enable-logging=stderr",
+        &format!("--user-data-dir={}", profile.display()),
+        // The page's own clock runs ahead while nothing is loading.
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+        &format!("http://{admin}/"),
+    ]);
+    let finished = CHROMIUM.start(&mut command).finish().success();
     let page = finished.text();
     for part in [
         ">ready</b>",

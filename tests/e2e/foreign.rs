@@ -15,7 +15,9 @@ use serde_json::Value;
 use crate::support::Policy;
 use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
-use crate::support::process::{CERTUTIL, CHROMIUM, FIREFOX, GO, JAVA, NODE, PYTHON};
+use crate::support::process::{
+    CERTUTIL, CHROMIUM, FIREFOX, GO, JAVA, NODE, PYTHON, quiet_chromium,
+};
 use crate::support::server::{Server, Setup};
 use crate::support::wait::until_some;
 
@@ -206,16 +208,8 @@ fn chromium_loads_a_page_with_all_that_belongs_to_it() {
     let server = server_with_a_page();
     let load = |home: &Path| {
         let profile = format!("--user-data-dir={}", home.join("profile").display());
-        let mut command = CHROMIUM.command();
+        let mut command = quiet_chromium();
         command.env("HOME", home).env_remove("XDG_DATA_HOME").args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
             &profile,
             "--virtual-time-budget=5000",
             "--dump-dom",

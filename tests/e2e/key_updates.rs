@@ -4,6 +4,7 @@
 //! User space always can. A kernel before 6.14 cannot change a key it was given: such a connection
 //! ends with an alert, never with a silence that looks like a lost connection.
 
+use portcullis::limits::KEY_UPDATES_PER_WINDOW_MAX;
 use portcullis::proto::h2::frame::put_window_update;
 use rustls::AlertDescription;
 
@@ -32,11 +33,16 @@ fn by_openssl_with_a_request(policy: Policy) {
     at_rest(policy, "K\n");
 }
 
-/// Sends two KeyUpdates between requests, the first before anything else.
+/// Sends two KeyUpdates between requests, the first before anything else, or behind a request where the
+/// answers are not asked for.
 fn at_rest(policy: Policy, command: &str) {
     let server = server(policy);
     let before = TlsStatistics::read();
     let mut client = OpensslClient::start(&server);
+    let begins_with_it = command == "K\n";
+    if !begins_with_it {
+        client.get_text("/text");
+    }
     client.update_key(command);
     if policy == Policy::Always && kernel_tls() == KernelTls::WithoutRekey {
         client.expect_alert();
@@ -51,9 +57,13 @@ fn at_rest(policy: Policy, command: &str) {
     assert_eq!(counters["key_updates_sent"], answered);
     if policy == Policy::Always && kernel_tls() == KernelTls::WithRekey {
         let after = TlsStatistics::read();
-        // The first may have come with the end of the handshake, and been opened in user space.
+        // One that comes with the end of the handshake may have been opened in user space.
         let received = after.since(&before, "TlsRxRekeyOk");
-        assert!(received == 1 || received == 2, "{received}");
+        let is_certain = received == 2;
+        assert!(
+            is_certain || (begins_with_it && received == 1),
+            "{received}"
+        );
         assert_eq!(after.since(&before, "TlsTxRekeyOk"), answered);
     }
 }
@@ -175,7 +185,9 @@ fn too_many(policy: Policy) {
     } else {
         assert_eq!(ending, Ending::Alert(AlertDescription::UnexpectedMessage));
         let received = server.counters()["key_updates_received"];
-        assert!((2..=64).contains(&received), "{received} were taken");
+        // More only where the flood takes longer than a window.
+        let least = u64::from(KEY_UPDATES_PER_WINDOW_MAX);
+        assert!((least..=64).contains(&received), "{received} were taken");
     }
     drop(client);
     server.wait_for_holdings(before);

@@ -9,7 +9,7 @@ use crate::support::client::{Client, Manner, field, status};
 use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::http2::{Http2, frame};
-use crate::support::process::{CHROMIUM, DEBIAN_PYTHON, Running};
+use crate::support::process::{CHROMIUM, DEBIAN_PYTHON, Running, quiet_chromium};
 use crate::support::server::{Server, Setup};
 
 for_each_policy!(through_both_versions);
@@ -268,16 +268,8 @@ fn chromium_opens_one_over_http2() {
     let (mut backend, address) = foreign_server();
     let server = passing_on(Policy::Auto, &address, "");
     let profile = server.path("browser");
-    let mut command = CHROMIUM.command();
+    let mut command = quiet_chromium();
     command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
         "--ignore-certificate-errors",
         &format!("--user-data-dir={}", profile.display()),
         // The page never finishes loading, and so the browser stays.

@@ -2,8 +2,8 @@
 
 use super::Counted;
 
-/// The counts in wrk's output, when all went as it must. Its bytes are rounded to three digits at
-/// least, and include no part of an answer that its end cut off.
+/// The counts in wrk's output, when all went as it must. Its bytes are rounded, to three digits at
+/// least, and include the beginnings of answers that its end cut off.
 pub(crate) fn judge(text: &str) -> Result<Counted, String> {
     for bad in BAD {
         if let Some(line) = text.lines().find(|line| line.trim().starts_with(bad)) {
@@ -14,8 +14,9 @@ pub(crate) fn judge(text: &str) -> Result<Counted, String> {
         .lines()
         .find_map(counted)
         .ok_or("no count of requests")?;
-    if counted.requests == 0 {
-        return Err("no request was answered".to_owned());
+    // Of large files none may have been answered in full.
+    if counted.bytes <= 0.0 {
+        return Err("nothing was received".to_owned());
     }
     Ok(counted)
 }

@@ -30,8 +30,8 @@ impl Server for Floor {
     }
 
     fn unable(&self, demand: Demand) -> Option<&'static str> {
-        (demand.service != Service::Files || demand.is_http2)
-            .then_some("plain HTTP/1.1 of files only")
+        (demand.service != Service::Files || demand.streams > 1)
+            .then_some("plain HTTP/1.1 of files only, one request at a time")
     }
 
     fn is_plain(&self) -> bool {

@@ -1,5 +1,6 @@
 //! static-web-server: files, by tokio, hyper and rustls; a server in Rust that people use.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -38,6 +39,8 @@ pub(super) fn provide(arguments: &Arguments) -> Result<Result<PathBuf, String>, 
         if !status.success() {
             return Err(format!("cargo install {CRATE}: {status}").into());
         }
+        // Half a gigabyte that nothing needs any more.
+        fs::remove_dir_all(folder.join("build"))?;
     }
     Ok(tools::locate(program).ok_or_else(|| {
         format!(
@@ -53,11 +56,10 @@ impl Server for StaticWebServer {
     }
 
     fn version(&self) -> Result<String, Failure> {
-        let version = tools::first_line(Command::new(&self.program).arg("--version"))?;
-        Ok(match version.starts_with(CRATE) {
-            true => version,
-            false => format!("{CRATE} {version}"),
-        })
+        // "Version:      2.44.1"
+        let line = tools::first_line(Command::new(&self.program).arg("--version"))?;
+        let version = line.split_ascii_whitespace().last().unwrap_or("?");
+        Ok(format!("{CRATE} {version}"))
     }
 
     fn unable(&self, demand: Demand) -> Option<&'static str> {

@@ -19,7 +19,7 @@ use crate::record::{
 use crate::sys;
 use crate::sys::ktls::Direction;
 use crate::sys::mapping::Vector;
-use crate::sys::probe::Suite;
+use crate::sys::suite::Suite;
 
 /// The sending side of a connection that the kernel encrypts.
 pub(crate) struct KernelSend {

@@ -322,7 +322,9 @@ impl Peer {
     pub(in crate::net) fn wait_until_taken(&self) {
         let watched = self.watched.as_ref().unwrap();
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        while watched.peek(&mut byte).is_ok() {
+        let deadline = Instant::now() + PEER_PATIENCE;
+        while matches!(watched.peek(&mut byte), Ok(1..)) {
+            assert!(Instant::now() < deadline, "our side takes nothing");
             std::thread::yield_now();
         }
     }

@@ -11,38 +11,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use rustls::CipherSuite;
 
+use crate::limits::RECORD_HEADER_BYTES as HEADER_BYTES;
 use crate::sys::ktls::{self, Direction};
-
-/// A protocol version that kernel TLS knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Version {
-    /// TLS 1.2 (RFC 5246).
-    Tls12,
-    /// TLS 1.3 (RFC 8446; Linux 5.1).
-    Tls13,
-}
-
-/// An AEAD cipher that both the TLS library and the kernel know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Aead {
-    /// AES-128-GCM (Linux 4.13).
-    Aes128Gcm,
-    /// AES-256-GCM (Linux 5.1).
-    Aes256Gcm,
-    /// ChaCha20-Poly1305 (RFC 7905; Linux 5.11).
-    Chacha20Poly1305,
-}
-
-/// What decides how records are protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Suite {
-    /// The protocol version.
-    pub version: Version,
-    /// The AEAD cipher.
-    pub aead: Aead,
-}
+use crate::sys::suite::{Aead, SUITES, Suite, TAG_BYTES, Version};
 
 /// The outcome for one suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,84 +118,6 @@ impl KernelTls {
             }
         }
         Err(Refusal::NoModule)
-    }
-}
-
-impl Suite {
-    /// All that are tried.
-    pub const ALL: [Self; SUITES] = [
-        Self::with(Version::Tls12, Aead::Aes128Gcm),
-        Self::with(Version::Tls12, Aead::Aes256Gcm),
-        Self::with(Version::Tls12, Aead::Chacha20Poly1305),
-        Self::with(Version::Tls13, Aead::Aes128Gcm),
-        Self::with(Version::Tls13, Aead::Aes256Gcm),
-        Self::with(Version::Tls13, Aead::Chacha20Poly1305),
-    ];
-
-    /// The length on the wire of a record with this much plaintext, unpadded.
-    #[must_use]
-    pub fn record_bytes(self, plaintext_bytes: usize) -> usize {
-        let content_type_bytes = match self.version {
-            Version::Tls12 => 0,
-            Version::Tls13 => 1,
-        };
-        HEADER_BYTES
-            + self.explicit_nonce_bytes()
-            + plaintext_bytes
-            + content_type_bytes
-            + TAG_BYTES
-    }
-
-    const fn with(version: Version, aead: Aead) -> Self {
-        Self { version, aead }
-    }
-
-    /// How the records of a negotiated cipher suite are protected; `None` for those that kernel TLS
-    /// is not used for.
-    #[must_use]
-    pub fn of(negotiated: CipherSuite) -> Option<Self> {
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "the registry is open; only these six suites are offloaded"
-        )]
-        let (version, aead) = match negotiated {
-            CipherSuite::TLS13_AES_128_GCM_SHA256 => (Version::Tls13, Aead::Aes128Gcm),
-            CipherSuite::TLS13_AES_256_GCM_SHA384 => (Version::Tls13, Aead::Aes256Gcm),
-            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => (Version::Tls13, Aead::Chacha20Poly1305),
-            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => {
-                (Version::Tls12, Aead::Aes128Gcm)
-            }
-            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => {
-                (Version::Tls12, Aead::Aes256Gcm)
-            }
-            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
-            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => {
-                (Version::Tls12, Aead::Chacha20Poly1305)
-            }
-            _ => return None,
-        };
-        Some(Self { version, aead })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Tls12 => "TLS 1.2",
-            Self::Tls13 => "TLS 1.3",
-        })
-    }
-}
-
-impl fmt::Display for Aead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Aes128Gcm => "AES-128-GCM",
-            Self::Aes256Gcm => "AES-256-GCM",
-            Self::Chacha20Poly1305 => "ChaCha20-Poly1305",
-        })
     }
 }
 
@@ -426,14 +320,6 @@ impl TestKey {
 }
 
 impl Suite {
-    /// The bytes of nonce that each record carries (RFC 5288 3; later designs derive it all).
-    fn explicit_nonce_bytes(self) -> usize {
-        match (self.version, self.aead) {
-            (Version::Tls12, Aead::Aes128Gcm | Aead::Aes256Gcm) => EXPLICIT_NONCE_BYTES,
-            (Version::Tls12, Aead::Chacha20Poly1305) | (Version::Tls13, _) => 0,
-        }
-    }
-
     /// RFC 8446 5.2: the record's header. RFC 5246 6.2.3.3: the sequence number, and a header with
     /// the length of the plaintext.
     fn additional_data(self, header: [u8; HEADER_BYTES], plaintext_bytes: u16) -> Vec<u8> {
@@ -504,35 +390,13 @@ const MESSAGE: &[u8] = b"portcullis probe";
 /// How long one transfer over loopback may take.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-const HEADER_BYTES: usize = crate::limits::RECORD_HEADER_BYTES;
-const EXPLICIT_NONCE_BYTES: usize = 8;
-const TAG_BYTES: usize = 16;
 const CONTENT_TYPE_DATA: u8 = crate::sys::socket::APPLICATION_DATA;
-
-/// Both versions with three ciphers each. A number, not `Suite::ALL.len()`: evaluating that for a
-/// type asks for the layout of what it is a part of, which the compiler may refuse as a cycle.
-const SUITES: usize = 6;
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
-
     use super::*;
-
-    #[test]
-    fn every_suite_of_the_library_maps_to_a_probed_one_and_all_are_covered() {
-        let mut mapped: Vec<Suite> = Vec::new();
-        for suite in ALL_CIPHER_SUITES {
-            mapped.push(Suite::of(suite.suite()).unwrap());
-        }
-        for suite in Suite::ALL {
-            assert!(mapped.contains(&suite), "{suite:?}");
-        }
-        let cbc = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA;
-        assert_eq!(Suite::of(cbc), None);
-    }
 
     #[test]
     fn records_of_every_suite_open_again_and_only_whole() {

@@ -8,7 +8,7 @@ mod kernel_tls;
 mod process;
 mod ring;
 
-pub use kernel_tls::{Aead, KernelTls, Refusal, Suite, SuiteSupport, Version, kernel_tls};
+pub use kernel_tls::{KernelTls, Refusal, SuiteSupport, kernel_tls};
 pub use process::Process;
 pub use ring::{Ring, RingRefusal, RingSetup, ring};
 

@@ -31,14 +31,7 @@ fn run(tool: Tool, script: &str, folder: &Path, address: SocketAddr) -> Running 
 }
 
 fn in_front_of(address: SocketAddr, lines: &str) -> Server {
-    Setup::new(Policy::Auto)
-        .workers(1)
-        .site_with(
-            &["localhost"],
-            KeyKind::P256,
-            "root",
-            "[[site.route]]\nprefix = \"/\"\nupstream = \"app\"",
-        )
+    Setup::passing_on(Policy::Auto)
         .table("limits", "body_bytes_max = 10000000")
         .text(&format!(
             "[[upstream]]\nname = \"app\"\n{lines}\n\

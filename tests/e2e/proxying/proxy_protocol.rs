@@ -282,14 +282,7 @@ fn a_server_that_terminates_itself_is_told_the_name() {
 #[test]
 fn requests_have_a_connection_each_and_checks_are_nobodys() {
     let (listener, address) = listen();
-    let server = Setup::new(Policy::Auto)
-        .workers(1)
-        .site_with(
-            &["localhost"],
-            KeyKind::P256,
-            "root",
-            "[[site.route]]\nprefix = \"/\"\nupstream = \"app\"",
-        )
+    let server = Setup::passing_on(Policy::Auto)
         .text(&told(address, "v1"))
         .text("[upstream.health]\ninterval_ms = 60000\n")
         .start();

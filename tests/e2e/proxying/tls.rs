@@ -39,15 +39,7 @@ fn group(address: &str, tls: &str) -> String {
 const TRUSTED: &str = "ca = \"authority.pem\"\nserver_name = \"localhost\"";
 
 fn passing_on(policy: Policy, address: SocketAddr, tls: &str) -> Setup {
-    Setup::new(policy)
-        .workers(1)
-        .site_with(
-            &["localhost"],
-            KeyKind::P256,
-            "root",
-            "[[site.route]]\nprefix = \"/\"\nupstream = \"app\"",
-        )
-        .text(&group(&format!("tcp://{address}"), tls))
+    Setup::passing_on(policy).text(&group(&format!("tcp://{address}"), tls))
 }
 
 fn tunnel(policy: Policy, address: SocketAddr) -> Setup {
@@ -290,14 +282,7 @@ fn an_upstream_that_speaks_no_tls_or_stalls_in_it_is_502_and_504() {
     for (answer, status) in [(&b"HTTP/1.1 400 no\r\n\r\n"[..], 502), (b"", 504)] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Setup::new(Policy::Auto)
-            .workers(1)
-            .site_with(
-                &["localhost"],
-                KeyKind::P256,
-                "root",
-                "[[site.route]]\nprefix = \"/\"\nupstream = \"app\"",
-            )
+        let server = Setup::passing_on(Policy::Auto)
             .text(
                 &group(&format!("tcp://{address}"), TRUSTED)
                     .replace("eject_failures = 0", "eject_failures = 0\nconnect_ms = 500"),
@@ -358,14 +343,7 @@ fn nginx_gets_our_certificate_and_the_name() {
     let health = "[upstream.health]\nkind = \"http\"\ninterval_ms = 250\nrise = 1\nfall = 1\n";
     let address = format!("unix:{}", socket.display());
     let start = |tls: &str| -> Server {
-        Setup::new(Policy::Auto)
-            .workers(1)
-            .site_with(
-                &["localhost"],
-                KeyKind::P256,
-                "root",
-                "[[site.route]]\nprefix = \"/\"\nupstream = \"app\"",
-            )
+        Setup::passing_on(Policy::Auto)
             .text(&(group(&address, tls) + health))
             .start()
     };
@@ -387,6 +365,7 @@ fn nginx_gets_our_certificate_and_the_name() {
     );
     let server = start(&unknown);
     server.wait_for_counter("upstream_servers_down", 1);
+    assert!(server.counters()["upstream_checks_failed"] > 0);
     let mut client = Client::connect(&server);
     assert_eq!(client.get("/").status(), 503);
 }

@@ -104,6 +104,22 @@ pub(crate) const UNSHARE: Tool = Tool {
     package: "util-linux",
 };
 
+/// [`CHROMIUM`] without a screen, that loads nothing but what it is told to.
+pub(crate) fn quiet_chromium() -> Command {
+    let mut command = CHROMIUM.command();
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]);
+    command
+}
+
 /// What a program that has ended leaves behind.
 #[derive(Debug)]
 pub(crate) struct Finished {

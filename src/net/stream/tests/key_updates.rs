@@ -150,7 +150,13 @@ fn a_flood_of_key_updates_is_refused() {
                 }
                 assert_eq!(last, Some((ContentType::Alert, vec![2, 10])));
                 assert_eq!(peer.next(), None);
-                assert_eq!(peer.key_updates > 0, asks_for_reply);
+                // One reply answers all that were asked for before it could be sent: how many came
+                // together is up to TCP.
+                let replies = match asks_for_reply {
+                    true => 1..=KEY_UPDATES_PER_WINDOW_MAX as usize,
+                    false => 0..=0,
+                };
+                assert!(replies.contains(&peer.key_updates), "{}", peer.key_updates);
             },
         );
     }
