@@ -19,13 +19,12 @@ use bytes::Bytes;
 use portcullis::config::{Limits, Offload, Timeouts};
 use portcullis::error::{Cause, Error, Side};
 use portcullis::http::{Context, Handler, Outcome, h1};
-use portcullis::message::{Body, FileRange, Request, RequestBody, Response, Status};
+use portcullis::message::{Body, FileRange, Now, Request, RequestBody, Response, Status};
 use portcullis::net::deadline::{Deadlines, TICK};
 use portcullis::net::file_threads::FileThreads;
 use portcullis::net::rt::{self, Driver};
 use portcullis::net::socket::Socket;
 use portcullis::net::stream::{Stream, StreamContext};
-use portcullis::serve::Now;
 use portcullis::sys::probe::{KernelTls, Refusal, ring};
 
 #[test]
