@@ -18,13 +18,32 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
 use crate::error::{Cause, Error, Stage};
 use crate::limits::{INTERIM_BYTES_MAX, INTERIM_RESPONSES_MAX};
 use crate::proto::h1::encode::push_field_lines;
+
+/// One moment, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For ages and deadlines.
+    pub monotonic: Instant,
+    /// For dates.
+    pub wall: SystemTime,
+}
+
+impl Now {
+    /// This moment.
+    pub fn read() -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+}
 
 /// An HTTP method (RFC 9110 9). Methods are case-sensitive.
 #[derive(Clone, Debug, PartialEq, Eq)]
