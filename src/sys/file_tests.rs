@@ -72,6 +72,20 @@ fn plain_files_open_under_every_policy() {
     }
 }
 
+/// Shares of the file threads go by it, for a root that is asked by its path and for an open file alike.
+#[test]
+fn the_device_of_an_open_file_is_the_one_that_its_path_tells() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let file = fs::File::create(&path).unwrap();
+    let device = device(file.as_fd()).unwrap();
+    assert_eq!(device, stat(file.as_fd()).unwrap().device);
+    assert_eq!(device, fs::metadata(&path).unwrap().dev());
+    let elsewhere = fs::File::open("/proc/self/status").unwrap();
+    assert_ne!(device, super::device(elsewhere.as_fd()).unwrap());
+}
+
 #[test]
 fn links_are_followed_as_the_policy_says() {
     let tree = Tree::new();
