@@ -307,7 +307,7 @@ fn run_in_time(
             return Ok(run);
         }
     }
-    Err("this machine is too busy to sample in time".into())
+    Err(TOO_BUSY.into())
 }
 
 /// How many requests `counted` is. Of a large file those in progress at either end of the main
@@ -576,10 +576,12 @@ const fn connections(
 }
 
 /// Attempts at a round whose samples come in time.
-const TRIES_MAX: u32 = 5;
+pub(crate) const TRIES_MAX: u32 = 5;
 
 /// The part of a round by which it may be longer or shorter than it was to be.
-const LATE_DIVISOR: u64 = 20;
+pub(crate) const LATE_DIVISOR: u64 = 20;
+
+pub(crate) const TOO_BUSY: &str = "this machine is too busy to sample in time";
 
 const NS_PER_S: u64 = 1_000_000_000;
 
