@@ -18,13 +18,32 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
 use crate::error::{Cause, Error, Stage};
 use crate::limits::{INTERIM_BYTES_MAX, INTERIM_RESPONSES_MAX};
 use crate::proto::h1::encode::push_field_lines;
+
+/// One moment, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For ages and deadlines.
+    pub monotonic: Instant,
+    /// For dates.
+    pub wall: SystemTime,
+}
+
+impl Now {
+    /// This moment.
+    pub fn read() -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+}
 
 /// An HTTP method (RFC 9110 9). Methods are case-sensitive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -410,11 +429,12 @@ impl Status {
 }
 
 /// Response fields that stay the same from one response to the next. Their HTTP/1.1 text is made
-/// once; other versions frame the fields themselves.
+/// once, and so is what HPACK makes of those that no table keeps.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FieldBlock {
     fields: Box<[(&'static str, Bytes)]>,
     lines: Box<[u8]>,
+    literals: OnceCell<Box<[u8]>>,
 }
 
 impl FieldBlock {
@@ -425,6 +445,7 @@ impl FieldBlock {
         Self {
             fields: fields.into(),
             lines: lines.into(),
+            literals: OnceCell::new(),
         }
     }
 
@@ -436,6 +457,11 @@ impl FieldBlock {
     /// Their lines in HTTP/1.1, each with the CRLF that ends the line before it.
     pub fn lines(&self) -> &[u8] {
         &self.lines
+    }
+
+    /// What `encode` once made of the fields, which must be the same whoever asks.
+    pub fn literals(&self, encode: impl FnOnce(&[(&'static str, Bytes)]) -> Vec<u8>) -> &[u8] {
+        self.literals.get_or_init(|| encode(&self.fields).into())
     }
 }
 
@@ -471,7 +497,8 @@ impl Response {
     }
 
     /// All fields of our own, in order.
-    pub fn all_fields(&self) -> impl Iterator<Item = &(&'static str, Bytes)> {
+    #[cfg(test)]
+    pub(crate) fn all_fields(&self) -> impl Iterator<Item = &(&'static str, Bytes)> {
         let block = self.block.as_deref().map(FieldBlock::fields);
         block.unwrap_or_default().iter().chain(&self.fields)
     }

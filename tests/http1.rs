@@ -19,14 +19,13 @@ use bytes::Bytes;
 use portcullis::config::{Limits, Offload, Timeouts};
 use portcullis::error::{Cause, Error, Side};
 use portcullis::http::{Context, Handler, Outcome, h1};
-use portcullis::message::{Body, FileRange, Request, RequestBody, Response, Status};
+use portcullis::message::{Body, FileRange, Now, Request, RequestBody, Response, Status};
 use portcullis::net::deadline::{Deadlines, TICK};
 use portcullis::net::file_threads::FileThreads;
 use portcullis::net::rt::{self, Driver};
 use portcullis::net::socket::Socket;
 use portcullis::net::stream::{Stream, StreamContext};
-use portcullis::serve::Now;
-use portcullis::sys::probe::{KernelTls, Refusal, ring};
+use portcullis::sys::probe::{KernelTls, TlsRefusal, ring};
 
 #[test]
 fn pipelined_requests_for_files_and_bytes_arrive_in_order_and_whole() {
@@ -209,7 +208,7 @@ async fn serve_one(
     let file_threads = FileThreads::start().unwrap();
     let shared = StreamContext {
         offload: Offload::default(),
-        kernel: KernelTls::refused(Refusal::NoModule),
+        kernel: KernelTls::refused(TlsRefusal::NoModule),
         send_progress: timeouts.send_progress,
         records_per_key_max: limits.records_per_key_max,
         file_threads: file_threads.attach().unwrap(),

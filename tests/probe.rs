@@ -13,7 +13,7 @@ use std::process::Command;
 
 use forbid_io_uring::{command_without_io_uring, forbid_io_uring_on_this_thread};
 use portcullis::cli::doctor;
-use portcullis::sys::probe::{KernelTls, Process, Refusal, Ring, RingRefusal, ring, summary};
+use portcullis::sys::probe::{KernelTls, Process, Ring, RingRefusal, TlsRefusal, ring, summary};
 
 #[test]
 fn a_ring_forbidden_by_seccomp_is_refused_for_that_reason() {
@@ -22,7 +22,7 @@ fn a_ring_forbidden_by_seccomp_is_refused_for_that_reason() {
     assert_eq!(found, Ring::Refused(refusal.clone()));
     assert_eq!(found.to_string(), format!("epoll: {refusal}"));
     assert_eq!(
-        summary(&found, &KernelTls::refused(Refusal::NoModule)),
+        summary(&found, &KernelTls::refused(TlsRefusal::NoModule)),
         format!("epoll ({refusal}), TLS in user space: the kernel has no tls module")
     );
 }

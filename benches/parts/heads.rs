@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use portcullis::message::{FieldBlock, Status, Version};
 use portcullis::proto::h1::encode::{Framing, ResponseHead};
 use portcullis::proto::h1::parse::{Bounds, HeadParser};
-use portcullis::tls::client_hello::{ClientHelloReader, Outcome};
+use portcullis::tls::client_hello::{ClientHelloReader, FirstBytes};
 
 use crate::handshake::client_hello;
 use crate::part::{Part, consuming, repeated};
@@ -13,7 +13,7 @@ pub(crate) fn parts() -> Vec<Part> {
     vec![
         Part::new("client_hello/parse", 1000, || {
             let hello = client_hello();
-            repeated(move || matches!(ClientHelloReader::new().read(&hello), Outcome::Hello(_)))
+            repeated(move || matches!(ClientHelloReader::new().read(&hello), FirstBytes::Hello(_)))
         }),
         Part::new("h1/parse/short", 1024, || parse(SHORT)),
         Part::new("h1/parse/browser", 1024, || parse(BROWSER)),

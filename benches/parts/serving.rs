@@ -11,12 +11,12 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use portcullis::config::{self, FieldEdits, Route, RouteAction, RoutePath, Symlinks};
-use portcullis::message::{Body, RequestBody, Status};
+use portcullis::message::{Body, Now, RequestBody, Status};
 use portcullis::net::file_threads::JobError;
 use portcullis::proto::h1::parse::{Bounds, HeadParser};
 use portcullis::serve::cache::{Cache, Found, Root};
 use portcullis::serve::rules::{Rules, normalize};
-use portcullis::serve::{Client, FileThreads, Now, Routes, Serve};
+use portcullis::serve::{Client, FileThreads, Routes, Serve};
 
 use crate::part::{Part, Work, repeated};
 

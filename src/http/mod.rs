@@ -24,11 +24,10 @@ use self::transport::{Receive, Transmit};
 use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::LINGER_BYTES_MAX;
 use crate::message::gather::Gather;
-use crate::message::{Request, RequestBody, Response, Status};
+use crate::message::{Now, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::Received;
-use crate::serve::Now;
 
 /// Makes responses. One handler serves one connection: what it needs to know of the session, it
 /// holds.

@@ -8,11 +8,10 @@ use bytes::BytesMut;
 
 use crate::error::Cause;
 use crate::message::gather::Gather;
-use crate::message::{FileRange, Source};
+use crate::message::{FileRange, Now, Source};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::relay::RelayFailure;
 use crate::net::stream::{AtOnce, ReadHalf, Received, WriteHalf};
-use crate::serve::Now;
 
 /// The receiving half of a connection, with its deadline.
 pub trait Receive {

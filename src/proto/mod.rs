@@ -11,6 +11,7 @@ pub mod forwarded;
 pub mod h1;
 pub mod h2;
 pub mod hop_by_hop;
+pub mod host_names;
 pub mod json;
 pub mod proxy_header;
 pub mod range;

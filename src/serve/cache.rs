@@ -28,13 +28,13 @@ use super::describe;
 use super::flight::Flights;
 use super::listing::{self, Listing};
 use super::open::{Lookup, Opened, OpenedContent, OpenedFile};
-use super::{FileThreads, JobError, Now};
+use super::{FileThreads, JobError};
 use crate::config::{HeaderRule, Symlinks};
 use crate::limits::{
     CACHED_CONTENT_BYTES_PER_WORKER_MAX, NEGATIVE_ENTRIES_PER_WORKER_MAX,
     NEGATIVE_ENTRY_PATH_BYTES_MAX,
 };
-use crate::message::FieldBlock;
+use crate::message::{FieldBlock, Now};
 use crate::metrics::{self, Counter};
 use crate::sys::file::{FileStat, Reach};
 

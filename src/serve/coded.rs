@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use super::cache::{Found, OpenFile, REVALIDATE_AFTER, Refusal};
 use super::file::FileSite;
-use super::{FileThreads, Now, describe};
-use crate::message::{FieldBlock, Request};
+use super::{FileThreads, describe};
+use crate::message::{FieldBlock, Now, Request};
 use crate::proto::content_coding::{Acceptable, Coding};
 
 /// What a file knows of itself in other codings.

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use super::cache::{Cache, Content, Found, OpenFile, Refusal};
 use super::coded::{self, NotAcceptable, Variant};
 use super::path::RelativePath;
-use super::{FileThreads, Now, describe, error_page};
+use super::{FileThreads, describe, error_page};
 use crate::config::Files;
-use crate::message::{Body, FileRange, Method, Part, Request, Response, Status};
+use crate::message::{Body, FileRange, Method, Now, Part, Request, Response, Status};
 use crate::proto::conditional::{self, EntityTag, Validators, Verdict};
 use crate::proto::range::{self, Selection};
 

@@ -31,7 +31,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -41,31 +41,12 @@ use self::rate::Rates;
 use self::refusal::{admits, refusal};
 use self::rules::{Rule, Rules};
 use crate::config::{Config, Files, Hsts, Route, RouteAction, RouteFiles, Site};
-use crate::message::{Body, Request, RequestBody, Response, Status};
+use crate::message::{Body, Now, Request, RequestBody, Response, Status};
 use crate::net::file_threads::{FileThreadsHandle, JobError};
+use crate::proto::host_names::HostNames;
 use crate::proto::proxy_header::ProxyHeader;
 use crate::proto::request_id;
 use crate::sys;
-use crate::tls::names::Names;
-
-/// One moment, on both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// For ages and deadlines.
-    pub monotonic: Instant,
-    /// For dates.
-    pub wall: SystemTime,
-}
-
-impl Now {
-    /// This moment.
-    pub fn read() -> Self {
-        Self {
-            monotonic: Instant::now(),
-            wall: SystemTime::now(),
-        }
-    }
-}
 
 /// What is known of the connection that carries a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +74,7 @@ pub struct Identity<'a> {
 #[derive(Debug)]
 pub struct Routes {
     config: Arc<Config>,
-    names: Names,
+    names: HostNames,
     sites: Vec<SiteRoute>,
     /// The directories of all sites and, after them, those of their routes.
     roots: Vec<Root>,
@@ -175,7 +156,7 @@ impl Routes {
             .collect::<io::Result<_>>()?;
         let names = config.sites.iter().map(|site| site.names.as_slice());
         Ok(Self {
-            names: Names::new(names, config.default_site),
+            names: HostNames::new(names, config.default_site),
             config,
             sites,
             roots,

@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use super::rate::Rates;
 use super::refusal::refusal;
-use super::{Client, Now, error_page, path};
+use super::{Client, error_page, path};
 use crate::config::Config;
-use crate::message::{Request, Response, Status};
-use crate::tls::names::Names;
+use crate::message::{Now, Request, Response, Status};
+use crate::proto::host_names::HostNames;
 
 /// Redirects plain HTTP to HTTPS.
 ///
@@ -24,7 +24,7 @@ use crate::tls::names::Names;
 pub struct Redirect {
     config: Arc<Config>,
     rates: Arc<Rates>,
-    names: Names,
+    names: HostNames,
     /// What follows the host: empty, or ':' and the port.
     port: String,
 }
@@ -35,7 +35,7 @@ impl Redirect {
     pub fn new(config: Arc<Config>, rates: Arc<Rates>, port: u16) -> Self {
         let names = config.sites.iter().map(|site| site.names.as_slice());
         Self {
-            names: Names::new(names, config.default_site),
+            names: HostNames::new(names, config.default_site),
             config,
             rates,
             port: match port {

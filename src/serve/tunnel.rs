@@ -12,9 +12,9 @@ use crate::metrics::{self, Counter};
 use crate::net::deadline::Deadlines;
 use crate::net::stream::{Stream, StreamContext};
 use crate::net::tunnel::{self, TunnelEnd, TunnelTimes};
+use crate::proto::host_names::HostNames;
 use crate::proto::proxy_header::ProxyHeader;
 use crate::tls::client_hello::ClientHello;
-use crate::tls::names::Names;
 use crate::upstream::{Connected, Connector, Groups, Lease, NoServer, Upstreams};
 
 /// One worker's tunnels under one configuration.
@@ -32,12 +32,12 @@ pub struct Tunnels {
 #[derive(Debug, Default)]
 pub struct Table {
     /// Sites first, then the passthroughs that take all protocols.
-    names: Names,
+    names: HostNames,
     sites: usize,
     /// The upstreams of those passthroughs.
     upstreams: Vec<usize>,
     /// The passthroughs that want one of some protocols: these, the names, the upstream.
-    with_alpn: Vec<(Vec<String>, Names, usize)>,
+    with_alpn: Vec<(Vec<String>, HostNames, usize)>,
 }
 
 impl Tunnels {
@@ -180,14 +180,14 @@ impl Table {
         });
         let with_alpn = config.passthroughs.iter().filter(|other| !for_all(other));
         Self {
-            names: Names::new(sites.chain(names), config.default_site.or(default)),
+            names: HostNames::new(sites.chain(names), config.default_site.or(default)),
             sites: config.sites.len(),
             upstreams: passthroughs
                 .map(|passthrough| passthrough.upstream)
                 .collect(),
             with_alpn: with_alpn
                 .map(|passthrough| {
-                    let names = Names::new([passthrough.names.as_slice()], None);
+                    let names = HostNames::new([passthrough.names.as_slice()], None);
                     (passthrough.alpn.clone(), names, passthrough.upstream)
                 })
                 .collect(),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{Config, Passthrough};
 use crate::serve::testing;
-use crate::tls::client_hello::{ClientHelloReader, Outcome};
+use crate::tls::client_hello::{ClientHelloReader, FirstBytes};
 
 /// A ClientHello with this name and these protocols, as a client sends it.
 fn hello(name: Option<&str>, alpn: &[&str], has_ech: bool) -> ClientHello {
@@ -39,7 +39,7 @@ fn hello(name: Option<&str>, alpn: &[&str], has_ech: bool) -> ClientHello {
     let message = [&[1], &length[1..], &body].concat();
     let record = [&[22, 3, 1][..], &vector16(message)].concat();
     let outcome = ClientHelloReader::new().read(&record);
-    let Outcome::Hello(hello) = outcome else {
+    let FirstBytes::Hello(hello) = outcome else {
         panic!("{outcome:?}");
     };
     hello

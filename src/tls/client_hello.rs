@@ -12,7 +12,7 @@ use crate::record::ProtocolError;
 
 /// What the bytes received so far are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum FirstBytes {
     /// The front of something that may become a ClientHello, or an HTTP request.
     NeedMore {
         /// Bytes without which nothing more can be said. Never zero.
@@ -70,18 +70,18 @@ impl ClientHelloReader {
     }
 
     /// Looks at `received`: all bytes of the connection so far, so each call's begins with those of
-    /// the call before. Done when it answers anything but [`Outcome::NeedMore`]; it does so before
+    /// the call before. Done when it answers anything but [`FirstBytes::NeedMore`]; it does so before
     /// [`HANDSHAKE_BYTES_MAX`] bytes.
-    pub fn read(&mut self, received: &[u8]) -> Outcome {
+    pub fn read(&mut self, received: &[u8]) -> FirstBytes {
         if self.examined == 0
             && let Some(outcome) = refuse_other_protocols(received)
         {
             return outcome;
         }
         match self.advance(received) {
-            Ok(Progress::Missing(missing)) => Outcome::NeedMore { missing },
-            Ok(Progress::Hello(hello)) => Outcome::Hello(hello),
-            Err(error) => Outcome::Invalid(error),
+            Ok(Progress::Missing(missing)) => FirstBytes::NeedMore { missing },
+            Ok(Progress::Hello(hello)) => FirstBytes::Hello(hello),
+            Err(error) => FirstBytes::Invalid(error),
         }
     }
 
@@ -137,25 +137,25 @@ enum Progress {
 }
 
 /// An outcome, unless the first bytes are those of a TLS handshake record.
-fn refuse_other_protocols(received: &[u8]) -> Option<Outcome> {
+fn refuse_other_protocols(received: &[u8]) -> Option<FirstBytes> {
     let (first, major) = (received.first().copied(), received.get(1).copied());
     match (first, major) {
-        (None, _) => Some(Outcome::NeedMore { missing: 1 }),
+        (None, _) => Some(FirstBytes::NeedMore { missing: 1 }),
         (Some(TYPE_HANDSHAKE), None | Some(VERSION_MAJOR)) => None,
-        (Some(TYPE_FIRST..=TYPE_LAST), None) => Some(Outcome::NeedMore { missing: 1 }),
+        (Some(TYPE_FIRST..=TYPE_LAST), None) => Some(FirstBytes::NeedMore { missing: 1 }),
         (Some(TYPE_FIRST..=TYPE_LAST), Some(VERSION_MAJOR)) => {
-            Some(Outcome::Invalid(NOT_A_HANDSHAKE))
+            Some(FirstBytes::Invalid(NOT_A_HANDSHAKE))
         }
         _ => Some(recognise_http(received)),
     }
 }
 
-fn recognise_http(received: &[u8]) -> Outcome {
+fn recognise_http(received: &[u8]) -> FirstBytes {
     if HTTP_METHODS
         .iter()
         .any(|method| received.starts_with(method))
     {
-        return Outcome::NotTls {
+        return FirstBytes::NotTls {
             looks_like_http: true,
         };
     }
@@ -165,10 +165,10 @@ fn recognise_http(received: &[u8]) -> Outcome {
         .map(|method| method.len() - received.len())
         .min()
         .map_or(
-            Outcome::NotTls {
+            FirstBytes::NotTls {
                 looks_like_http: false,
             },
-            |missing| Outcome::NeedMore { missing },
+            |missing| FirstBytes::NeedMore { missing },
         )
 }
 

@@ -10,7 +10,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
 
 use self::driver::{Driver, Established, Wire};
-use super::client_hello::{ClientHello, ClientHelloReader, Outcome};
+use super::client_hello::{ClientHello, ClientHelloReader, FirstBytes};
 use crate::error::{Cause, Error, Stage};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Deadline;
@@ -150,21 +150,21 @@ async fn read_client_hello(wire: &mut Wire<'_>) -> Result<ClientHello, NoSession
     let mut reader = ClientHelloReader::new();
     loop {
         match reader.read(&wire.received) {
-            Outcome::Hello(hello) => return Ok(hello),
-            Outcome::NotTls {
+            FirstBytes::Hello(hello) => return Ok(hello),
+            FirstBytes::NotTls {
                 looks_like_http: true,
             } => return Err(NoSession::PlainHttp),
-            Outcome::NotTls {
+            FirstBytes::NotTls {
                 looks_like_http: false,
             } => {
                 return Err(failed(Cause::Protocol("not TLS")));
             }
-            Outcome::Invalid(error) => {
+            FirstBytes::Invalid(error) => {
                 let alert = encode::plaintext_alert_record(error.alert);
                 wire.send(&alert).await.map_err(failed)?;
                 return Err(failed(Cause::Record(error.reason)));
             }
-            Outcome::NeedMore { .. } => {
+            FirstBytes::NeedMore { .. } => {
                 let is_first = wire.received.is_empty();
                 match wire.receive().await {
                     Ok(1..) => {}

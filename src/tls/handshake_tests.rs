@@ -24,7 +24,7 @@ use crate::net::file_threads::FileThreads;
 use crate::net::rt::{self, Driver};
 use crate::net::stream::{ReadHalf, Received, Stream, StreamContext, WriteHalf};
 use crate::sys;
-use crate::sys::probe::{KernelTls, Refusal, Ring, ring};
+use crate::sys::probe::{KernelTls, Ring, TlsRefusal, ring};
 use crate::sys::test_support::Signal;
 use crate::tls::server_config::ticketer;
 
@@ -174,7 +174,7 @@ impl Accepting {
                 sent_bytes_min: u64::MAX,
                 tunnel_bytes_min: 0,
             },
-            kernel: KernelTls::refused(Refusal::NoModule),
+            kernel: KernelTls::refused(TlsRefusal::NoModule),
             send_progress: Duration::from_secs(60),
             records_per_key_max: u64::MAX,
             file_threads: self.file_threads.attach().unwrap(),

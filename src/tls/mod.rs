@@ -4,7 +4,6 @@ pub mod certificate;
 pub mod client_config;
 pub mod client_hello;
 pub mod handshake;
-pub mod names;
 pub mod self_signed;
 pub mod server_config;
 pub mod setup;

@@ -10,13 +10,13 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 
 use super::client_config::ClientTls;
-use super::names::Names;
 use crate::config::{Config, Group, Service, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
+use crate::proto::host_names::HostNames;
 
 /// The TLS side of a configuration: which site a name belongs to, and the rustls configuration of
 /// each site's policy.
 pub struct TlsSetup {
-    names: Arc<Names>,
+    names: Arc<HostNames>,
     /// By site: the index of its policy.
     site_policies: Vec<usize>,
     configs: Vec<Arc<ServerConfig>>,
@@ -40,7 +40,7 @@ impl TlsSetup {
         tickets: &Arc<dyn ProducesTickets>,
     ) -> Result<Self, rustls::Error> {
         let site_names = config.sites.iter().map(|site| site.names.as_slice());
-        let names = Arc::new(Names::new(site_names, config.default_site));
+        let names = Arc::new(HostNames::new(site_names, config.default_site));
         let resolver = Arc::new(SiteCertificates {
             names: names.clone(),
             certificates,
@@ -110,7 +110,7 @@ impl TlsSetup {
     }
 
     /// The names of all sites.
-    pub fn names(&self) -> &Names {
+    pub fn names(&self) -> &HostNames {
         &self.names
     }
 
@@ -238,7 +238,7 @@ fn group_of(group: Group) -> &'static dyn SupportedKxGroup {
 
 /// Each site's certificate, found by the name in the ClientHello.
 struct SiteCertificates {
-    names: Arc<Names>,
+    names: Arc<HostNames>,
     certificates: Vec<Arc<CertifiedKey>>,
 }
 

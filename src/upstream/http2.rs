@@ -164,7 +164,7 @@ impl Http2Stream {
         connection.poll_response(self.id, now_ms, context)
     }
 
-    /// As [`Connection::take_interims`].
+    /// As [`h2::Connection::take_interims`].
     pub fn take_interims(&mut self) -> Vec<Interim> {
         let mut connection = self.shared.connection.borrow_mut();
         connection.take_interims(self.id)

@@ -24,7 +24,7 @@ use crate::net::deadline::Deadlines;
 use crate::net::file_threads::FileThreadsHandle;
 use crate::net::rt::{self, Driver};
 use crate::net::stream::{Received, Stream, StreamContext};
-use crate::sys::probe::{KernelTls, Refusal};
+use crate::sys::probe::{KernelTls, TlsRefusal};
 
 /// Starts what `shared` needs: a thread that looks up its names, a thread that checks its servers.
 /// Both end when the group is dropped. What is given receives a word, or the end, when every name
@@ -139,7 +139,7 @@ impl Means {
                 sent_bytes_min: u64::MAX,
                 tunnel_bytes_min: u64::MAX,
             },
-            kernel: KernelTls::refused(Refusal::NoModule),
+            kernel: KernelTls::refused(TlsRefusal::NoModule),
             send_progress: Duration::MAX,
             records_per_key_max: AES_GCM_RECORDS_MAX,
             file_threads: FileThreadsHandle::to_none()?,

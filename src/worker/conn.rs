@@ -13,14 +13,14 @@ use super::{ListenerId, Local, Worker, introduction};
 use crate::config::{Protocol, Service};
 use crate::error::{Cause, Error, Stage};
 use crate::http::{self, Exchange, Handler, Outcome, h1, h2};
-use crate::message::{Body, LocalFuture, Request, RequestBody, Response, Status};
+use crate::message::{Body, LocalFuture, Now, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Phase};
 use crate::net::socket::Socket;
 use crate::net::stream::Stream;
 use crate::proto::proxy_header::ProxyHeader;
+use crate::serve::Client;
 use crate::serve::redirect::Redirect;
-use crate::serve::{Client, Now};
 use crate::tls::client_hello::ClientHello;
 use crate::tls::handshake::{self, Begun, Handshaken, NoSession};
 

@@ -20,7 +20,7 @@ use portcullis::proto::proxy_header::ProxyHeader;
 use portcullis::proto::range::{self, Selection};
 use portcullis::record::{ContentType, Opened, Opener, PostHandshake, Sealer, TrafficKeys};
 use portcullis::serve::path::RelativePath;
-use portcullis::tls::client_hello::{ClientHelloReader, Outcome};
+use portcullis::tls::client_hello::{ClientHelloReader, FirstBytes};
 use rustls::crypto::aws_lc_rs::cipher_suite;
 use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{ConnectionTrafficSecrets, SupportedCipherSuite};
@@ -260,7 +260,7 @@ fn h1_body_seeds() -> Vec<Vec<u8>> {
 /// A ClientHello, whole and byte by byte.
 fn client_hello(input: &[u8]) {
     let whole = ClientHelloReader::new().read(input);
-    if let Outcome::Hello(hello) = &whole {
+    if let FirstBytes::Hello(hello) = &whole {
         let name = hello.server_name.as_deref().unwrap_or("a");
         assert!(!name.is_empty() && name.len() <= 255);
         assert!(!name.bytes().any(|byte| byte.is_ascii_uppercase()));
@@ -269,7 +269,7 @@ fn client_hello(input: &[u8]) {
     let mut reader = ClientHelloReader::new();
     let mut last = reader.read(&[]);
     for end in 1..=input.len() {
-        let Outcome::NeedMore { missing } = last else {
+        let FirstBytes::NeedMore { missing } = last else {
             break;
         };
         assert!(missing > 0);
@@ -277,10 +277,10 @@ fn client_hello(input: &[u8]) {
     }
     // Where it is refused early, the whole of it is refused too, for the same reason or another.
     match (&whole, &last) {
-        (Outcome::Hello(_), _) | (_, Outcome::Hello(_)) => assert_eq!(whole, last),
-        (Outcome::NeedMore { .. }, other) | (other, Outcome::NeedMore { .. }) => {
+        (FirstBytes::Hello(_), _) | (_, FirstBytes::Hello(_)) => assert_eq!(whole, last),
+        (FirstBytes::NeedMore { .. }, other) | (other, FirstBytes::NeedMore { .. }) => {
             assert!(
-                matches!(other, Outcome::NeedMore { .. }),
+                matches!(other, FirstBytes::NeedMore { .. }),
                 "{whole:?} {last:?}"
             );
         }

@@ -108,7 +108,7 @@ fn kernel_tls(tls: &KernelTls) -> Finding {
 fn kernel_tls_suites(tls: &KernelTls) -> Vec<Finding> {
     let mut findings = Vec::new();
     for support in &tls.suites {
-        let word = |outcome: Result<(), probe::Refusal>| match outcome {
+        let word = |outcome: Result<(), probe::TlsRefusal>| match outcome {
             Ok(()) => "yes".to_owned(),
             Err(refusal) => format!("no ({refusal})"),
         };
@@ -350,7 +350,7 @@ const HTTP_PORT: u64 = 80;
 pub(super) mod tests {
     use crate::cli::doctor::exit_code;
     use crate::sys::interfaces::{Interface, Offload};
-    use crate::sys::probe::{Process, Refusal, RingSetup};
+    use crate::sys::probe::{Process, RingSetup, TlsRefusal};
 
     use super::*;
 
@@ -369,7 +369,7 @@ pub(super) mod tests {
             it.ring = Ring::Usable(RingSetup::default());
         });
         judge("kernel TLS", Level::Degraded, |it| {
-            it.kernel_tls = KernelTls::refused(Refusal::NoModule);
+            it.kernel_tls = KernelTls::refused(TlsRefusal::NoModule);
         });
         judge("accept queue", Level::Degraded, |it| {
             it.accept_queue_max = Some(128)
@@ -450,7 +450,7 @@ pub(super) mod tests {
     #[test]
     fn a_suite_that_fails_one_way_says_which_and_why() {
         let mut tls = good().kernel_tls;
-        tls.suites[2].receive = Err(Refusal::WrongBytes);
+        tls.suites[2].receive = Err(TlsRefusal::WrongBytes);
         let findings = kernel_tls_suites(&tls);
         assert_eq!(findings[2].level, Level::Degraded);
         assert_eq!(
@@ -467,7 +467,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::cli::doctor) fn good() -> Facts {
-        let mut kernel_tls = KernelTls::refused(Refusal::NoModule);
+        let mut kernel_tls = KernelTls::refused(TlsRefusal::NoModule);
         kernel_tls.ulp = Ok(());
         kernel_tls.rekey = true;
         kernel_tls.no_pad = true;

@@ -120,7 +120,7 @@ const BUGS: [Bug; 3] = [
 mod tests {
     use super::super::findings::tests::good;
     use super::*;
-    use crate::sys::probe::{KernelTls, Refusal};
+    use crate::sys::probe::{KernelTls, TlsRefusal};
 
     fn names(release: &str, build: &str) -> Vec<(String, Level)> {
         let facts = Facts {
@@ -175,7 +175,7 @@ mod tests {
     fn without_kernel_tls_its_bugs_do_not_matter() {
         let facts = Facts {
             kernel_release: Some("6.13.0".to_owned()),
-            kernel_tls: KernelTls::refused(Refusal::NoModule),
+            kernel_tls: KernelTls::refused(TlsRefusal::NoModule),
             ..good()
         };
         assert_eq!(known_bugs(&facts), []);

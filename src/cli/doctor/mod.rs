@@ -227,7 +227,7 @@ const TEXT_COLUMNS: usize = 96 - INDENT_COLUMNS;
 mod tests {
     use super::findings::tests::good;
     use super::*;
-    use crate::sys::probe::{KernelTls, Refusal, Ring, RingRefusal};
+    use crate::sys::probe::{KernelTls, Ring, RingRefusal, TlsRefusal};
 
     #[test]
     fn a_good_machine_reads_well_and_exits_with_0() {
@@ -283,7 +283,7 @@ Portcullis runs well here.
     fn a_remedy_stands_under_what_it_mends() {
         let facts = Facts {
             ring: Ring::Refused(RingRefusal::ForbiddenBySysctl(2)),
-            kernel_tls: KernelTls::refused(Refusal::NoModule),
+            kernel_tls: KernelTls::refused(TlsRefusal::NoModule),
             ..good()
         };
         let text = render(&findings(&facts));

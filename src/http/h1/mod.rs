@@ -19,7 +19,7 @@ use super::transport::{Receive, Transmit};
 use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::buf;
 use crate::error::{Cause, Error, Side, Stage};
-use crate::message::{BodyLength, Method, Request, RequestBody, Response, Version};
+use crate::message::{BodyLength, Method, Now, Request, RequestBody, Response, Version};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::{Closure, Received};
@@ -27,7 +27,7 @@ use crate::proto::h1::Refusal;
 use crate::proto::h1::encode::{CONTINUE, push_interim};
 use crate::proto::h1::parse::{Bounds, Head, HeadParser};
 use crate::proto::syntax::list_members;
-use crate::serve::{Now, error_page};
+use crate::serve::error_page;
 
 /// Serves a connection to its end, the lingering close included.
 ///

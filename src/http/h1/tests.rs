@@ -20,11 +20,10 @@ use super::*;
 use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{
-    Body, BodyStream, Fields, FileRange, Interim, LocalFuture, Part, Request, RequestBody,
+    Body, BodyStream, Fields, FileRange, Interim, LocalFuture, Now, Part, Request, RequestBody,
     Response, Status,
 };
 use crate::net::stream::{AtOnce, Closure};
-use crate::serve::Now;
 
 mod bodies;
 mod counts;

@@ -25,13 +25,13 @@ use super::{Context, Exchange, Handler, Outcome, close, finish};
 use crate::buf;
 use crate::error::{Cause, Error, Side, Stage};
 use crate::limits::H2_HALF_CLOSED_LOOK_MS;
-use crate::message::{Body, BodyStream, Request, RequestBody, Response, Status};
+use crate::message::{Body, BodyStream, Now, Request, RequestBody, Response, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Expiry, Phase};
 use crate::net::stream::{Closure, Received};
 use crate::proto::h2::connection::{Connection, Event, Made, Room, Wait};
 use crate::proto::h2::{ConnectionError, StreamId};
-use crate::serve::{Now, error_page};
+use crate::serve::error_page;
 
 /// Serves a connection to its end, the lingering close included. `input` is what was received of it
 /// already.

@@ -23,7 +23,7 @@ use crate::net::file_threads::FileThreads;
 use crate::net::rt::Driver;
 use crate::record::tests::{Material, SUITES};
 use crate::record::{ContentType, Opened, Opener, Sealer, Version, encode};
-use crate::sys::probe::{Refusal, Ring, kernel_tls, ring};
+use crate::sys::probe::{Ring, TlsRefusal, kernel_tls, ring};
 
 /// What a connection is made with.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl Setup {
         Self {
             suite: Some(suite),
             policy: OffloadPolicy::Never,
-            kernel: KernelTls::refused(Refusal::NoModule),
+            kernel: KernelTls::refused(TlsRefusal::NoModule),
             records_per_key_max: u64::MAX,
             small_buffers: false,
             is_watched: false,
@@ -625,7 +625,7 @@ pub(in crate::net) fn has_kernel_tls() -> bool {
             assert_eq!(error.kind(), io::ErrorKind::NotFound, "{refusal:?}");
             assert_eq!(
                 refusal,
-                Refusal::NoModule,
+                TlsRefusal::NoModule,
                 "there is one, and it does not work"
             );
             false

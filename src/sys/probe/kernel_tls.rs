@@ -22,16 +22,16 @@ pub struct SuiteSupport {
     /// The suite.
     pub suite: Suite,
     /// Whether the kernel seals it.
-    pub send: Result<(), Refusal>,
+    pub send: Result<(), TlsRefusal>,
     /// Whether the kernel opens it.
-    pub receive: Result<(), Refusal>,
+    pub receive: Result<(), TlsRefusal>,
 }
 
 /// What kernel TLS can do here. See [`kernel_tls`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelTls {
     /// Whether the kernel's TLS layer attaches to a connection at all.
-    pub ulp: Result<(), Refusal>,
+    pub ulp: Result<(), TlsRefusal>,
     /// Each suite, in the order of [`Suite::ALL`].
     pub suites: [SuiteSupport; SUITES],
     /// The keys of a TLS 1.3 connection can be replaced, in both directions (Linux 6.14). Without
@@ -43,7 +43,7 @@ pub struct KernelTls {
 
 /// Why the kernel does not do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum TlsRefusal {
     /// The kernel has no tls module and could load none.
     NoModule,
     /// The loopback interface carried no connection, so nothing could be tried.
@@ -70,8 +70,8 @@ pub fn kernel_tls() -> KernelTls {
     };
     if let Err(error) = ktls::enable_ulp(pair.kernel.as_fd()) {
         return KernelTls::refused(match error.raw_os_error() {
-            Some(libc::ENOENT) => Refusal::NoModule,
-            _ => Refusal::call("TCP_ULP", &error),
+            Some(libc::ENOENT) => TlsRefusal::NoModule,
+            _ => TlsRefusal::call("TCP_ULP", &error),
         });
     }
     KernelTls {
@@ -89,7 +89,7 @@ pub fn kernel_tls() -> KernelTls {
 impl KernelTls {
     /// Nothing works, all for the same reason.
     #[must_use]
-    pub fn refused(refusal: Refusal) -> Self {
+    pub fn refused(refusal: TlsRefusal) -> Self {
         Self {
             ulp: Err(refusal),
             suites: Suite::ALL.map(|suite| SuiteSupport {
@@ -107,7 +107,7 @@ impl KernelTls {
     /// # Errors
     ///
     /// Why not.
-    pub fn supports(&self, suite: Suite, direction: Direction) -> Result<(), Refusal> {
+    pub fn supports(&self, suite: Suite, direction: Direction) -> Result<(), TlsRefusal> {
         self.ulp?;
         for support in &self.suites {
             if support.suite == suite {
@@ -117,11 +117,11 @@ impl KernelTls {
                 };
             }
         }
-        Err(Refusal::NoModule)
+        Err(TlsRefusal::NoModule)
     }
 }
 
-impl Refusal {
+impl TlsRefusal {
     fn call(name: &'static str, error: &io::Error) -> Self {
         Self::Call {
             name,
@@ -130,7 +130,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for TlsRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoModule => f.write_str("the kernel has no tls module"),
@@ -143,20 +143,20 @@ impl fmt::Display for Refusal {
     }
 }
 
-fn try_send(suite: Suite) -> Result<(), Refusal> {
+fn try_send(suite: Suite) -> Result<(), TlsRefusal> {
     let mut pair = Pair::with_ulp()?;
     pair.set_key(suite, Direction::Send, &TestKey::FIRST)?;
     pair.kernel_seals(suite, &TestKey::FIRST)
 }
 
-fn try_receive(suite: Suite) -> Result<(), Refusal> {
+fn try_receive(suite: Suite) -> Result<(), TlsRefusal> {
     let mut pair = Pair::with_ulp()?;
     pair.set_key(suite, Direction::Receive, &TestKey::FIRST)?;
     pair.kernel_opens(suite, &TestKey::FIRST)
 }
 
 /// Both directions, each used under the first key before it gets the second.
-fn try_rekey() -> Result<(), Refusal> {
+fn try_rekey() -> Result<(), TlsRefusal> {
     let mut pair = Pair::with_ulp()?;
     for key in [TestKey::FIRST, TestKey::SECOND] {
         pair.set_key(REKEY_SUITE, Direction::Send, &key)?;
@@ -167,11 +167,11 @@ fn try_rekey() -> Result<(), Refusal> {
     Ok(())
 }
 
-fn try_no_pad() -> Result<(), Refusal> {
+fn try_no_pad() -> Result<(), TlsRefusal> {
     let mut pair = Pair::with_ulp()?;
     pair.set_key(REKEY_SUITE, Direction::Receive, &TestKey::FIRST)?;
     ktls::set_receive_no_pad(pair.kernel.as_fd())
-        .map_err(|error| Refusal::call("TLS_RX_EXPECT_NO_PAD", &error))?;
+        .map_err(|error| TlsRefusal::call("TLS_RX_EXPECT_NO_PAD", &error))?;
     pair.kernel_opens(REKEY_SUITE, &TestKey::FIRST)
 }
 
@@ -182,16 +182,17 @@ struct Pair {
 }
 
 impl Pair {
-    fn with_ulp() -> Result<Self, Refusal> {
+    fn with_ulp() -> Result<Self, TlsRefusal> {
         let pair = Self::connected()?;
-        ktls::enable_ulp(pair.kernel.as_fd()).map_err(|error| Refusal::call("TCP_ULP", &error))?;
+        ktls::enable_ulp(pair.kernel.as_fd())
+            .map_err(|error| TlsRefusal::call("TCP_ULP", &error))?;
         Ok(pair)
     }
 
-    fn connected() -> Result<Self, Refusal> {
+    fn connected() -> Result<Self, TlsRefusal> {
         Self::connected_over(Ipv4Addr::LOCALHOST.into())
             .or_else(|_| Self::connected_over(Ipv6Addr::LOCALHOST.into()))
-            .map_err(|_| Refusal::NoLoopback)
+            .map_err(|_| TlsRefusal::NoLoopback)
     }
 
     fn connected_over(address: std::net::IpAddr) -> io::Result<Self> {
@@ -210,7 +211,7 @@ impl Pair {
         Ok(Self { kernel, library })
     }
 
-    fn set_key(&self, suite: Suite, direction: Direction, key: &TestKey) -> Result<(), Refusal> {
+    fn set_key(&self, suite: Suite, direction: Direction, key: &TestKey) -> Result<(), TlsRefusal> {
         let (name, option) = match direction {
             Direction::Send => ("TLS_TX", libc::TLS_TX),
             Direction::Receive => ("TLS_RX", libc::TLS_RX),
@@ -256,36 +257,36 @@ impl Pair {
                 ktls::set_option(socket, libc::SOL_TLS, option, &value)
             }
         }
-        .map_err(|error| Refusal::call(name, &error))
+        .map_err(|error| TlsRefusal::call(name, &error))
     }
 
-    fn kernel_seals(&mut self, suite: Suite, key: &TestKey) -> Result<(), Refusal> {
+    fn kernel_seals(&mut self, suite: Suite, key: &TestKey) -> Result<(), TlsRefusal> {
         self.kernel
             .write_all(MESSAGE)
-            .map_err(|error| Refusal::call("send", &error))?;
+            .map_err(|error| TlsRefusal::call("send", &error))?;
         let mut record = vec![0; suite.record_bytes(MESSAGE.len())];
         self.library
             .read_exact(&mut record)
-            .map_err(|error| Refusal::call("recv", &error))?;
+            .map_err(|error| TlsRefusal::call("recv", &error))?;
         match open(suite, key, &record) {
             Some(message) if message == MESSAGE => Ok(()),
-            _ => Err(Refusal::WrongBytes),
+            _ => Err(TlsRefusal::WrongBytes),
         }
     }
 
-    fn kernel_opens(&mut self, suite: Suite, key: &TestKey) -> Result<(), Refusal> {
-        let record = seal(suite, key, MESSAGE).ok_or(Refusal::WrongBytes)?;
+    fn kernel_opens(&mut self, suite: Suite, key: &TestKey) -> Result<(), TlsRefusal> {
+        let record = seal(suite, key, MESSAGE).ok_or(TlsRefusal::WrongBytes)?;
         self.library
             .write_all(&record)
-            .map_err(|error| Refusal::call("send", &error))?;
+            .map_err(|error| TlsRefusal::call("send", &error))?;
         let mut message = vec![0; MESSAGE.len()];
         self.kernel
             .read_exact(&mut message)
-            .map_err(|error| Refusal::call("recv", &error))?;
+            .map_err(|error| TlsRefusal::call("recv", &error))?;
         if message == MESSAGE {
             Ok(())
         } else {
-            Err(Refusal::WrongBytes)
+            Err(TlsRefusal::WrongBytes)
         }
     }
 }
@@ -434,16 +435,16 @@ mod tests {
                     [(Direction::Send, "TLS_TX"), (Direction::Receive, "TLS_RX")]
                 {
                     let errno = libc::ENOENT;
-                    let expected = known.then_some(()).ok_or(Refusal::Call { name, errno });
+                    let expected = known.then_some(()).ok_or(TlsRefusal::Call { name, errno });
                     assert_eq!(found.supports(suite, direction), expected, "{suite:?}");
                 }
             }
             let (rekey, no_pad) = (kernel_version() >= (6, 14), kernel_version() >= (6, 0));
             assert_eq!((found.rekey, found.no_pad), (rekey, no_pad));
         } else {
-            assert_eq!(found, KernelTls::refused(Refusal::NoModule));
+            assert_eq!(found, KernelTls::refused(TlsRefusal::NoModule));
             let refused = found.supports(Suite::ALL[0], Direction::Send);
-            assert_eq!(refused, Err(Refusal::NoModule));
+            assert_eq!(refused, Err(TlsRefusal::NoModule));
         }
     }
 

@@ -8,7 +8,7 @@ mod kernel_tls;
 mod process;
 mod ring;
 
-pub use kernel_tls::{KernelTls, Refusal, SuiteSupport, kernel_tls};
+pub use kernel_tls::{KernelTls, SuiteSupport, TlsRefusal, kernel_tls};
 pub use process::Process;
 pub use ring::{Ring, RingRefusal, RingSetup, ring};
 
@@ -56,7 +56,7 @@ mod tests {
     fn the_summary_says_what_is_used_and_why() {
         let usable = Ring::Usable(RingSetup::default());
         let refused = Ring::Refused(RingRefusal::ForbiddenBySeccomp);
-        let mut tls = KernelTls::refused(Refusal::NoModule);
+        let mut tls = KernelTls::refused(TlsRefusal::NoModule);
         assert_eq!(
             summary(&usable, &tls),
             "io_uring, TLS in user space: the kernel has no tls module"
@@ -70,13 +70,13 @@ mod tests {
             summary(&refused, &tls),
             "epoll (io_uring is forbidden by seccomp), kernel TLS"
         );
-        tls.suites[0].send = Err(Refusal::WrongBytes);
+        tls.suites[0].send = Err(TlsRefusal::WrongBytes);
         assert_eq!(
             summary(&usable, &tls),
             "io_uring, kernel TLS for 5 of 6 suites"
         );
         for support in &mut tls.suites {
-            support.receive = Err(Refusal::Call {
+            support.receive = Err(TlsRefusal::Call {
                 name: "TLS_RX",
                 errno: libc::ENOPROTOOPT,
             });

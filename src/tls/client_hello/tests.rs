@@ -7,16 +7,16 @@ use rustls::pki_types::ServerName;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore};
 
-use super::{ClientHello, ClientHelloReader, Outcome};
+use super::{ClientHello, ClientHelloReader, FirstBytes};
 use crate::limits::HANDSHAKE_BYTES_MAX;
 
-fn read(received: &[u8]) -> Outcome {
+fn read(received: &[u8]) -> FirstBytes {
     ClientHelloReader::new().read(received)
 }
 
 fn hello(received: &[u8]) -> ClientHello {
     let outcome = read(received);
-    let Outcome::Hello(hello) = outcome else {
+    let FirstBytes::Hello(hello) = outcome else {
         panic!("{outcome:?}")
     };
     hello
@@ -24,7 +24,7 @@ fn hello(received: &[u8]) -> ClientHello {
 
 fn alert(received: &[u8]) -> AlertDescription {
     let outcome = read(received);
-    let Outcome::Invalid(error) = outcome else {
+    let FirstBytes::Invalid(error) = outcome else {
         panic!("{outcome:?}")
     };
     error.alert
@@ -138,13 +138,13 @@ fn a_hello_is_whole_at_its_last_byte_however_it_arrives() {
             0..5 => [1, 4, 3, 2, 1][received],
             _ => whole.len() - received,
         };
-        let expected = Outcome::NeedMore { missing };
+        let expected = FirstBytes::NeedMore { missing };
         assert_eq!(byte_wise.read(&whole[..received]), expected);
         let mut in_two = ClientHelloReader::new();
         assert_eq!(in_two.read(&whole[..received]), expected);
-        assert!(matches!(in_two.read(&whole), Outcome::Hello(_)));
+        assert!(matches!(in_two.read(&whole), FirstBytes::Hello(_)));
     }
-    assert!(matches!(byte_wise.read(&whole), Outcome::Hello(_)));
+    assert!(matches!(byte_wise.read(&whole), FirstBytes::Hello(_)));
 }
 
 #[test]
@@ -165,14 +165,14 @@ fn byte_wise_delivery_of_tiny_fragments_is_linear_work() {
         let before = reader.examined;
         let outcome = reader.read(&wire[..received]);
         assert!(
-            matches!(outcome, Outcome::NeedMore { .. }),
+            matches!(outcome, FirstBytes::NeedMore { .. }),
             "{received}: {outcome:?}"
         );
         // Each call goes over at most the record that it completes.
         assert!(reader.examined - before <= 6);
         assert!(received - reader.examined <= 6);
     }
-    assert!(matches!(reader.read(&wire), Outcome::Hello(_)));
+    assert!(matches!(reader.read(&wire), FirstBytes::Hello(_)));
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn rfc8446_4_2_an_extension_comes_once() {
     let versions = extension(43, &[2, 3, 4]);
     let ech = extension(0xfe0d, &[0]);
     for once in [name, protocols, versions, ech] {
-        assert!(matches!(read(&hello_with(&once)), Outcome::Hello(_)));
+        assert!(matches!(read(&hello_with(&once)), FirstBytes::Hello(_)));
         let twice = [&once[..], &extension(0x5a5a, &[]), &once].concat();
         assert_eq!(
             alert(&hello_with(&twice)),
@@ -340,7 +340,7 @@ fn rfc8446_5_1_a_hello_is_not_interleaved_and_ends_its_record() {
 fn rfc8446_5_1_a_record_longer_than_2_14_is_record_overflow() {
     assert_eq!(
         read(&[22, 3, 1, 0x40, 0x00]),
-        Outcome::NeedMore { missing: 16_384 }
+        FirstBytes::NeedMore { missing: 16_384 }
     );
     for header in [[22, 3, 1, 0x40, 0x01], [22, 3, 1, 0xff, 0xff]] {
         assert_eq!(alert(&header), AlertDescription::RecordOverflow);
@@ -366,7 +366,7 @@ fn rfc8446_4_the_first_message_is_a_client_hello() {
 #[test]
 fn other_tls_records_first_are_unexpected_message() {
     for kind in [20, 21, 23, 24] {
-        assert_eq!(read(&[kind]), Outcome::NeedMore { missing: 1 });
+        assert_eq!(read(&[kind]), FirstBytes::NeedMore { missing: 1 });
         assert_eq!(alert(&[kind, 3]), AlertDescription::UnexpectedMessage);
         assert_eq!(
             alert(&[kind, 3, 3, 0, 2, 1, 0]),
@@ -386,7 +386,7 @@ fn a_hello_is_bounded_in_message_and_in_records() {
     assert!(wire.len() > HANDSHAKE_BYTES_MAX);
     let mut reader = ClientHelloReader::new();
     let refused_at = (0..wire.len())
-        .find(|received| matches!(reader.read(&wire[..*received]), Outcome::Invalid(_)));
+        .find(|received| matches!(reader.read(&wire[..*received]), FirstBytes::Invalid(_)));
     assert!(
         refused_at.is_some_and(|at| at <= HANDSHAKE_BYTES_MAX + 5),
         "{refused_at:?}"
@@ -404,17 +404,17 @@ fn http_is_recognised_as_soon_as_it_can_be() {
         for received in 1..=method.len() {
             let outcome = reader.read(&request.as_bytes()[..received]);
             assert!(
-                matches!(outcome, Outcome::NeedMore { .. }),
+                matches!(outcome, FirstBytes::NeedMore { .. }),
                 "{received} of {request}"
             );
         }
-        let expected = Outcome::NotTls {
+        let expected = FirstBytes::NotTls {
             looks_like_http: true,
         };
         assert_eq!(reader.read(&request.as_bytes()[..=method.len()]), expected);
         assert_eq!(read(request.as_bytes()), expected);
     }
-    assert_eq!(read(b"P"), Outcome::NeedMore { missing: 3 });
+    assert_eq!(read(b"P"), FirstBytes::NeedMore { missing: 3 });
 }
 
 #[test]
@@ -435,13 +435,13 @@ fn what_is_neither_tls_nor_http_is_so_at_once() {
     for first in strangers {
         assert_eq!(
             read(first),
-            Outcome::NotTls {
+            FirstBytes::NotTls {
                 looks_like_http: false
             },
             "{first:?}"
         );
     }
-    assert_eq!(read(b""), Outcome::NeedMore { missing: 1 });
+    assert_eq!(read(b""), FirstBytes::NeedMore { missing: 1 });
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -465,12 +465,12 @@ proptest! {
         let mut cuts: Vec<_> = deliveries.iter().map(|cut| cut.index(wire.len())).collect();
         cuts.sort_unstable();
         for cut in cuts {
-            let Outcome::NeedMore { missing } = reader.read(&wire[..cut]) else {
+            let FirstBytes::NeedMore { missing } = reader.read(&wire[..cut]) else {
                 panic!("done at {cut} of {}", wire.len())
             };
             prop_assert!(missing > 0 && cut + missing <= wire.len());
         }
-        let Outcome::Hello(hello) = reader.read(&wire) else { panic!("not whole") };
+        let FirstBytes::Hello(hello) = reader.read(&wire) else { panic!("not whole") };
         let lower = name.to_ascii_lowercase();
         prop_assert_eq!(hello.server_name.as_deref(), Some(&lower[..]));
         prop_assert_eq!(alpn(&hello), protocols);
@@ -493,7 +493,7 @@ proptest! {
         }
         let ours = read(&wire);
         if let Some((rustls_name, rustls_alpn)) = rustls_reads(&wire) {
-            let Outcome::Hello(hello) = ours else { panic!("{ours:?}") };
+            let FirstBytes::Hello(hello) = ours else { panic!("{ours:?}") };
             let rustls_name = rustls_name.map(|name| name.trim_end_matches('.').to_owned());
             prop_assert_eq!(hello.server_name.as_deref(), rustls_name.as_deref());
             prop_assert_eq!(alpn(&hello), rustls_alpn);
@@ -512,7 +512,7 @@ proptest! {
         }
         let mut reader = ClientHelloReader::new();
         let first = reader.read(&input[..cut.min(input.len())]);
-        if let Outcome::NeedMore { missing } = first {
+        if let FirstBytes::NeedMore { missing } = first {
             prop_assert!(missing > 0 && cut.min(input.len()) + missing <= HANDSHAKE_BYTES_MAX);
             prop_assert_eq!(reader.read(&input), read(&input));
         } else {

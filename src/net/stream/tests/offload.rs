@@ -5,7 +5,7 @@ use crate::config::OffloadPolicy;
 use crate::metrics::{self, Counter};
 use crate::net::stream::testing::{Setup, has_kernel_tls, on_each_driver, pattern, this_kernel};
 use crate::net::stream::{ReceivePath, SendPath, Transport};
-use crate::sys::probe::{KernelTls, Refusal};
+use crate::sys::probe::{KernelTls, TlsRefusal};
 
 const REASONS: [Counter; 6] = [
     Counter::NotOffloadedNoUlp,
@@ -18,13 +18,13 @@ const REASONS: [Counter; 6] = [
 
 #[test]
 fn a_kernel_without_tls_leaves_the_connection_in_user_space() {
-    let kernel = KernelTls::refused(Refusal::NoModule);
+    let kernel = KernelTls::refused(TlsRefusal::NoModule);
     stays_in_user_space(OffloadPolicy::Always, kernel, [1, 0, 0, 0, 0, 0]);
 }
 
 #[test]
 fn a_kernel_without_the_suite_leaves_the_connection_in_user_space() {
-    let mut kernel = KernelTls::refused(Refusal::WrongBytes);
+    let mut kernel = KernelTls::refused(TlsRefusal::WrongBytes);
     kernel.ulp = Ok(());
     stays_in_user_space(OffloadPolicy::Always, kernel, [0, 1, 0, 0, 0, 0]);
 }
@@ -44,7 +44,7 @@ fn a_hand_over_that_fails_leaves_the_connection_in_user_space() {
         assert_eq!(this_kernel().ulp, Ok(()));
         return;
     }
-    let mut kernel = KernelTls::refused(Refusal::NoModule);
+    let mut kernel = KernelTls::refused(TlsRefusal::NoModule);
     kernel.ulp = Ok(());
     for support in &mut kernel.suites {
         (support.send, support.receive) = (Ok(()), Ok(()));

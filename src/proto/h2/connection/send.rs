@@ -10,7 +10,7 @@ use crate::message::{Fields, FileRange, Part, Response, Status};
 use crate::proto::h2::frame::{
     DATA_BYTES_PER_RECORD, HEAD_BYTES, PAYLOAD_BYTES_MAX, begin_headers, data_head, finish_headers,
 };
-use crate::proto::h2::hpack::{Encoder, Indexing};
+use crate::proto::h2::hpack::{Encoder, Indexing, literal};
 use crate::proto::h2::stream::State as StreamState;
 use crate::proto::h2::{ErrorCode, StreamId};
 use crate::proto::syntax::push_decimal;
@@ -425,7 +425,15 @@ fn put_response(
     if response.relayed.first("date").is_none() {
         encoder.field(b"date", date, Indexing::Indexed, out);
     }
-    for (name, value) in response.all_fields() {
+    if let Some(block) = &response.block {
+        for (name, value) in block.fields() {
+            if Indexing::of(name.as_bytes()) != Indexing::Literal {
+                put_field(encoder, name.as_bytes(), value, out);
+            }
+        }
+        out.extend_from_slice(block.literals(literals_of));
+    }
+    for (name, value) in &response.fields {
         put_field(encoder, name.as_bytes(), value, out);
     }
     put_fields(encoder, &response.relayed, out);
@@ -455,6 +463,17 @@ fn put_field(encoder: &mut Encoder, name: &[u8], value: &[u8], out: &mut Vec<u8>
     } else {
         encoder.field(name, &without_line_ends(value), indexing, out);
     }
+}
+
+/// The fields that no table keeps, encoded once for all connections.
+fn literals_of(fields: &[(&'static str, Bytes)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in fields {
+        if Indexing::of(name.as_bytes()) == Indexing::Literal {
+            literal(name.as_bytes(), &without_line_ends(value), &mut out);
+        }
+    }
+    out
 }
 
 /// RFC 9113 8.2.2: "An endpoint MUST NOT generate an HTTP/2 message containing connection-specific

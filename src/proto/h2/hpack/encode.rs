@@ -41,6 +41,17 @@ impl Indexing {
     }
 }
 
+/// Appends a field that no table keeps ([`Indexing::Literal`]), as it is whatever went before: the
+/// same bytes on every connection (RFC 7541 6.2.2).
+pub fn literal(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    let name_index = static_index_of(name).unwrap_or(0);
+    integer(0, 4, name_index, out);
+    if name_index == 0 {
+        string(name, out);
+    }
+    string(value, out);
+}
+
 /// The encoding side of one connection. Fields must be sent in the order they were encoded.
 #[derive(Debug)]
 pub struct Encoder {
@@ -140,7 +151,10 @@ impl Encoder {
         if indexing != Indexing::Indexed {
             return by_name;
         }
-        let same = |(n, v): (&[u8], &[u8])| n == name && v == value;
+        // Lengths tell most apart without a call to compare them.
+        let same = |(n, v): (&[u8], &[u8])| {
+            n.len() == name.len() && v.len() == value.len() && n == name && v == value
+        };
         if let Some(index) = self.table.iter().position(same) {
             return Found::Field(STATIC_ENTRIES + 1 + index);
         }

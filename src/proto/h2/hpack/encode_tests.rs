@@ -42,6 +42,25 @@ fn a_field_sent_again_takes_one_byte() {
 }
 
 #[test]
+fn rfc7541_6_2_2_literals_are_the_same_whatever_went_before() {
+    let mut encoder = Encoder::new();
+    block(&mut encoder, &[("etag", "\"other\"", Indexing::Indexed)]);
+    for (name, value) in [
+        ("etag", "\"a1b2c3\""),
+        ("content-location", "/a"),
+        ("x-own", ""),
+    ] {
+        let mut alone = Vec::new();
+        literal(name.as_bytes(), value.as_bytes(), &mut alone);
+        assert_eq!(
+            block(&mut encoder, &[(name, value, Indexing::Literal)]),
+            alone,
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn statuses_of_the_static_table_take_one_byte() {
     let mut encoder = Encoder::new();
     for (status, byte) in [

@@ -12,7 +12,7 @@ pub mod table;
 use std::fmt;
 
 pub use decode::{Bounds, Decoder, HeaderList};
-pub use encode::{Encoder, Indexing};
+pub use encode::{Encoder, Indexing, literal};
 
 use super::ErrorCode;
 

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 /// A table of host names. A site is its index in the configuration.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct HostNames {
     exact: HashMap<Box<str>, usize>,
     /// By what follows "*.".
     wildcard: HashMap<Box<str>, usize>,
     default: Option<usize>,
 }
 
-impl Names {
+impl HostNames {
     /// The table of `sites`, each with its names in lower case ("*.example.org" stands for one more
     /// label), and the site for all other names.
     pub fn new<'a>(sites: impl IntoIterator<Item = &'a [String]>, default: Option<usize>) -> Self {
@@ -69,13 +69,13 @@ const COMPARED_MAX: usize = 4;
 mod tests {
     use super::*;
 
-    fn names() -> Names {
+    fn names() -> HostNames {
         let sites = [
             vec!["example.org".to_owned(), "*.example.org".to_owned()],
             vec!["www.example.org".to_owned()],
             vec!["other.test".to_owned()],
         ];
-        Names::new(sites.iter().map(Vec::as_slice), Some(2))
+        HostNames::new(sites.iter().map(Vec::as_slice), Some(2))
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn without_a_default_unknown_names_have_no_site() {
-        let names = Names::new([["a.test".to_owned()].as_slice()], None);
+        let names = HostNames::new([["a.test".to_owned()].as_slice()], None);
         assert_eq!(names.site(Some("b.test")), None);
         assert_eq!(names.site(None), None);
     }
