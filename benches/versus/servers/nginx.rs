@@ -211,7 +211,8 @@ fn http(site: &Site, tls: &str, passing_on: &str) -> String {
 }
 
 /// Connections to the backend are kept, as many as any cell has requests under way, for as long as
-/// a run takes. Buffers hold a large part of an answer and nothing goes to disk.
+/// a run takes. Nothing goes to disk. Buffers are nginx's own: with larger ones an answer of 1 MiB
+/// took it a tenth more CPU time.
 fn passing_on(site: &Site) -> Result<String, Failure> {
     Ok(format!(
         r#"
@@ -223,9 +224,6 @@ fn passing_on(site: &Site) -> Result<String, Failure> {
     }}
     proxy_http_version 1.1;
     proxy_set_header Connection "";
-    proxy_buffer_size 16k;
-    proxy_buffers 8 64k;
-    proxy_busy_buffers_size 128k;
     proxy_max_temp_file_size 0;
 "#,
         backend = site.backend()?,
@@ -238,7 +236,6 @@ fn stream(site: &Site, tls: &str) -> Result<String, Failure> {
     {tls}
     ssl_alpn http/1.1;
     tcp_nodelay on;
-    proxy_buffer_size 64k;
     proxy_timeout 600s;
     server {{
         listen {address} ssl backlog=4096;
