@@ -87,10 +87,9 @@ fn is_below(path: &[u8], prefix: &[u8]) -> bool {
 /// See [`BadPath`].
 pub fn normalize(path: &str) -> Result<Normal<'_>, BadPath> {
     let bytes = path.as_bytes();
-    let is_normal = path.starts_with('/')
-        && !path.contains("//")
-        && !path.contains("/.")
-        && !bytes.contains(&b'%');
+    let is_open = |pair: &[u8]| matches!(pair, b"//" | b"/.");
+    let is_normal =
+        path.starts_with('/') && !bytes.contains(&b'%') && !bytes.windows(2).any(is_open);
     if is_normal {
         return Ok(Cow::Borrowed(bytes));
     }

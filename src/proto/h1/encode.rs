@@ -193,7 +193,10 @@ pub fn push_interim(out: &mut Vec<u8>, interim: &Interim) {
 /// Appends a field value. CR, LF and NUL, with which a value could forge fields or a response,
 /// become spaces (RFC 9110 5.5).
 fn push_value(out: &mut Vec<u8>, value: &[u8]) {
-    if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
+    // Most values are short: looking at all of one costs less than calling memchr for it.
+    let is_forging = |byte: &u8| (*byte == b'\r') | (*byte == b'\n') | (*byte == 0);
+    let forges = value.iter().fold(false, |any, byte| any | is_forging(byte));
+    if !forges {
         out.extend_from_slice(value);
         return;
     }
