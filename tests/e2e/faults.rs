@@ -502,18 +502,24 @@ fn a_cold_file_is_served_whole(policy: Policy) {
         is_cold || disk.is_none(),
         "what is written to {probe:?} cannot be dropped from memory"
     );
-    // What is kept as bytes is read by the open, and what is not, chunk by chunk.
-    for (name, size, counter) in [
-        ("small", 10 * KIB, "file_opens_cold"),
-        ("large", 8 * MIB + 1, "file_chunks_cold"),
+    // What is kept as bytes is read by the open, and what is not, chunk by chunk; by sendfile the
+    // kernel reads ahead of each chunk, and the worker may meet none that is cold.
+    let large: &[&str] = match policy {
+        Policy::Never => &["file_chunks_cold"],
+        Policy::Auto | Policy::Always => &["file_opens_cold", "file_chunks_cold"],
+    };
+    for (name, size, counted) in [
+        ("small", 10 * KIB, &["file_opens_cold"][..]),
+        ("large", 8 * MIB + 1, large),
     ] {
         let path = server.path("root").join(name);
         write_cold(&path, size);
         let counters = server.counters();
         let mut client = Client::connect(&server);
         assert_same_bytes(&client.get(&format!("/{name}")).body, content(size), name);
-        let cold = server.counters().since(&counters, counter);
-        assert_eq!(cold > 0, is_cold, "{name}: {cold} of {counter}");
+        let now = server.counters();
+        let cold: u64 = counted.iter().map(|name| now.since(&counters, name)).sum();
+        assert_eq!(cold > 0, is_cold, "{name}: {cold} of {counted:?}");
         // The descriptor is cached; its pages go once more.
         drop_from_memory(&path);
         assert_same_bytes(&client.get(&format!("/{name}")).body, content(size), name);
