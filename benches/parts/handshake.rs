@@ -32,7 +32,7 @@ use rustls::{
 };
 
 use crate::meter::Meter;
-use crate::part::Part;
+use crate::part::{CONFIGURATION, Part};
 
 pub(crate) fn parts() -> Vec<Part> {
     let tls13 = &version::TLS13;
@@ -301,14 +301,3 @@ fn client(
 }
 
 const SERVER_NAME: &str = "localhost";
-
-const CONFIGURATION: &str = r#"
-[[listener]]
-address = "127.0.0.1:443"
-
-[[site]]
-names = ["localhost"]
-certificate = "chain.pem"
-key = "key.pem"
-root = "."
-"#;

@@ -80,3 +80,15 @@ pub(crate) fn consuming<I: 'static>(
 
 /// Inputs that wait at a time: few enough to stay in a cache near the core.
 const BATCH: usize = 64;
+
+/// One site in the directory that the configuration lies in.
+pub(crate) const CONFIGURATION: &str = r#"
+[[listener]]
+address = "127.0.0.1:443"
+
+[[site]]
+names = ["localhost"]
+certificate = "chain.pem"
+key = "key.pem"
+root = "."
+"#;

@@ -18,7 +18,7 @@ use portcullis::serve::cache::{Cache, Found, Root};
 use portcullis::serve::rules::{Rules, normalize};
 use portcullis::serve::{Client, FileThreads, Routes, Serve};
 
-use crate::part::{Part, Work, repeated};
+use crate::part::{CONFIGURATION, Part, Work, repeated};
 
 pub(crate) fn parts() -> Vec<Part> {
     let mut parts = Vec::new();
@@ -132,14 +132,3 @@ fn ready<F: Future>(future: F) -> F::Output {
         Poll::Pending => panic!("the future waits"),
     }
 }
-
-const CONFIGURATION: &str = r#"
-[[listener]]
-address = "127.0.0.1:443"
-
-[[site]]
-names = ["localhost"]
-certificate = "chain.pem"
-key = "key.pem"
-root = "."
-"#;

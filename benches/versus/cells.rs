@@ -112,6 +112,28 @@ pub(crate) fn measure(
     ))
 }
 
+/// Starts those of `servers` that answer one request at a time over TLS 1.3, for the measurement `name`.
+pub(crate) fn start_for_one_answer(
+    name: &str,
+    servers: &[Box<dyn Server>],
+    arguments: &Arguments,
+    fixture: &Fixture,
+) -> Result<Vec<Running>, Failure> {
+    let setting = Setting {
+        service: Service::OneAnswer,
+        key: Key::P256,
+        version: Version::Tls13,
+        backend: None,
+    };
+    let (servers, _) = able(servers, Demand::one_answer());
+    let servers = servers.into_iter().enumerate();
+    let start = |(index, server): (usize, &dyn Server)| {
+        let label = format!("{name}-{index}-{}", server.name());
+        Running::start(server, &setting, &label, arguments, fixture)
+    };
+    servers.map(start).collect()
+}
+
 /// The servers that can do what `demand` says, and why the others cannot.
 pub(crate) fn able(
     servers: &[Box<dyn Server>],

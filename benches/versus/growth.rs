@@ -4,14 +4,14 @@
 
 use crate::Failure;
 use crate::arguments::{Arguments, DriveOrder};
-use crate::cells::{LATE_DIVISOR, TOO_BUSY, TRIES_MAX, able, endpoint};
+use crate::cells::{LATE_DIVISOR, TOO_BUSY, TRIES_MAX, endpoint, start_for_one_answer};
 use crate::cpu::Sample;
 use crate::drive;
 use crate::figures::spread::Spread;
 use crate::fixture::{FILE_1_KIB, Fixture, Key, Version};
 use crate::machine;
 use crate::outcome::{GrowthMeasured, GrowthOutcome};
-use crate::servers::{Demand, Running, Server, Service, Setting};
+use crate::servers::{Running, Server};
 
 /// As on the command line.
 pub(crate) const NAME: &str = "growth";
@@ -23,21 +23,9 @@ pub(crate) fn measure(
     fixture: &Fixture,
 ) -> Result<GrowthOutcome, Failure> {
     let connections = steps(machine::connections_max()?);
-    let setting = Setting {
-        service: Service::OneAnswer,
-        key: Key::P256,
-        version: Version::Tls13,
-        backend: None,
-    };
-    let (servers, _) = able(servers, Demand::one_answer());
-    let mut running = Vec::with_capacity(servers.len());
-    let mut measured = Vec::with_capacity(servers.len());
-    for (index, server) in servers.into_iter().enumerate() {
-        let label = format!("{NAME}-{index}-{}", server.name());
-        let server = Running::start(server, &setting, &label, arguments, fixture)?;
-        measured.push(GrowthMeasured::new(server.name, connections.len()));
-        running.push(server);
-    }
+    let running = start_for_one_answer(NAME, servers, arguments, fixture)?;
+    let new = |server: &Running| GrowthMeasured::new(server.name, connections.len());
+    let mut measured: Vec<_> = running.iter().map(new).collect();
     for _ in 0..arguments.idle_rounds.get() {
         for (step, &connections) in connections.iter().enumerate() {
             for (server, measured) in running.iter().zip(&mut measured) {

@@ -4,14 +4,14 @@ use std::num::NonZeroU32;
 
 use crate::Failure;
 use crate::arguments::{Arguments, DriveOrder};
-use crate::cells::{able, endpoint};
+use crate::cells::{endpoint, start_for_one_answer};
 use crate::cpu::Sample;
 use crate::drive::{self, Run};
 use crate::figures::percentiles::Percentiles;
 use crate::figures::spread::Spread;
 use crate::fixture::{FILE_1_KIB, Fixture, Key, Version};
 use crate::outcome::{LatencyMeasured, LatencyOutcome, LatencyRound};
-use crate::servers::{Demand, Running, Server, Service, Setting};
+use crate::servers::{Running, Server};
 
 /// As on the command line.
 pub(crate) const NAME: &str = "latency";
@@ -22,22 +22,12 @@ pub(crate) fn measure(
     arguments: &Arguments,
     fixture: &Fixture,
 ) -> Result<LatencyOutcome, Failure> {
-    let setting = Setting {
-        service: Service::OneAnswer,
-        key: Key::P256,
-        version: Version::Tls13,
-        backend: None,
-    };
-    let (servers, _) = able(servers, Demand::one_answer());
-    let mut running = Vec::with_capacity(servers.len());
-    let mut measured = Vec::with_capacity(servers.len());
-    for (index, server) in servers.into_iter().enumerate() {
-        let label = format!("{NAME}-{index}-{}", server.name());
-        let server = Running::start(server, &setting, &label, arguments, fixture)?;
-        let run = load(&server, None, arguments, fixture)?;
+    let running = start_for_one_answer(NAME, servers, arguments, fixture)?;
+    let mut measured = Vec::with_capacity(running.len());
+    for server in &running {
+        let run = load(server, None, arguments, fixture)?;
         let capacity_per_s = run.driven.requests * NS_PER_S / run.driven.elapsed_ns;
         measured.push(LatencyMeasured::new(server.name, capacity_per_s));
-        running.push(server);
     }
     let rate = match arguments.rate {
         Some(rate) => rate,

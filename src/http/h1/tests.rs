@@ -171,21 +171,29 @@ impl Receive for Wire {
     }
 }
 
+impl Script {
+    /// What a send does with `parts`; gives how many bytes they are.
+    fn take(&mut self, parts: &[IoSlice<'_>]) -> Result<usize, Cause> {
+        if self.send_fails {
+            return Err(Cause::Timeout("timeouts.send_progress_ms"));
+        }
+        let before = self.sent.len();
+        for part in parts {
+            self.sent.extend_from_slice(part);
+        }
+        let sent = self.sent.len() - before;
+        self.sends.extend((sent > 0).then_some(sent));
+        Ok(sent)
+    }
+}
+
 impl Transmit for Wire {
     async fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<(), Cause> {
         let mut script = self.0.borrow_mut();
         assert!(!script.finished, "a send after the end");
-        if script.send_fails {
-            return Err(Cause::Timeout("timeouts.send_progress_ms"));
-        }
-        let before = script.sent.len();
-        for part in parts {
-            script.sent.extend_from_slice(part);
-        }
-        let sent = script.sent.len() - before;
+        let sent = script.take(parts)?;
         assert!(sent > 0 || script.keeps, "an empty send");
         script.keeps = false;
-        script.sends.extend((sent > 0).then_some(sent));
         Ok(())
     }
 
@@ -200,15 +208,7 @@ impl Transmit for Wire {
         if script.asked_at_once.is_multiple_of(3) {
             return Ok(AtOnce::Nothing);
         }
-        if script.send_fails {
-            return Err(Cause::Timeout("timeouts.send_progress_ms"));
-        }
-        let before = script.sent.len();
-        for part in parts {
-            script.sent.extend_from_slice(part);
-        }
-        let sent = script.sent.len() - before;
-        script.sends.push(sent);
+        script.take(parts)?;
         script.keeps = script.asked_at_once % 3 == 1;
         Ok(match script.keeps {
             true => AtOnce::Kept,

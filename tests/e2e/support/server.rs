@@ -18,7 +18,7 @@ use super::Policy;
 use super::certificates::{self, KeyKind};
 use super::files;
 use super::process::{PRLIMIT, wait_for};
-use super::wait::{PATIENCE, until_equal};
+use super::wait::{PATIENCE, until_equal, until_settled};
 use crate::forbid_io_uring::command_without_io_uring;
 
 /// What a server is started with.
@@ -362,8 +362,9 @@ impl Server {
     /// What it holds now.
     pub(crate) fn holdings(&self) -> Holdings {
         let counters = self.counters();
+        let descriptors = || self.descriptors();
         Holdings {
-            descriptors: self.descriptors(),
+            descriptors: until_settled("open descriptors", descriptors, |_| true),
             connections: counters["connections_accepted"] - counters["connections_closed"],
         }
     }
