@@ -22,7 +22,7 @@ pub struct Upstream {
     pub connect: Duration,
     /// How long a server that comes back is given less than its share; zero gives it all at once.
     pub slow_start: Duration,
-    /// When servers are left out because connections to them failed.
+    /// When servers are left out because they failed.
     pub ejection: Ejection,
     /// How often host names are looked up again.
     pub resolve: Duration,
@@ -133,7 +133,7 @@ impl fmt::Display for UpstreamAddress {
     }
 }
 
-/// When servers are left out because connections to them failed.
+/// When servers are left out because they failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
     /// Failures in a row after which a server is left out; `None` never does.

@@ -167,7 +167,7 @@ counters! {
     UpstreamCertificatesMisnamed = "upstream_certificates_misnamed",
     /// Of those, for a certificate that cannot be used otherwise.
     UpstreamCertificatesInvalid = "upstream_certificates_invalid",
-    /// Times a server was left out for a while because connections to it failed.
+    /// Times a server was left out for a while because connections or requests to it failed.
     UpstreamEjections = "upstream_ejections",
     /// Times health checks found that a server is down.
     UpstreamServersDown = "upstream_servers_down",

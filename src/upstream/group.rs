@@ -11,7 +11,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::balance::{self, Balancer, Candidate};
-use super::health::{Checked, Observed};
+use super::health::{Checked, Observed, Step};
 use super::secure::ServerTls;
 use crate::config::{Upstream, UpstreamAddress, UpstreamServer};
 use crate::metrics::{self, Counter};
@@ -27,8 +27,14 @@ pub struct Group {
 /// the connection.
 #[derive(Debug)]
 pub struct Lease {
+    server: Server,
+}
+
+/// One of a group's servers, which learns what connections and requests show of it.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
     shared: Arc<Shared>,
-    server: usize,
+    index: usize,
 }
 
 /// Why a group has no server for a connection.
@@ -66,7 +72,7 @@ impl Group {
     /// have room and are not among `tried` ([`Lease::server`]). `key` is what `balance = "hash"`
     /// keeps together: a client's address, a path.
     ///
-    /// Servers that are left out for failed connections are better than none: when there is no
+    /// Servers that are left out for their failures are better than none: when there is no
     /// other, they are used.
     ///
     /// # Errors
@@ -92,10 +98,11 @@ impl Group {
                 break;
             };
             if self.shared.take_place(server) {
-                return Ok(Lease {
+                let server = Server {
                     shared: self.shared.clone(),
-                    server,
-                });
+                    index: server,
+                };
+                return Ok(Lease { server });
             }
         }
         Err(NoServer::Full)
@@ -105,50 +112,60 @@ impl Group {
 impl Lease {
     /// The server's index in its group.
     pub fn server(&self) -> usize {
-        self.server
+        self.server.index
     }
 
     /// The server's address, as it is configured.
     pub fn address(&self) -> Option<&UpstreamAddress> {
-        self.shared
-            .config
+        self.group()
             .servers
-            .get(self.server)
+            .get(self.server.index)
             .map(|server| &server.address)
     }
 
     /// The group's configuration.
     pub fn group(&self) -> &Upstream {
-        &self.shared.config
+        &self.server.shared.config
     }
 
-    /// The server has done what was wanted of it.
-    pub fn report_success(&self, now: Instant) {
-        self.shared.report_success(self.server, now);
-    }
-
-    /// The server has failed: it refused, reset or did not answer in time. Enough of that in a row
-    /// and it is left out for a while.
-    pub fn report_failure(&self, now: Instant) {
-        self.shared.report_failure(self.server, now);
+    /// The server itself.
+    pub(super) fn of(&self) -> &Server {
+        &self.server
     }
 
     /// How TLS is spoken with the server, where it is.
     pub(super) fn tls(&self) -> Option<ServerTls<'_>> {
-        ServerTls::of(&self.shared, self.server)
+        ServerTls::of(&self.server.shared, self.server.index)
     }
 
     /// Where to connect to now, in the order to try.
     pub(super) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
-        self.shared.addresses(self.server)
+        self.server.shared.addresses(self.server.index)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(state) = self.shared.servers.get(self.server) {
+        if let Some(state) = self.server.state() {
             state.open.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl Server {
+    /// The server has done what was begun at `began`.
+    pub(super) fn report_success(&self, step: Step, began: Instant, now: Instant) {
+        self.shared.report_success(self.index, step, (began, now));
+    }
+
+    /// The server has failed at what was begun at `began`: it refused, reset or did not answer in
+    /// time. Enough of that in a row and it is left out for a while.
+    pub(super) fn report_failure(&self, step: Step, began: Instant, now: Instant) {
+        self.shared.report_failure(self.index, step, (began, now));
+    }
+
+    fn state(&self) -> Option<&ServerState> {
+        self.shared.servers.get(self.index)
     }
 }
 
@@ -173,7 +190,7 @@ struct ServerState {
     identity: u64,
     open: AtomicUsize,
     is_up: AtomicBool,
-    /// Something has failed since the last success: only then is `observed` looked at.
+    /// Something is held against it: only then is `observed` looked at.
     is_suspect: AtomicBool,
     ejected_until_ms: AtomicU64,
     /// When it came back; 0 if it never was away.
@@ -219,7 +236,7 @@ impl Shared {
         self.servers.get(server).is_some_and(is_up)
     }
 
-    /// Whether a server is left out for failed connections.
+    /// Whether a server is left out for failed connections and requests.
     pub fn is_ejected(&self, server: usize, now: Instant) -> bool {
         let now_ms = self.now_ms(now);
         let is_ejected = |state: &ServerState| state.is_ejected(now_ms);
@@ -267,7 +284,7 @@ impl Shared {
         );
     }
 
-    fn report_success(&self, server: usize, now: Instant) {
+    fn report_success(&self, server: usize, step: Step, (began, now): (Instant, Instant)) {
         let Some(state) = self.servers.get(server) else {
             return;
         };
@@ -278,16 +295,18 @@ impl Shared {
             .observed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if observed.on_success() {
+        if observed.on_success(step, self.now_ms(began)) {
             state
                 .back_since_ms
                 .store(self.now_ms(now), Ordering::Relaxed);
         }
-        state.ejected_until_ms.store(0, Ordering::Relaxed);
-        state.is_suspect.store(false, Ordering::Relaxed);
+        if observed.is_clean() {
+            state.ejected_until_ms.store(0, Ordering::Relaxed);
+            state.is_suspect.store(false, Ordering::Relaxed);
+        }
     }
 
-    fn report_failure(&self, server: usize, now: Instant) {
+    fn report_failure(&self, server: usize, step: Step, (began, now): (Instant, Instant)) {
         let Some(state) = self.servers.get(server) else {
             return;
         };
@@ -295,7 +314,8 @@ impl Shared {
             .observed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let until_ms = observed.on_failure(&self.config.ejection, self.now_ms(now));
+        let times = (self.now_ms(began), self.now_ms(now));
+        let until_ms = observed.on_failure(&self.config.ejection, step, times);
         state
             .is_suspect
             .store(!observed.is_clean(), Ordering::Relaxed);

@@ -116,15 +116,15 @@ fn a_failing_server_is_left_out_for_a_while_and_then_tried() {
         }
     };
     for _ in 0..3 {
-        failing.report_failure(now);
+        failing.of().report_failure(Step::Connect, now, now);
     }
     assert!(shared.is_ejected(0, now));
     assert_eq!(servers(&group, now, 10), [0, 10]);
     let later = now + Duration::from_secs(11);
     assert_eq!(servers(&group, later, 10), [5, 5]);
-    failing.report_failure(later);
+    failing.of().report_failure(Step::Connect, later, later);
     assert!(shared.is_ejected(0, later + Duration::from_secs(19)));
-    failing.report_success(later);
+    failing.of().report_success(Step::Connect, later, later);
     assert!(!shared.is_ejected(0, later));
 }
 
@@ -135,7 +135,7 @@ fn servers_that_fail_are_better_than_none() {
     let now = Instant::now();
     let lease = group.pick(None, &[], now).unwrap();
     for _ in 0..3 {
-        lease.report_failure(now);
+        lease.of().report_failure(Step::Connect, now, now);
     }
     assert!(shared.is_ejected(0, now));
     assert!(group.pick(None, &[], now).is_ok());

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::group::Server;
+use super::health::Step;
 use super::multiplex::{AllMultiplexed, Multiplexed};
 use super::{Connected, Connector, Group, Lease, NoServer};
 use crate::config::{HashKey, UpstreamHttp};
@@ -44,6 +46,8 @@ pub struct Place {
     lease: Option<Lease>,
     pool: Weak<Inner>,
     born: Instant,
+    /// When the request began that it carries, or that it carried last.
+    began: Instant,
     is_reused: bool,
     alpn: Option<Box<[u8]>>,
 }
@@ -238,10 +242,12 @@ impl Connection {
 
 impl Place {
     pub(super) fn new(lease: Lease, pool: &Rc<Inner>, alpn: Option<Box<[u8]>>) -> Self {
+        let now = Instant::now();
         Self {
             lease: Some(lease),
             pool: Rc::downgrade(pool),
-            born: Instant::now(),
+            born: now,
+            began: now,
             is_reused: false,
             alpn,
         }
@@ -270,18 +276,24 @@ impl Place {
         address.map(ToString::to_string).unwrap_or_default()
     }
 
-    /// As [`Lease::report_success`].
+    /// The server has answered the request.
     pub fn report_success(&self) {
-        if let Some(lease) = &self.lease {
-            lease.report_success(Instant::now());
+        if let Some(server) = self.of() {
+            server.report_success(Step::Exchange, self.began, Instant::now());
         }
     }
 
-    /// As [`Lease::report_failure`].
+    /// The server has failed to answer the request. Enough of that in a row and it is left out for a
+    /// while.
     pub fn report_failure(&self) {
-        if let Some(lease) = &self.lease {
-            lease.report_failure(Instant::now());
+        if let Some(server) = self.of() {
+            server.report_failure(Step::Exchange, self.began, Instant::now());
         }
+    }
+
+    /// The server itself.
+    pub(super) fn of(&self) -> Option<&Server> {
+        self.lease.as_ref().map(Lease::of)
     }
 }
 
@@ -322,6 +334,7 @@ impl Inner {
             if self.is_usable(&mut idle, now) {
                 metrics::count(Counter::UpstreamConnectionsReused);
                 idle.connection.place.is_reused = true;
+                idle.connection.place.began = now;
                 return Some(idle.connection);
             }
         }

@@ -153,9 +153,7 @@ impl Proxy {
                         Ok((exchange, head))
                     }
                     Err(failed) => {
-                        if failed.error.side == Side::Upstream && !failed.was_stale {
-                            exchange.place().report_failure();
-                        }
+                        exchange.report(&failed);
                         Err(failed)
                     }
                 },
