@@ -41,9 +41,9 @@ pub struct Upstream {
 pub enum Balance {
     /// One after the other, each as often as its weight says.
     RoundRobin,
-    /// The one with the fewest connections for its weight.
+    /// The one with the fewest requests and tunnels under way for its weight.
     LeastConnections,
-    /// Of two picked at random by weight, the one with fewer connections for its weight.
+    /// Of two picked at random by weight, the one with fewer of them for its weight.
     TwoChoices,
     /// The same one for the same key (rendezvous hashing): a server that leaves moves no keys but
     /// its own.

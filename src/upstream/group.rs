@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use super::balance::{self, Balancer, Candidate};
 use super::health::{Checked, Observed, Step};
 use super::secure::ServerTls;
-use crate::config::{Upstream, UpstreamAddress, UpstreamServer};
+use crate::config::{Balance, Upstream, UpstreamAddress, UpstreamServer};
 use crate::metrics::{self, Counter};
 use crate::tls::client_config::ClientTls;
 
@@ -28,6 +28,8 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Lease {
     server: Server,
+    /// Whether the connection is part of the server's load: an idle one is not.
+    is_busy: bool,
 }
 
 /// One of a group's servers, which learns what connections and requests show of it.
@@ -35,6 +37,17 @@ pub struct Lease {
 pub(super) struct Server {
     shared: Arc<Shared>,
     index: usize,
+}
+
+/// What a worker has of a server for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A connection that can carry it.
+    Ready,
+    /// Nothing: it takes a place, if there is one.
+    Connect,
+    /// All that it may have, and no room.
+    Full,
 }
 
 /// Why a group has no server for a connection.
@@ -83,29 +96,60 @@ impl Group {
         tried: &[usize],
         now: Instant,
     ) -> Result<Lease, NoServer> {
-        let key = key.map(balance::hash);
+        // Other workers may take the last place of a server between the look and the taking; then
+        // the next look does not find it. Each server is met so at most once, in all but malice.
+        for _ in 0..=self.shared.servers.len() {
+            let server = self.choose(key, tried, now, |_| Reach::Connect)?;
+            if let Some(lease) = self.lease(server) {
+                return Ok(lease);
+            }
+        }
+        Err(NoServer::Full)
+    }
+
+    /// The server that [`Group::pick`] chooses, where `reach` tells what there is of each already: a
+    /// server is not full for those who need no further connection to it.
+    pub(super) fn choose(
+        &self,
+        key: Option<&[u8]>,
+        tried: &[usize],
+        now: Instant,
+        reach: impl Fn(usize) -> Reach,
+    ) -> Result<usize, NoServer> {
         let mut own = self.own.borrow_mut();
         let Own {
             balancer,
             candidates,
         } = &mut *own;
-        // Other workers may take the last place of a server between the look and the taking; then
-        // the next look does not find it. Each server is met so at most once, in all but malice.
-        for _ in 0..=self.shared.servers.len() {
-            self.shared.candidates(candidates, tried, now)?;
-            let balance = self.shared.config.balance;
-            let Some(server) = balancer.choose(balance, candidates, key) else {
-                break;
-            };
-            if self.shared.take_place(server) {
-                let server = Server {
-                    shared: self.shared.clone(),
-                    index: server,
-                };
-                return Ok(Lease { server });
-            }
+        let can_carry = |server| match reach(server) {
+            Reach::Ready => true,
+            Reach::Connect => self.shared.has_room(server),
+            Reach::Full => false,
+        };
+        self.shared.candidates(candidates, tried, now, can_carry)?;
+        let balance = self.shared.config.balance;
+        let chosen = balancer.choose(balance, candidates, key.map(balance::hash));
+        chosen.ok_or(NoServer::Full)
+    }
+
+    /// A place with a server, if it has one.
+    pub(super) fn lease(&self, server: usize) -> Option<Lease> {
+        if !self.shared.take_place(server) {
+            return None;
         }
-        Err(NoServer::Full)
+        let server = self.server(server);
+        server.begin();
+        Some(Lease {
+            server,
+            is_busy: true,
+        })
+    }
+
+    pub(super) fn server(&self, index: usize) -> Server {
+        Server {
+            shared: self.shared.clone(),
+            index,
+        }
     }
 }
 
@@ -133,6 +177,16 @@ impl Lease {
         &self.server
     }
 
+    /// The connection carries something, or nothing for now.
+    pub(super) fn set_busy(&mut self, is_busy: bool) {
+        match (self.is_busy, is_busy) {
+            (false, true) => self.server.begin(),
+            (true, false) => self.server.end(),
+            (true, true) | (false, false) => {}
+        }
+        self.is_busy = is_busy;
+    }
+
     /// How TLS is spoken with the server, where it is.
     pub(super) fn tls(&self) -> Option<ServerTls<'_>> {
         ServerTls::of(&self.server.shared, self.server.index)
@@ -146,6 +200,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.set_busy(false);
         if let Some(state) = self.server.state() {
             state.open.fetch_sub(1, Ordering::Relaxed);
         }
@@ -164,6 +219,21 @@ impl Server {
         self.shared.report_failure(self.index, step, (began, now));
     }
 
+    /// Something more is carried to it: a request, a tunnel. Only where the balance asks for that: all
+    /// workers meet here.
+    pub(super) fn begin(&self) {
+        if let Some(state) = self.state().filter(|_| self.shared.counts_active) {
+            state.active.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What [`Server::begin`] counted is over.
+    pub(super) fn end(&self) {
+        if let Some(state) = self.state().filter(|_| self.shared.counts_active) {
+            state.active.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     fn state(&self) -> Option<&ServerState> {
         self.shared.servers.get(self.index)
     }
@@ -179,6 +249,8 @@ struct Own {
 pub struct Shared {
     config: Arc<Upstream>,
     tls: Option<Arc<ClientTls>>,
+    /// Whether the balance goes by what servers carry.
+    counts_active: bool,
     /// Times below are in milliseconds since then.
     start: Instant,
     servers: Box<[ServerState]>,
@@ -188,7 +260,10 @@ pub struct Shared {
 #[repr(align(128))]
 struct ServerState {
     identity: u64,
+    /// Connections, idle ones too.
     open: AtomicUsize,
+    /// Requests and tunnels under way, where the balance wants to know.
+    active: AtomicUsize,
     is_up: AtomicBool,
     /// Something is held against it: only then is `observed` looked at.
     is_suspect: AtomicBool,
@@ -207,6 +282,10 @@ impl Shared {
     pub fn new(config: Arc<Upstream>, tls: Option<Arc<ClientTls>>) -> Self {
         let servers = config.servers.iter().map(ServerState::new).collect();
         Self {
+            counts_active: match config.balance {
+                Balance::LeastConnections | Balance::TwoChoices => true,
+                Balance::RoundRobin | Balance::Hash => false,
+            },
             config,
             tls,
             start: Instant::now(),
@@ -228,6 +307,12 @@ impl Shared {
     pub fn open(&self, server: usize) -> usize {
         let open = |state: &ServerState| state.open.load(Ordering::Relaxed);
         self.servers.get(server).map_or(0, open)
+    }
+
+    /// Requests and tunnels that a server carries, where the balance goes by that.
+    pub fn active(&self, server: usize) -> usize {
+        let active = |state: &ServerState| state.active.load(Ordering::Relaxed);
+        self.servers.get(server).map_or(0, active)
     }
 
     /// Whether checks say that a server is up.
@@ -336,46 +421,43 @@ impl Shared {
         }
     }
 
-    /// Fills in the servers that may be chosen.
+    /// Fills in the servers that may be chosen. One that is well and only full is waited for, before
+    /// those are used that are left out.
     fn candidates(
         &self,
         into: &mut Vec<Candidate>,
         tried: &[usize],
         now: Instant,
+        can_carry: impl Fn(usize) -> bool,
     ) -> Result<(), NoServer> {
         let now_ms = self.now_ms(now);
-        for use_ejected in [false, true] {
-            into.clear();
-            let mut why = NoServer::Down;
+        let mut why = NoServer::Down;
+        into.clear();
+        for is_ejected in [false, true] {
             for (index, (config, state)) in
                 self.config.servers.iter().zip(&self.servers).enumerate()
             {
-                if !state.is_usable(config) {
+                if !state.is_usable(config) || state.is_ejected(now_ms) != is_ejected {
                     continue;
                 }
                 if tried.contains(&index) {
-                    why = if why == NoServer::Down {
-                        NoServer::Tried
-                    } else {
-                        why
-                    };
-                    continue;
-                }
-                if !state.has_room(config) {
-                    why = NoServer::Full;
-                    continue;
-                }
-                if use_ejected || !state.is_ejected(now_ms) {
+                    if why == NoServer::Down {
+                        why = NoServer::Tried;
+                    }
+                } else if can_carry(index) {
                     into.push(self.candidate(index, config, state, now_ms));
+                } else {
+                    why = NoServer::Full;
                 }
             }
-            match (into.is_empty(), use_ejected) {
-                (false, _) => return Ok(()),
-                (true, true) => return Err(why),
-                (true, false) => {}
+            if !into.is_empty() {
+                return Ok(());
+            }
+            if why == NoServer::Full {
+                break;
             }
         }
-        Err(NoServer::Down)
+        Err(why)
     }
 
     fn candidate(
@@ -388,7 +470,7 @@ impl Shared {
         Candidate {
             server,
             weight: self.weight(config, state, now_ms),
-            open: state.open.load(Ordering::Relaxed),
+            active: state.active.load(Ordering::Relaxed),
             identity: state.identity,
         }
     }
@@ -403,6 +485,15 @@ impl Shared {
             return full;
         }
         (full * age_ms / slow_start_ms).max(full / SLOW_START_FIRST_SHARE)
+    }
+
+    fn has_room(&self, server: usize) -> bool {
+        let servers = self
+            .config
+            .servers
+            .get(server)
+            .zip(self.servers.get(server));
+        servers.is_some_and(|(config, state)| state.has_room(config))
     }
 
     fn take_place(&self, server: usize) -> bool {
@@ -443,6 +534,7 @@ impl ServerState {
         Self {
             identity: balance::hash(config.address.to_string().as_bytes()),
             open: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
             is_up: AtomicBool::new(true),
             is_suspect: AtomicBool::new(false),
             ejected_until_ms: AtomicU64::new(0),

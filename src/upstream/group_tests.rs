@@ -142,6 +142,21 @@ fn servers_that_fail_are_better_than_none() {
 }
 
 #[test]
+fn a_server_that_is_only_full_is_waited_for_before_a_failing_one_is_used() {
+    let shared = shared(2, |config| config.servers[0].connections_max = Some(1));
+    let group = Group::new(shared.clone());
+    let now = Instant::now();
+    let failing = group.pick(None, &[0], now).unwrap();
+    for _ in 0..3 {
+        failing.of().report_failure(Step::Exchange, now, now);
+    }
+    let place = group.pick(None, &[], now).unwrap();
+    assert_eq!(place.server(), 0);
+    assert_eq!(group.pick(None, &[], now).unwrap_err(), NoServer::Full);
+    assert_eq!(group.pick(None, &[0], now).unwrap().server(), 1);
+}
+
+#[test]
 fn what_was_tried_is_not_tried_again() {
     let group = Group::new(shared(3, |_| {}));
     let now = Instant::now();

@@ -136,6 +136,9 @@ impl Http2Connection {
         let now_ms = self.0.now_ms();
         let id = self.0.connection.borrow_mut().ask(ask, now_ms)?;
         self.0.wake();
+        if let Some(server) = &self.0.server {
+            server.begin();
+        }
         Some(Http2Stream {
             shared: self.0.clone(),
             id,
@@ -253,6 +256,9 @@ impl Drop for Http2Stream {
     fn drop(&mut self) {
         self.shared.connection.borrow_mut().drop_stream(self.id);
         self.shared.wake();
+        if let Some(server) = &self.shared.server {
+            server.end();
+        }
         // There is room for one that waits.
         if let Some(place) = &*self.shared.place.borrow() {
             place.tell_of_room();

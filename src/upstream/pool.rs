@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::group::Server;
+use super::group::{Reach, Server};
 use super::health::Step;
 use super::multiplex::{AllMultiplexed, Multiplexed};
 use super::{Connected, Connector, Group, Lease, NoServer};
@@ -127,18 +127,14 @@ impl Pool {
         let mut turn = None;
         loop {
             let now = Instant::now();
-            let picked = match (&turn, self.0.waiting.get()) {
+            let chosen = match (&turn, self.0.waiting.get()) {
                 // Those that wait go first.
                 (None, 1..) => Err(NoServer::Full),
-                _ => self.0.group.pick(key, &tried, now),
+                _ => self.0.choose(key, &tried, now),
             };
-            let lease = match picked {
-                Ok(lease) => lease,
+            let server = match chosen {
+                Ok(server) => server,
                 Err(NoServer::Full) => {
-                    // The places may be taken by idle connections of our own.
-                    if let Some(idle) = self.0.take_any_idle(&tried, now).filter(|_| may_be_idle) {
-                        return Ok(idle);
-                    }
                     let turn = match &mut turn {
                         Some(turn) => turn,
                         None => turn.insert(self.0.queue()?),
@@ -151,10 +147,13 @@ impl Pool {
                 }
                 Err(NoServer::Down) => return Err(NoConnection::Down),
             };
-            let server = lease.server();
             if may_be_idle && let Some(idle) = self.0.take_idle(server, now) {
                 return Ok(idle);
             }
+            // Another worker may have taken the last place: then the next look does not find it.
+            let Some(lease) = self.0.lease(server) else {
+                continue;
+            };
             let connecting =
                 connector.connect_for(&lease, context.clone(), PROTOCOLS, introduction);
             match connecting.await {
@@ -189,6 +188,7 @@ impl Pool {
         }
         connection.read.deadline().disarm();
         connection.input = BytesMut::new();
+        connection.place.set_busy(false);
         let mut all = self.0.idle.borrow_mut();
         let Some(idle) = all.get_mut(connection.place.server()) else {
             return;
@@ -257,6 +257,13 @@ impl Place {
     pub(super) fn tell_of_room(&self) {
         if let Some(pool) = self.pool.upgrade() {
             pool.wake_one();
+        }
+    }
+
+    /// As [`Lease::set_busy`].
+    pub(super) fn set_busy(&mut self, is_busy: bool) {
+        if let Some(lease) = &mut self.lease {
+            lease.set_busy(is_busy);
         }
     }
 
@@ -333,6 +340,7 @@ impl Inner {
             let mut idle = self.idle.borrow_mut().get_mut(server)?.pop_back()?;
             if self.is_usable(&mut idle, now) {
                 metrics::count(Counter::UpstreamConnectionsReused);
+                idle.connection.place.set_busy(true);
                 idle.connection.place.is_reused = true;
                 idle.connection.place.began = now;
                 return Some(idle.connection);
@@ -340,11 +348,22 @@ impl Inner {
         }
     }
 
-    fn take_any_idle(&self, tried: &[usize], now: Instant) -> Option<Connection> {
-        let servers = self.idle.borrow().len();
-        (0..servers)
-            .filter(|server| !tried.contains(server))
-            .find_map(|server| self.take_idle(server, now))
+    fn choose(&self, key: Option<&[u8]>, tried: &[usize], now: Instant) -> Result<usize, NoServer> {
+        let idle = self.idle.borrow();
+        let reach = |server: usize| match idle.get(server).map(VecDeque::is_empty) {
+            Some(false) => Reach::Ready,
+            Some(true) | None => Reach::Connect,
+        };
+        self.group.choose(key, tried, now, reach)
+    }
+
+    /// A place for another connection, that of an idle one where there is no other.
+    fn lease(&self, server: usize) -> Option<Lease> {
+        self.group.lease(server).or_else(|| {
+            let longest_idle = self.idle.borrow_mut().get_mut(server)?.pop_front();
+            drop(longest_idle);
+            self.group.lease(server)
+        })
     }
 
     fn is_usable(&self, idle: &mut Idle, now: Instant) -> bool {

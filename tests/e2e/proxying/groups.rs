@@ -73,6 +73,29 @@ fn an_http2_server_whose_connections_break_is_left_out() {
     }
 }
 
+/// Each has all the connections that it may have, which take more requests all the same.
+#[test]
+fn http2_servers_at_their_bound_go_on_in_turn() {
+    let backends = [Http2Backend::start(&[]), Http2Backend::start(&[])];
+    let mut text = "[[upstream]]\nname = \"app\"\n".to_owned();
+    for backend in &backends {
+        let address = backend.address;
+        text.push_str(&format!(
+            "[[upstream.server]]\naddress = \"tcp://{address}\"\nconnections_max = 1\n"
+        ));
+    }
+    text.push_str("[upstream.http]\nprotocol = \"h2c\"\n");
+    let server = Setup::passing_on(Policy::Auto).text(&text).start();
+    let mut client = Client::connect(&server);
+    for _ in 0..10 {
+        assert_eq!(client.get("/hello").status(), 200);
+    }
+    for backend in &backends {
+        assert_eq!(backend.asked_for("/hello").len(), 5);
+        assert_eq!(backend.accepted(), 1);
+    }
+}
+
 /// A server may close when a client does not go on with its upload.
 #[test]
 fn what_a_client_leaves_unsent_is_no_failure_of_the_server() {
