@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -12,6 +13,8 @@ use arc_swap::ArcSwap;
 
 use super::balance::{self, Balancer, Candidate};
 use super::health::{Checked, Observed, Step};
+use super::pool::NoConnection;
+use super::queue::{Queue, Turn};
 use super::secure::ServerTls;
 use crate::config::{Balance, Upstream, UpstreamAddress, UpstreamServer};
 use crate::metrics::{self, Counter};
@@ -21,6 +24,7 @@ use crate::tls::client_config::ClientTls;
 pub struct Group {
     shared: Arc<Shared>,
     own: RefCell<Own>,
+    queue: Rc<Queue>,
 }
 
 /// A place in a server's count of open connections; given back when dropped. Hold it for as long as
@@ -28,6 +32,8 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Lease {
     server: Server,
+    /// Who waits there is told when the place is given back.
+    queue: Rc<Queue>,
     /// Whether the connection is part of the server's load: an idle one is not.
     is_busy: bool,
 }
@@ -72,6 +78,7 @@ impl Group {
                 balancer: Balancer::new(servers, seed),
                 candidates: Vec::with_capacity(servers),
             }),
+            queue: Rc::default(),
             shared,
         }
     }
@@ -79,6 +86,30 @@ impl Group {
     /// The group's configuration.
     pub fn config(&self) -> &Upstream {
         &self.shared.config
+    }
+
+    /// Whether somebody waits on this worker: who comes then waits too.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.queue.len() > 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// A place in this worker's queue for the group.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub(crate) fn queue(&self) -> Result<Turn, NoConnection> {
+        let http = &self.config().http;
+        self.queue.enter(http.queue_max, http.queue)
+    }
+
+    /// There may be room for one that waits.
+    pub(super) fn tell_of_room(&self) {
+        self.queue.tell_one();
     }
 
     /// A place with the server that the group's balance chooses, out of those that are healthy,
@@ -141,6 +172,7 @@ impl Group {
         server.begin();
         Some(Lease {
             server,
+            queue: self.queue.clone(),
             is_busy: true,
         })
     }
@@ -177,6 +209,11 @@ impl Lease {
         &self.server
     }
 
+    /// Lets one that waits look again: the connection has room.
+    pub(super) fn tell_of_room(&self) {
+        self.queue.tell_one();
+    }
+
     /// The connection carries something, or nothing for now.
     pub(super) fn set_busy(&mut self, is_busy: bool) {
         match (self.is_busy, is_busy) {
@@ -204,6 +241,7 @@ impl Drop for Lease {
         if let Some(state) = self.server.state() {
             state.open.fetch_sub(1, Ordering::Relaxed);
         }
+        self.queue.tell_one();
     }
 }
 

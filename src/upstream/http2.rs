@@ -62,7 +62,7 @@ struct Shared {
     is_reader_held: Cell<bool>,
     /// Until the connection has ended.
     place: RefCell<Option<Place>>,
-    server: Option<Server>,
+    server: Server,
     end: Cell<End>,
 }
 
@@ -102,7 +102,7 @@ impl Http2Connection {
             driver: RefCell::new(None),
             armed: Cell::new(None),
             is_reader_held: Cell::new(false),
-            server: place.of().cloned(),
+            server: place.of().clone(),
             place: RefCell::new(Some(place)),
             end: Cell::new(End::NotYet),
         });
@@ -136,9 +136,7 @@ impl Http2Connection {
         let now_ms = self.0.now_ms();
         let id = self.0.connection.borrow_mut().ask(ask, now_ms)?;
         self.0.wake();
-        if let Some(server) = &self.0.server {
-            server.begin();
-        }
+        self.0.server.begin();
         Some(Http2Stream {
             shared: self.0.clone(),
             id,
@@ -161,9 +159,8 @@ impl Http2Stream {
 
     /// As [`Place::report_success`].
     pub fn report_success(&self) {
-        if let Some(server) = &self.shared.server {
-            server.report_success(Step::Exchange, self.began, Instant::now());
-        }
+        let server = &self.shared.server;
+        server.report_success(Step::Exchange, self.began, Instant::now());
     }
 
     /// As [`Place::report_failure`]. A connection that ends is one failure, however many requests were
@@ -174,9 +171,8 @@ impl Http2Stream {
             End::Come => self.shared.end.set(End::Reported),
             End::Reported => return,
         }
-        if let Some(server) = &self.shared.server {
-            server.report_failure(Step::Exchange, self.began, Instant::now());
-        }
+        let server = &self.shared.server;
+        server.report_failure(Step::Exchange, self.began, Instant::now());
     }
 
     /// The response's head, once.
@@ -256,9 +252,7 @@ impl Drop for Http2Stream {
     fn drop(&mut self) {
         self.shared.connection.borrow_mut().drop_stream(self.id);
         self.shared.wake();
-        if let Some(server) = &self.shared.server {
-            server.end();
-        }
+        self.shared.server.end();
         // There is room for one that waits.
         if let Some(place) = &*self.shared.place.borrow() {
             place.tell_of_room();

@@ -68,9 +68,9 @@ impl Pool {
         let (mut tried, mut last, mut turn) = (Vec::new(), None, None);
         loop {
             let now = Instant::now();
-            let chosen = match (&turn, inner.waiting.get()) {
+            let chosen = match &turn {
                 // Those that wait go first.
-                (None, 1..) => Err(NoServer::Full),
+                None if inner.group.is_waited_for() => Err(NoServer::Full),
                 _ => inner
                     .group
                     .choose(key, &tried, now, |server| inner.has(server).reach()),
@@ -80,9 +80,9 @@ impl Pool {
                 Err(NoServer::Full) => {
                     let turn = match &mut turn {
                         Some(turn) => turn,
-                        None => turn.insert(inner.queue()?),
+                        None => turn.insert(inner.group.queue()?),
                     };
-                    turn.wait().await?;
+                    turn.wait(!tried.is_empty()).await?;
                     continue;
                 }
                 Err(NoServer::Tried) => return Err(gave_up(last)),
@@ -138,7 +138,7 @@ impl Pool {
             read,
             write,
             input: BytesMut::new(),
-            place: Place::new(lease, &self.0, connected.alpn),
+            place: Place::new(lease, connected.alpn),
         };
         Http2Connection::start(connection, self.http(), context.send_progress)
     }

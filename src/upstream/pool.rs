@@ -4,13 +4,10 @@
 //! taken for the next answer. Where all servers have all the connections they may have, requests
 //! wait in a bounded queue.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -21,7 +18,6 @@ use super::{Connected, Connector, Group, Lease, NoServer};
 use crate::config::{HashKey, UpstreamHttp};
 use crate::error::Error;
 use crate::metrics::{self, Counter};
-use crate::net::rt;
 use crate::net::stream::{ReadHalf, StreamContext, WriteHalf};
 use crate::proto::proxy_header::ProxyHeader;
 
@@ -41,10 +37,9 @@ pub struct Connection {
     pub place: Place,
 }
 
-/// A connection's place with its server. When it is dropped, a request that waits is told.
+/// A connection's place with its server. When it is dropped, one that waits is told.
 pub struct Place {
-    lease: Option<Lease>,
-    pool: Weak<Inner>,
+    lease: Lease,
     born: Instant,
     /// When the request began that it carries, or that it carried last.
     began: Instant,
@@ -72,8 +67,6 @@ impl Pool {
         Self(Rc::new(Inner {
             idle: RefCell::new((0..servers).map(|_| VecDeque::new()).collect()),
             multiplexed: RefCell::new((0..servers).map(|_| Multiplexed::default()).collect()),
-            waiting: Cell::new(0),
-            wakers: RefCell::new(VecDeque::new()),
             group,
         }))
     }
@@ -127,9 +120,9 @@ impl Pool {
         let mut turn = None;
         loop {
             let now = Instant::now();
-            let chosen = match (&turn, self.0.waiting.get()) {
+            let chosen = match &turn {
                 // Those that wait go first.
-                (None, 1..) => Err(NoServer::Full),
+                None if self.0.group.is_waited_for() => Err(NoServer::Full),
                 _ => self.0.choose(key, &tried, now),
             };
             let server = match chosen {
@@ -137,9 +130,9 @@ impl Pool {
                 Err(NoServer::Full) => {
                     let turn = match &mut turn {
                         Some(turn) => turn,
-                        None => turn.insert(self.0.queue()?),
+                        None => turn.insert(self.0.group.queue()?),
                     };
-                    turn.wait().await?;
+                    turn.wait(!tried.is_empty()).await?;
                     continue;
                 }
                 Err(NoServer::Tried) => {
@@ -163,7 +156,7 @@ impl Pool {
                         read,
                         write,
                         input: BytesMut::new(),
-                        place: Place::new(lease, &self.0, alpn),
+                        place: Place::new(lease, alpn),
                     });
                 }
                 Err(error) => {
@@ -199,7 +192,7 @@ impl Pool {
                 since: now,
             });
             drop(all);
-            self.0.wake_one();
+            self.0.group.tell_of_room();
         } else {
             // A place is given back: who waits for it looks at the connections, too.
             drop(all);
@@ -241,11 +234,10 @@ impl Connection {
 }
 
 impl Place {
-    pub(super) fn new(lease: Lease, pool: &Rc<Inner>, alpn: Option<Box<[u8]>>) -> Self {
+    pub(super) fn new(lease: Lease, alpn: Option<Box<[u8]>>) -> Self {
         let now = Instant::now();
         Self {
-            lease: Some(lease),
-            pool: Rc::downgrade(pool),
+            lease,
             born: now,
             began: now,
             is_reused: false,
@@ -255,16 +247,12 @@ impl Place {
 
     /// Lets one that waits look again: the connection has room.
     pub(super) fn tell_of_room(&self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.wake_one();
-        }
+        self.lease.tell_of_room();
     }
 
     /// As [`Lease::set_busy`].
     pub(super) fn set_busy(&mut self, is_busy: bool) {
-        if let Some(lease) = &mut self.lease {
-            lease.set_busy(is_busy);
-        }
+        self.lease.set_busy(is_busy);
     }
 
     /// Whether a request was sent over the connection before.
@@ -274,43 +262,31 @@ impl Place {
 
     /// The server's index in its group.
     pub fn server(&self) -> usize {
-        self.lease.as_ref().map_or(usize::MAX, Lease::server)
+        self.lease.server()
     }
 
     /// The server's address, for the log.
     pub fn address(&self) -> String {
-        let address = self.lease.as_ref().and_then(Lease::address);
+        let address = self.lease.address();
         address.map(ToString::to_string).unwrap_or_default()
     }
 
     /// The server has answered the request.
     pub fn report_success(&self) {
-        if let Some(server) = self.of() {
-            server.report_success(Step::Exchange, self.began, Instant::now());
-        }
+        let server = self.lease.of();
+        server.report_success(Step::Exchange, self.began, Instant::now());
     }
 
     /// The server has failed to answer the request. Enough of that in a row and it is left out for a
     /// while.
     pub fn report_failure(&self) {
-        if let Some(server) = self.of() {
-            server.report_failure(Step::Exchange, self.began, Instant::now());
-        }
+        let server = self.lease.of();
+        server.report_failure(Step::Exchange, self.began, Instant::now());
     }
 
     /// The server itself.
-    pub(super) fn of(&self) -> Option<&Server> {
-        self.lease.as_ref().map(Lease::of)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Before somebody is told that there is room.
-        drop(self.lease.take());
-        if let Some(pool) = self.pool.upgrade() {
-            pool.wake_one();
-        }
+    pub(super) fn of(&self) -> &Server {
+        self.lease.of()
     }
 }
 
@@ -319,9 +295,6 @@ pub(super) struct Inner {
     /// By server, the longest idle first.
     idle: RefCell<Vec<VecDeque<Idle>>>,
     pub(super) multiplexed: AllMultiplexed,
-    /// Requests that wait, or that were told and have not taken their connection yet.
-    pub(super) waiting: Cell<usize>,
-    wakers: RefCell<VecDeque<(u64, Waker)>>,
 }
 
 struct Idle {
@@ -375,93 +348,10 @@ impl Inner {
             && now.saturating_duration_since(place.born) < http.age
             && matches!(read.try_receive(input), Ok(None))
     }
-
-    /// A turn in the queue.
-    pub(super) fn queue(self: &Rc<Self>) -> Result<Turn, NoConnection> {
-        let waiting = self.waiting.get();
-        if waiting >= self.http().queue_max {
-            metrics::count(Counter::UpstreamQueueFull);
-            return Err(NoConnection::QueueFull);
-        }
-        metrics::count(Counter::UpstreamQueued);
-        self.waiting.set(waiting + 1);
-        Ok(Turn {
-            inner: self.clone(),
-            until: Instant::now() + self.http().queue,
-            number: next_number(),
-        })
-    }
-
-    fn wake_one(&self) {
-        let waker = self.wakers.borrow_mut().pop_front();
-        if let Some((_, waker)) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// A request in the queue, until it has a connection.
-pub(super) struct Turn {
-    inner: Rc<Inner>,
-    until: Instant,
-    number: u64,
-}
-
-impl Turn {
-    /// Waits until there may be room, in turn.
-    pub(super) async fn wait(&mut self) -> Result<(), NoConnection> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            metrics::count(Counter::UpstreamQueueTimeouts);
-            return Err(NoConnection::QueueTimeout);
-        }
-        // A place that another worker gives back is told to nobody here.
-        let mut pause = pin!(rt::sleep(left.min(OTHERS_PLACES_PAUSE)));
-        let mut is_queued = false;
-        poll_fn(|context| {
-            if pause.as_mut().poll(context).is_ready() {
-                return Poll::Ready(());
-            }
-            let mut wakers = self.inner.wakers.borrow_mut();
-            let own = wakers.iter_mut().find(|(number, _)| *number == self.number);
-            match own {
-                Some((_, waker)) => waker.clone_from(context.waker()),
-                None if is_queued => return Poll::Ready(()),
-                None => wakers.push_back((self.number, context.waker().clone())),
-            }
-            is_queued = true;
-            Poll::Pending
-        })
-        .await;
-        Ok(())
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let inner = &self.inner;
-        inner.waiting.set(inner.waiting.get() - 1);
-        let mut wakers = inner.wakers.borrow_mut();
-        wakers.retain(|(number, _)| *number != self.number);
-        drop(wakers);
-        // What this one was told of may be for the next.
-        inner.wake_one();
-    }
-}
-
-/// A number that no other turn of this thread has.
-fn next_number() -> u64 {
-    thread_local! {
-        static NEXT: Cell<u64> = const { Cell::new(0) };
-    }
-    NEXT.replace(NEXT.get() + 1)
 }
 
 /// What connections of a pool speak (RFC 7301 6).
 const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
-
-/// How long a request waits before it looks for places that other workers have given back.
-const OTHERS_PLACES_PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 #[path = "pool_tests.rs"]

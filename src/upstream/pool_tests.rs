@@ -1,11 +1,13 @@
+use std::cell::Cell;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::config::{Balance, Ejection, Tcp, Timeouts, Upstream, UpstreamAddress, UpstreamServer};
 use crate::net::deadline::Deadlines;
 use crate::net::file_threads::FileThreads;
-use crate::net::rt::Driver;
+use crate::net::rt::{self, Driver};
 use crate::sys::probe;
 use crate::upstream::Shared;
 
@@ -81,6 +83,10 @@ impl Fixture {
         self.pool
             .connection(key, may_be_idle, connector, context)
             .await
+    }
+
+    fn waiting(&self) -> usize {
+        self.pool.0.group.waiting()
     }
 
     fn accept(&self) -> TcpStream {
@@ -180,14 +186,14 @@ fn a_full_server_makes_requests_wait_for_a_place() {
             let connection = waiting.connection().await.unwrap();
             there.set(Some(connection.place.is_reused()));
         });
-        wait_for(|| fixture.pool.0.waiting.get() == 1).await;
+        wait_for(|| fixture.waiting() == 1).await;
         assert!(matches!(
             fixture.connection().await,
             Err(NoConnection::QueueFull)
         ));
         fixture.pool.keep(first);
         wait_for(|| got.get() == Some(true)).await;
-        assert_eq!(fixture.pool.0.waiting.get(), 0);
+        assert_eq!(fixture.waiting(), 0);
     });
 }
 
@@ -259,6 +265,39 @@ fn idle_connections_are_no_load() {
         assert_eq!(load(idle_server), (2, 1));
         drop((next, busy));
         assert_eq!((load(idle_server), load(busy_server)), ((1, 0), (0, 0)));
+    });
+}
+
+/// One after the other, and none that comes later before them.
+#[test]
+fn connections_go_to_those_that_wait_in_the_order_in_which_they_came() {
+    on_each_driver(async |threads| {
+        let fixture = Rc::new(Fixture::new(threads, Some(1), UpstreamHttp::default()));
+        let mut held = fixture.connection().await.unwrap();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let wait = |name: usize| {
+            let (waiting, order) = (fixture.clone(), order.clone());
+            rt::spawn(async move {
+                let connection = waiting.connection().await.unwrap();
+                order.borrow_mut().push((name, connection));
+            });
+        };
+        for name in 0..3 {
+            wait(name);
+            wait_for(|| fixture.waiting() == name + 1).await;
+        }
+        for name in 0..4 {
+            fixture.pool.keep(held);
+            if name == 0 {
+                // It comes when the connection is idle and the first does not have it yet.
+                wait(3);
+            }
+            wait_for(|| !order.borrow().is_empty()).await;
+            let (served, connection) = order.borrow_mut().pop().unwrap();
+            assert_eq!(served, name);
+            held = connection;
+        }
+        assert_eq!(fixture.waiting(), 0);
     });
 }
 
