@@ -1,6 +1,6 @@
 //! A group's state: one for the process, which all workers share, and each worker's own turn.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use super::balance::{self, Balancer, Candidate};
 use super::health::{Checked, Observed, Step};
 use super::pool::NoConnection;
-use super::queue::{Queue, Turn};
+use super::queue::{Everybody, Queue, Turn};
 use super::secure::ServerTls;
 use crate::config::{Balance, Upstream, UpstreamAddress, UpstreamServer};
 use crate::metrics::{self, Counter};
@@ -25,7 +25,11 @@ pub struct Group {
     shared: Arc<Shared>,
     own: RefCell<Own>,
     queue: Rc<Queue>,
+    held: Held,
 }
+
+/// This worker's part of each server's open connections.
+type Held = Rc<[Cell<usize>]>;
 
 /// A place in a server's count of open connections; given back when dropped. Hold it for as long as
 /// the connection.
@@ -34,6 +38,7 @@ pub struct Lease {
     server: Server,
     /// Who waits there is told when the place is given back.
     queue: Rc<Queue>,
+    held: Held,
     /// Whether the connection is part of the server's load: an idle one is not.
     is_busy: bool,
 }
@@ -78,7 +83,8 @@ impl Group {
                 balancer: Balancer::new(servers, seed),
                 candidates: Vec::with_capacity(servers),
             }),
-            queue: Rc::default(),
+            queue: Rc::new(Queue::new(shared.everybody.clone())),
+            held: (0..servers).map(|_| Cell::new(0)).collect(),
             shared,
         }
     }
@@ -154,7 +160,10 @@ impl Group {
         } = &mut *own;
         let can_carry = |server| match reach(server) {
             Reach::Ready => true,
-            Reach::Connect => self.shared.has_room(server),
+            Reach::Connect => {
+                let with_another = self.held(server) + 1;
+                self.shared.has_room(server) && !self.is_beyond_share(server, with_another)
+            }
             Reach::Full => false,
         };
         self.shared.candidates(candidates, tried, now, can_carry)?;
@@ -168,13 +177,40 @@ impl Group {
         if !self.shared.take_place(server) {
             return None;
         }
+        if let Some(held) = self.held.get(server) {
+            held.set(held.get() + 1);
+        }
         let server = self.server(server);
         server.begin();
         Some(Lease {
             server,
             queue: self.queue.clone(),
+            held: self.held.clone(),
             is_busy: true,
         })
+    }
+
+    /// How many idle connections to a server this worker has to close for those that wait on others.
+    pub(super) fn wanted_by_others(&self, server: usize) -> usize {
+        let is_ours = self.is_waited_for() && !self.is_beyond_share(server, self.held(server));
+        match self.bound(server) {
+            Some(_) if !is_ours => self.queue.others(),
+            Some(_) | None => 0,
+        }
+    }
+
+    /// Whether `count` connections to a server are more than this worker's share while others wait.
+    pub(super) fn is_beyond_share(&self, server: usize, count: usize) -> bool {
+        let bound = self.bound(server).filter(|_| self.queue.others() > 0);
+        bound.is_some_and(|max| count > self.queue.share_of(max))
+    }
+
+    fn held(&self, server: usize) -> usize {
+        self.held.get(server).map_or(0, Cell::get)
+    }
+
+    fn bound(&self, server: usize) -> Option<usize> {
+        self.config().servers.get(server)?.connections_max
     }
 
     pub(super) fn server(&self, index: usize) -> Server {
@@ -241,6 +277,9 @@ impl Drop for Lease {
         if let Some(state) = self.server.state() {
             state.open.fetch_sub(1, Ordering::Relaxed);
         }
+        if let Some(held) = self.held.get(self.server.index) {
+            held.set(held.get().saturating_sub(1));
+        }
         self.queue.tell_one();
     }
 }
@@ -289,6 +328,7 @@ pub struct Shared {
     tls: Option<Arc<ClientTls>>,
     /// Whether the balance goes by what servers carry.
     counts_active: bool,
+    everybody: Arc<Everybody>,
     /// Times below are in milliseconds since then.
     start: Instant,
     servers: Box<[ServerState]>,
@@ -324,6 +364,7 @@ impl Shared {
                 Balance::LeastConnections | Balance::TwoChoices => true,
                 Balance::RoundRobin | Balance::Hash => false,
             },
+            everybody: Arc::default(),
             config,
             tls,
             start: Instant::now(),

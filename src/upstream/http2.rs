@@ -115,6 +115,11 @@ impl Http2Connection {
         self.0.connection.borrow().has_room()
     }
 
+    /// Whether no request is under way on it.
+    pub fn is_idle(&self) -> bool {
+        self.0.connection.borrow().streams() == 0
+    }
+
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         self.0.place.borrow().is_none()

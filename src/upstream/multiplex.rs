@@ -205,6 +205,31 @@ impl Inner {
         .await
     }
 
+    /// Lets connections end whose places with `server` are waited for on other workers: idle ones, and
+    /// one with requests under way where this worker has more than its share.
+    pub(super) fn give_way_multiplexed(&self, server: usize) {
+        let mut wanted = self.group.wanted_by_others(server);
+        let mut all = self.multiplexed.borrow_mut();
+        let Some(of_server) = all.get_mut(server).filter(|_| wanted > 0) else {
+            return;
+        };
+        let mut given_way = Vec::new();
+        of_server.connections.retain(|made| {
+            let goes = wanted > 0 && made.is_idle();
+            if goes {
+                wanted -= 1;
+                given_way.push(made.clone());
+            }
+            !goes
+        });
+        let left = of_server.connections.len();
+        if given_way.is_empty() && self.group.is_beyond_share(server, left) {
+            given_way.extend(of_server.connections.pop());
+        }
+        drop(all);
+        given_way.iter().for_each(Http2Connection::retire);
+    }
+
     /// Lets connections end that are too old, and forgets those that have ended.
     pub(super) fn sweep_multiplexed(&self) {
         for of_server in self.multiplexed.borrow_mut().iter_mut() {

@@ -176,14 +176,16 @@ impl Pool {
         // What the server was told of it is one client's.
         let is_anybodys = self.0.group.config().proxy_protocol.is_none();
         let is_young = now.saturating_duration_since(connection.place.born) < http.age;
-        if !is_clean || !is_young || !is_anybodys {
+        let server = connection.place.server();
+        let is_wanted = self.0.group.wanted_by_others(server) > 0;
+        if !is_clean || !is_young || !is_anybodys || is_wanted {
             return;
         }
         connection.read.deadline().disarm();
         connection.input = BytesMut::new();
         connection.place.set_busy(false);
         let mut all = self.0.idle.borrow_mut();
-        let Some(idle) = all.get_mut(connection.place.server()) else {
+        let Some(idle) = all.get_mut(server) else {
             return;
         };
         if idle.len() < http.idle_connections_max {
@@ -217,6 +219,21 @@ impl Pool {
             if let Some(place) = self.0.idle.borrow_mut().get_mut(server) {
                 *place = kept;
             }
+        }
+    }
+
+    /// Closes idle connections whose places are waited for on other workers.
+    pub fn give_way(&self) {
+        let servers = self.0.idle.borrow().len();
+        for server in 0..servers {
+            for _ in 0..self.0.group.wanted_by_others(server) {
+                let longest_idle = self.0.pop_longest_idle(server);
+                // Dropped without the borrow: a place that is given back wakes.
+                if longest_idle.is_none() {
+                    break;
+                }
+            }
+            self.0.give_way_multiplexed(server);
         }
     }
 
@@ -333,10 +350,13 @@ impl Inner {
     /// A place for another connection, that of an idle one where there is no other.
     fn lease(&self, server: usize) -> Option<Lease> {
         self.group.lease(server).or_else(|| {
-            let longest_idle = self.idle.borrow_mut().get_mut(server)?.pop_front();
-            drop(longest_idle);
+            drop(self.pop_longest_idle(server)?);
             self.group.lease(server)
         })
+    }
+
+    fn pop_longest_idle(&self, server: usize) -> Option<Idle> {
+        self.idle.borrow_mut().get_mut(server)?.pop_front()
     }
 
     fn is_usable(&self, idle: &mut Idle, now: Instant) -> bool {

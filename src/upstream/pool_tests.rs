@@ -301,6 +301,69 @@ fn connections_go_to_those_that_wait_in_the_order_in_which_they_came() {
     });
 }
 
+/// Another worker's pool to the same servers.
+fn beside(fixture: &Fixture) -> Pool {
+    Pool::new(Rc::new(Group::new(fixture.shared.clone())))
+}
+
+/// Asks `pool` for a connection and puts it into what is given.
+fn ask(fixture: &Rc<Fixture>, pool: &Pool) -> Rc<RefCell<Option<Connection>>> {
+    let got = Rc::new(RefCell::new(None));
+    let (fixture, pool, there) = (fixture.clone(), pool.clone(), got.clone());
+    rt::spawn(async move {
+        let (connector, context) = (&fixture.connector, &fixture.context);
+        let connection = pool.connection(None, true, connector, context).await;
+        *there.borrow_mut() = Some(connection.unwrap());
+    });
+    got
+}
+
+#[test]
+fn idle_connections_give_way_to_those_that_wait_on_another_worker() {
+    on_each_driver(async |threads| {
+        let fixture = Fixture::new(threads, Some(2), UpstreamHttp::default());
+        let (other, fixture) = (beside(&fixture), Rc::new(fixture));
+        let first = fixture.connection().await.unwrap();
+        let second = fixture.connection().await.unwrap();
+        fixture.pool.keep(first);
+        fixture.pool.give_way();
+        assert_eq!(fixture.pool.idle_count(), 1, "nobody waits");
+        // One that is idle already.
+        let got = ask(&fixture, &other);
+        wait_for(|| other.0.group.waiting() == 1).await;
+        fixture.pool.give_way();
+        assert_eq!(fixture.pool.idle_count(), 0);
+        wait_for(|| got.borrow().is_some()).await;
+        // One that would become idle.
+        let more = ask(&fixture, &other);
+        wait_for(|| other.0.group.waiting() == 1).await;
+        fixture.pool.keep(second);
+        assert_eq!(fixture.pool.idle_count(), 0);
+        wait_for(|| more.borrow().is_some()).await;
+        assert_eq!(fixture.shared.open(0), 2);
+    });
+}
+
+#[test]
+fn workers_on_which_somebody_waits_have_their_share_each() {
+    on_each_driver(async |threads| {
+        let fixture = Fixture::new(threads, Some(2), UpstreamHttp::default());
+        let (other, fixture) = (beside(&fixture), Rc::new(fixture));
+        let first = fixture.connection().await.unwrap();
+        let second = fixture.connection().await.unwrap();
+        let own = ask(&fixture, &fixture.pool);
+        let others = ask(&fixture, &other);
+        wait_for(|| fixture.waiting() + other.0.group.waiting() == 2).await;
+        fixture.pool.keep(first);
+        wait_for(|| others.borrow().is_some()).await;
+        assert!(own.borrow().is_none(), "it has its share");
+        fixture.pool.keep(second);
+        wait_for(|| own.borrow().is_some()).await;
+        let is_reused = own.borrow().as_ref().unwrap().place.is_reused();
+        assert!(is_reused, "what is its share it keeps");
+    });
+}
+
 #[test]
 fn waiting_for_a_place_ends() {
     on_each_driver(async |threads| {

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -16,12 +18,21 @@ use super::pool::NoConnection;
 use crate::metrics::{self, Counter};
 use crate::net::rt;
 
-/// The queue of one group.
-#[derive(Debug, Default)]
+/// One worker's queue for one group.
+#[derive(Debug)]
 pub(super) struct Queue {
     /// By number.
     waiting: RefCell<VecDeque<Waiting>>,
     next_number: Cell<u64>,
+    everybody: Arc<Everybody>,
+}
+
+/// Who waits on all workers.
+#[derive(Debug, Default)]
+pub(super) struct Everybody {
+    turns: AtomicUsize,
+    /// Workers on which somebody waits.
+    workers: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -41,6 +52,15 @@ pub(crate) struct Turn {
 }
 
 impl Queue {
+    /// A queue of which `everybody` learns.
+    pub(super) fn new(everybody: Arc<Everybody>) -> Self {
+        Self {
+            waiting: RefCell::default(),
+            next_number: Cell::new(0),
+            everybody,
+        }
+    }
+
     /// A place at the end for at most `time`, where fewer than `waiting_max` wait.
     pub(super) fn enter(
         self: &Rc<Self>,
@@ -52,6 +72,10 @@ impl Queue {
             return Err(NoConnection::QueueFull);
         }
         metrics::count(Counter::UpstreamQueued);
+        if self.len() == 0 {
+            self.everybody.workers.fetch_add(1, Ordering::Relaxed);
+        }
+        self.everybody.turns.fetch_add(1, Ordering::Relaxed);
         let number = self.next_number.get();
         self.next_number.set(number + 1);
         self.waiting.borrow_mut().push_back(Waiting {
@@ -69,6 +93,19 @@ impl Queue {
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.borrow().len()
+    }
+
+    /// How many wait on other workers.
+    pub(super) fn others(&self) -> usize {
+        let turns = self.everybody.turns.load(Ordering::Relaxed);
+        turns.saturating_sub(self.len())
+    }
+
+    /// Of `count` connections, this worker's share beside those on which somebody waits; at least one.
+    pub(super) fn share_of(&self, count: usize) -> usize {
+        let workers = self.everybody.workers.load(Ordering::Relaxed);
+        let others = workers.saturating_sub(usize::from(self.len() > 0));
+        count.div_ceil(others + 1)
     }
 
     /// There may be room for one.
@@ -156,7 +193,13 @@ impl Drop for Turn {
         let number = self.number;
         let mut waiting = self.queue.waiting.borrow_mut();
         waiting.retain(|waiting| waiting.number != number);
+        let is_empty = waiting.is_empty();
         drop(waiting);
+        let everybody = &self.queue.everybody;
+        everybody.turns.fetch_sub(1, Ordering::Relaxed);
+        if is_empty {
+            everybody.workers.fetch_sub(1, Ordering::Relaxed);
+        }
         self.queue.tell_one();
     }
 }
@@ -182,7 +225,7 @@ mod tests {
 
     #[test]
     fn who_finds_nothing_keeps_its_place() {
-        let queue = Rc::new(Queue::default());
+        let queue = Rc::new(Queue::new(Arc::default()));
         let (first, _second) = (enter(&queue), enter(&queue));
         for _ in 0..3 {
             queue.tell_one();
@@ -200,7 +243,7 @@ mod tests {
 
     #[test]
     fn who_cannot_use_what_there_is_leaves_it_to_the_next() {
-        let queue = Rc::new(Queue::default());
+        let queue = Rc::new(Queue::new(Arc::default()));
         let _turns = [enter(&queue), enter(&queue), enter(&queue)];
         queue.tell_one();
         queue.found_nothing(0, true);
@@ -212,9 +255,25 @@ mod tests {
     }
 
     #[test]
+    fn workers_on_which_somebody_waits_share() {
+        let everybody = Arc::<Everybody>::default();
+        let queue = || Rc::new(Queue::new(everybody.clone()));
+        let (one, other) = (queue(), queue());
+        assert_eq!((one.others(), one.share_of(5)), (0, 5));
+        let turns = [enter(&other), enter(&other)];
+        assert_eq!((one.others(), one.share_of(5)), (2, 3));
+        assert_eq!((other.others(), other.share_of(5)), (0, 5));
+        let own = enter(&one);
+        assert_eq!((other.others(), other.share_of(5)), (1, 3));
+        assert_eq!(one.share_of(1), 1);
+        drop((turns, own));
+        assert_eq!((one.others(), other.share_of(5)), (0, 5));
+    }
+
+    #[test]
     fn the_queue_is_bounded_and_waiting_in_it_too() {
         rt::block_on(Driver::Epoll, async {
-            let queue = Rc::new(Queue::default());
+            let queue = Rc::new(Queue::new(Arc::default()));
             let mut only = queue.enter(1, Duration::from_millis(60)).unwrap();
             let full = queue.enter(1, Duration::from_millis(60)).unwrap_err();
             assert!(matches!(full, NoConnection::QueueFull));

@@ -42,10 +42,12 @@ pub(super) fn check(
     let mut checker = Checker {
         source,
         base,
+        workers: None,
         problems: Vec::new(),
         warnings: Vec::new(),
     };
     let workers = checker.workers(raw.workers);
+    checker.workers = workers;
     let (upstreams, upstream_places) = checker.upstreams(raw.upstream);
     let listeners = checker.listeners(raw.listener, &upstreams);
     let policy = checker.tls_policy(&raw.tls, &Default::default());
@@ -101,6 +103,8 @@ struct Checker<'a> {
     base: &'a Path,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
+    /// Where their number is set.
+    workers: Option<usize>,
 }
 
 impl Checker<'_> {
