@@ -157,7 +157,7 @@ async fn check_server_forever(group: Weak<Shared>, server: usize, means: Rc<Mean
         let Some(health) = shared.config().health.clone() else {
             return;
         };
-        let check = check(&shared, server, &health.kind, &means);
+        let check = check(&shared, server, &health.kind, &means, health.timeout);
         let passed = rt::timeout(health.timeout, check).await;
         let has_passed = matches!(passed, Some(Ok(true)));
         if let Some(Err(error)) = passed {
@@ -172,49 +172,22 @@ async fn check_server_forever(group: Weak<Shared>, server: usize, means: Rc<Mean
     }
 }
 
-/// Whether a server passes a check.
+/// Whether a server passes a check, to connect for which it has `time`.
 async fn check(
     shared: &Shared,
     server: usize,
     kind: &HealthCheckKind,
     means: &Means,
+    time: Duration,
 ) -> Result<bool, Error> {
-    let failed = |error| Error::upstream(Stage::Connect, Cause::Io(error));
-    let addresses = shared.addresses(server);
-    let Some(config) = shared.config().servers.get(server) else {
-        return Ok(false);
-    };
-    let target = match (&config.address, addresses.first()) {
-        (UpstreamAddress::Unix(path), _) => Target::Unix(path),
-        (UpstreamAddress::Ip(_) | UpstreamAddress::Name(..), Some(&address)) => {
-            Target::Tcp(address)
-        }
-        (UpstreamAddress::Ip(_) | UpstreamAddress::Name(..), None) => return Ok(false),
-    };
-    let header = header_for(shared.config(), None);
-    let introduced = introduce(establish(&target, &means.tcp).await, &header);
-    let socket = Rc::new(introduced.await.map_err(failed)?);
-    let deadline = Rc::new(means.deadlines.register());
-    let context = means.context.clone();
     let is_http2 = shared.config().http.protocol == UpstreamProtocol::Http2;
     let protocols: &[&[u8]] = match kind {
         HealthCheckKind::Connect => &[],
         HealthCheckKind::Http { .. } if is_http2 => &[b"h2"],
         HealthCheckKind::Http { .. } => &[b"http/1.1"],
     };
-    let tls = ServerTls::of(shared, server);
-    let is_secure = tls.is_some();
-    let stream = match tls {
-        None => Stream::plain(socket, deadline, context),
-        Some(tls) => {
-            let secured = Box::pin(tls.secure(socket, &deadline, context, protocols)).await?;
-            if protocols == [b"h2"] && secured.alpn.as_deref() != Some(b"h2") {
-                let cause = Cause::Protocol("the server does not agree on HTTP/2");
-                return Err(Error::upstream(Stage::Connect, cause));
-            }
-            secured.stream
-        }
-    };
+    let stream = connected(shared, server, protocols, means, time).await?;
+    let is_secure = ServerTls::of(shared, server).is_some();
     match kind {
         HealthCheckKind::Connect => {
             // A server is not to take it for somebody who vanished.
@@ -230,6 +203,61 @@ async fn check(
             asked.map_err(|cause| Error::upstream(Stage::Exchange, cause))
         }
     }
+}
+
+/// A connection for a check, to the first of the server's addresses that can be had, as for requests:
+/// what is left of `time` is shared among the addresses left.
+async fn connected(
+    shared: &Shared,
+    server: usize,
+    protocols: &[&[u8]],
+    means: &Means,
+    time: Duration,
+) -> Result<Stream, Error> {
+    let until = Instant::now() + time;
+    let addresses = shared.addresses(server);
+    let config = shared.config().servers.get(server);
+    let targets: Vec<Target<'_>> = match config.map(|config| &config.address) {
+        Some(UpstreamAddress::Unix(path)) => vec![Target::Unix(path)],
+        _ => addresses.iter().copied().map(Target::Tcp).collect(),
+    };
+    let none = Cause::Io(io::ErrorKind::AddrNotAvailable.into());
+    let mut last = Error::upstream(Stage::Connect, none);
+    for (index, target) in targets.iter().enumerate() {
+        let left = until.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(targets.len() - index).unwrap_or(u32::MAX);
+        let opening = open(shared, server, target, protocols, means);
+        match rt::timeout(share, opening).await {
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(error)) => last = error,
+            None => last = Error::upstream(Stage::Connect, Cause::Timeout(CHECK_KEY)),
+        }
+    }
+    Err(last)
+}
+
+async fn open(
+    shared: &Shared,
+    server: usize,
+    target: &Target<'_>,
+    protocols: &[&[u8]],
+    means: &Means,
+) -> Result<Stream, Error> {
+    let header = header_for(shared.config(), None);
+    let introduced = introduce(establish(target, &means.tcp).await, &header).await;
+    let socket = introduced.map_err(|error| Error::upstream(Stage::Connect, Cause::Io(error)))?;
+    let socket = Rc::new(socket);
+    let deadline = Rc::new(means.deadlines.register());
+    let context = means.context.clone();
+    let Some(tls) = ServerTls::of(shared, server) else {
+        return Ok(Stream::plain(socket, deadline, context));
+    };
+    let secured = Box::pin(tls.secure(socket, &deadline, context, protocols)).await?;
+    if protocols == [b"h2"] && secured.alpn.as_deref() != Some(b"h2") {
+        let cause = Cause::Protocol("the server does not agree on HTTP/2");
+        return Err(Error::upstream(Stage::Connect, cause));
+    }
+    Ok(secured.stream)
 }
 
 /// Whether the server answers with a status from 200 to 399.
@@ -255,24 +283,38 @@ async fn ask(stream: Stream, path: &str, host: &str) -> Result<bool, Cause> {
 }
 
 /// Whether the answer that begins so passes; `None` while its status is not there yet (RFC 9112 4).
+/// Interim answers before it say nothing (RFC 9110 15.2), but a change of protocol is none.
 fn judge(answer: &[u8]) -> Option<bool> {
-    let line_end = answer.iter().position(|&byte| byte == b'\n')?;
-    let line = answer.get(..line_end).unwrap_or_default();
+    let mut rest = answer;
+    loop {
+        let line_end = rest.iter().position(|&byte| byte == b'\n')?;
+        let status = status(rest.get(..line_end).unwrap_or_default());
+        match status {
+            Some([b'1', ..]) if status != Some(*b"101") => {
+                let end = memchr::memmem::find(rest, HEAD_END)? + HEAD_END.len();
+                rest = rest.get(end..).unwrap_or_default();
+            }
+            Some([first, ..]) => return Some(matches!(first, b'2' | b'3')),
+            None => return Some(false),
+        }
+    }
+}
+
+/// The status of a status line.
+fn status(line: &[u8]) -> Option<[u8; 3]> {
     let rest = line
         .strip_prefix(b"HTTP/1.1 ")
-        .or_else(|| line.strip_prefix(b"HTTP/1.0 "));
-    let is_good = |rest: &[u8]| {
-        matches!(rest.first(), Some(b'2' | b'3'))
-            && rest
-                .iter()
-                .take(3)
-                .filter(|byte| byte.is_ascii_digit())
-                .count()
-                == 3
-            && rest.get(3).is_none_or(|byte| matches!(byte, b' ' | b'\r'))
-    };
-    Some(rest.is_some_and(is_good))
+        .or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
+    let (status, rest) = rest.split_first_chunk::<3>()?;
+    let is_status = status.iter().all(u8::is_ascii_digit);
+    let has_ended = rest.first().is_none_or(|byte| matches!(byte, b' ' | b'\r'));
+    (is_status && has_ended).then_some(*status)
 }
+
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
+/// What bounds a check.
+const CHECK_KEY: &str = "upstream.health.timeout_ms";
 
 /// How often a thread looks whether its group is still there.
 const ALIVE_LOOK: Duration = Duration::from_millis(500);

@@ -175,6 +175,32 @@ fn connect_checks_follow_the_listener_and_their_threads_end_with_the_group() {
 }
 
 #[test]
+fn a_check_tries_all_addresses_of_a_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let well = listener.local_addr().unwrap();
+    // Bound and not listening: it refuses, and is nobody else's.
+    let refusing =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    refusing.bind(&any.into()).unwrap();
+    let refused = refusing.local_addr().unwrap().as_socket().unwrap();
+    let name = UpstreamAddress::Name("app.test".to_owned(), 80);
+    let shared = watched(name, Some(HealthCheckKind::Connect));
+    let outcome = |addresses: &[SocketAddr]| {
+        shared.set_addresses(0, addresses.to_vec());
+        rt::block_on(Driver::Epoll, async {
+            let means = Means::new(Tcp::default()).unwrap();
+            let time = Duration::from_secs(10);
+            check(&shared, 0, &HealthCheckKind::Connect, &means, time).await
+        })
+        .unwrap()
+    };
+    assert!(outcome(&[refused, well]).unwrap());
+    assert!(outcome(&[refused, refused]).is_err());
+    assert!(outcome(&[]).is_err());
+}
+
+#[test]
 fn names_are_looked_up_before_the_first_word() {
     let address = UpstreamAddress::Name("localhost".to_owned(), 7);
     let shared = watched(address, None);
@@ -226,6 +252,17 @@ fn answers_are_judged_by_their_status_line() {
         ("HTTP/1.1 2\r\n", Some(false)),
         ("HTTP/2.0 200 OK\r\n", Some(false)),
         ("SSH-2.0-x\r\n", Some(false)),
+        ("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n", None),
+        (
+            "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 2",
+            None,
+        ),
+        (
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\n",
+            Some(true),
+        ),
+        ("HTTP/1.1 103 x\r\n\r\nHTTP/1.1 503 x\r\n", Some(false)),
+        ("HTTP/1.1 101 Switching Protocols\r\n", Some(false)),
     ] {
         assert_eq!(judge(answer.as_bytes()), verdict, "{answer}");
     }
