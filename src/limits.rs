@@ -288,6 +288,9 @@ pub const UPSTREAM_SERVERS_MAX: usize = 256;
 /// Addresses of one server's name that are kept.
 pub const UPSTREAM_ADDRESSES_MAX: usize = 16;
 
+/// Names of a group that are looked up at a time, each by a thread of its own. The others wait.
+pub const UPSTREAM_LOOKUPS_MAX: usize = 16;
+
 /// How often the time that a failing server is left out is doubled: 32 times the first.
 pub const EJECTION_DOUBLINGS_MAX: u32 = 5;
 

@@ -24,7 +24,7 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// When servers are left out because they failed.
     pub ejection: Ejection,
-    /// How often host names are looked up again.
+    /// How often host names are looked up again, at the most: sooner after a failure.
     pub resolve: Duration,
     /// The version of the PROXY protocol in which they are told whose connection it is.
     pub proxy_protocol: Option<ProxyVersion>,

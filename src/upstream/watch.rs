@@ -18,7 +18,9 @@ use crate::config::{
     HealthCheckKind, Offload, OffloadPolicy, Tcp, UpstreamAddress, UpstreamProtocol,
 };
 use crate::error::{Cause, Error, Stage};
-use crate::limits::{AES_GCM_RECORDS_MAX, HEALTH_ANSWER_BYTES_MAX, UPSTREAM_ADDRESSES_MAX};
+use crate::limits::{
+    AES_GCM_RECORDS_MAX, HEALTH_ANSWER_BYTES_MAX, UPSTREAM_ADDRESSES_MAX, UPSTREAM_LOOKUPS_MAX,
+};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Deadlines;
 use crate::net::file_threads::FileThreadsHandle;
@@ -26,7 +28,7 @@ use crate::net::rt::{self, Driver};
 use crate::net::stream::{Received, Stream, StreamContext};
 use crate::sys::probe::{KernelTls, TlsRefusal};
 
-/// Starts what `shared` needs: a thread that looks up its names, a thread that checks its servers.
+/// Starts what `shared` needs: a thread that has its names looked up, a thread that checks its servers.
 /// Both end when the group is dropped. What is given receives a word, or the end, when every name
 /// has been looked up once.
 ///
@@ -40,7 +42,7 @@ pub(super) fn start(shared: &Arc<Shared>, tcp: &Tcp) -> io::Result<Receiver<()>>
         let weak = Arc::downgrade(shared);
         std::thread::Builder::new()
             .name("upstream-names".to_owned())
-            .spawn(move || look_up_forever(&weak, &looked_up))?;
+            .spawn(move || look_up_forever(&weak, &looked_up, by_system))?;
     }
     if config.health.is_some() {
         let (weak, tcp) = (Arc::downgrade(shared), *tcp);
@@ -51,37 +53,117 @@ pub(super) fn start(shared: &Arc<Shared>, tcp: &Tcp) -> io::Result<Receiver<()>>
     Ok(receiver)
 }
 
-fn look_up_forever(group: &Weak<Shared>, looked_up: &Sender<()>) {
-    while let Some(shared) = group.upgrade() {
-        for (index, server) in shared.config().servers.iter().enumerate() {
-            if let UpstreamAddress::Name(host, port) = &server.address {
-                look_up(&shared, index, host, *port);
-            }
-        }
-        let period = shared.config().resolve;
-        drop(shared);
-        // Nobody waits for the second time.
-        let _ = looked_up.send(());
-        let until = Instant::now() + period;
-        while group.strong_count() > 0 && Instant::now() < until {
-            let left = until.saturating_duration_since(Instant::now());
-            std::thread::sleep(left.min(ALIVE_LOOK));
+/// How a name is looked up: for as long as that takes, on a thread of its own.
+type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+/// A server's name.
+struct Name {
+    server: usize,
+    host: String,
+    port: u16,
+    /// When it is looked up next; `None` while it is.
+    due: Option<Instant>,
+    /// Look-ups in a row that gave nothing.
+    failures: u32,
+    /// Whether one has ended.
+    is_known: bool,
+}
+
+fn look_up_forever(group: &Weak<Shared>, looked_up: &Sender<()>, resolve: Resolve) {
+    let mut names = match group.upgrade() {
+        Some(shared) => names(&shared),
+        None => return,
+    };
+    let (found, answers) = channel();
+    let mut waits_for_first = true;
+    while group.strong_count() > 0 {
+        begin_due(&mut names, &found, resolve);
+        let next = names.iter().filter_map(|name| name.due).min();
+        let left = next.map(|due| due.saturating_duration_since(Instant::now()));
+        let pause = left.map_or(ALIVE_LOOK, |left| left.min(ALIVE_LOOK));
+        // No more of them are under way than may be: one that is due waits for an answer.
+        let pause = match is_busy(&names) {
+            true => ALIVE_LOOK,
+            false => pause,
+        };
+        let Ok((index, outcome)) = answers.recv_timeout(pause) else {
+            continue;
+        };
+        let (Some(name), Some(shared)) = (names.get_mut(index), group.upgrade()) else {
+            continue;
+        };
+        take_answer(&shared, name, outcome);
+        if waits_for_first && names.iter().all(|name| name.is_known) {
+            waits_for_first = false;
+            // Who waits for it may have given up.
+            let _ = looked_up.send(());
         }
     }
 }
 
-/// Looks up a name. What it was known by stays when that fails: a server does not move because a
-/// resolver is away.
-fn look_up(shared: &Shared, server: usize, host: &str, port: u16) {
-    let found = (host, port).to_socket_addrs().map(|found| {
-        let found = found.take(UPSTREAM_ADDRESSES_MAX);
-        found.collect::<Vec<SocketAddr>>()
+fn names(shared: &Shared) -> Vec<Name> {
+    let servers = shared.config().servers.iter().enumerate();
+    let names = servers.filter_map(|(server, config)| match &config.address {
+        UpstreamAddress::Name(host, port) => Some(Name {
+            server,
+            host: host.clone(),
+            port: *port,
+            due: Some(Instant::now()),
+            failures: 0,
+            is_known: false,
+        }),
+        UpstreamAddress::Ip(_) | UpstreamAddress::Unix(_) => None,
     });
-    match found {
+    names.collect()
+}
+
+fn is_busy(names: &[Name]) -> bool {
+    names.iter().filter(|name| name.due.is_none()).count() >= UPSTREAM_LOOKUPS_MAX
+}
+
+/// Begins to look up the names that are due, side by side: one that takes its time does not make the
+/// others wait.
+fn begin_due(names: &mut [Name], found: &Sender<(usize, Answer)>, resolve: Resolve) {
+    let now = Instant::now();
+    for index in 0..names.len() {
+        if is_busy(names) {
+            return;
+        }
+        let Some(name) = names.get_mut(index) else {
+            return;
+        };
+        if name.due.is_none_or(|due| due > now) {
+            continue;
+        }
+        name.due = None;
+        let (answers, host, port) = (found.clone(), name.host.clone(), name.port);
+        let begun = std::thread::Builder::new()
+            .name("upstream-name".to_owned())
+            .spawn(move || {
+                // The group may be gone meanwhile.
+                let _ = answers.send((index, resolve(&host, port)));
+            });
+        if let Err(error) = begun {
+            let _ = found.send((index, Err(error)));
+        }
+    }
+}
+
+/// What a look-up gave.
+type Answer = io::Result<Vec<SocketAddr>>;
+
+/// What the name was known by stays when nothing was found: a server does not move because a resolver
+/// is away.
+fn take_answer(shared: &Shared, name: &mut Name, answer: Answer) {
+    let host = &name.host;
+    name.is_known = true;
+    name.failures = name.failures.saturating_add(1);
+    match answer {
         Ok(found) if !found.is_empty() => {
-            if *shared.addresses(server) != found {
+            name.failures = 0;
+            if *shared.addresses(name.server) != found {
                 tracing::info!(host, addresses = ?found, "an upstream's name was looked up");
-                shared.set_addresses(server, found);
+                shared.set_addresses(name.server, found);
             }
         }
         Ok(_) => {
@@ -93,6 +175,23 @@ fn look_up(shared: &Shared, server: usize, host: &str, port: u16) {
             tracing::warn!(host, %error, "an upstream's name cannot be looked up");
         }
     }
+    name.due = Some(Instant::now() + pause_after(name.failures, shared.config().resolve));
+}
+
+/// How long after a look-up the next one begins: soon after a failure, and later and later.
+fn pause_after(failures: u32, period: Duration) -> Duration {
+    match failures {
+        0 => period,
+        _ => RETRY_FIRST
+            .saturating_mul(1 << (failures - 1).min(RETRY_DOUBLINGS_MAX))
+            .min(period),
+    }
+}
+
+/// By the system's resolver, which does not tell how long what it says is valid.
+fn by_system(host: &str, port: u16) -> Answer {
+    let found = (host, port).to_socket_addrs()?;
+    Ok(found.take(UPSTREAM_ADDRESSES_MAX).collect())
 }
 
 /// The checks of all servers of a group, side by side on a runtime of their own.
@@ -315,6 +414,12 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// What bounds a check.
 const CHECK_KEY: &str = "upstream.health.timeout_ms";
+
+/// After the first look-up that gave nothing.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// Beyond the longest period.
+const RETRY_DOUBLINGS_MAX: u32 = 17;
 
 /// How often a thread looks whether its group is still there.
 const ALIVE_LOOK: Duration = Duration::from_millis(500);
