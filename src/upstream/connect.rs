@@ -78,7 +78,7 @@ impl Connector {
         match connected {
             Ok(connected) => {
                 lease
-                    .of()
+                    .its_server()
                     .report_success(Step::Connect, began, Instant::now());
                 metrics::count(Counter::UpstreamConnects);
                 Ok(connected)
@@ -87,7 +87,7 @@ impl Connector {
                 metrics::count(Counter::UpstreamConnectsFailed);
                 if error.side == crate::error::Side::Upstream {
                     lease
-                        .of()
+                        .its_server()
                         .report_failure(Step::Connect, began, Instant::now());
                 }
                 Err(error)

@@ -241,7 +241,7 @@ impl Lease {
     }
 
     /// The server itself.
-    pub(super) fn of(&self) -> &Server {
+    pub(super) fn its_server(&self) -> &Server {
         &self.server
     }
 

@@ -116,15 +116,19 @@ fn a_failing_server_is_left_out_for_a_while_and_then_tried() {
         }
     };
     for _ in 0..3 {
-        failing.of().report_failure(Step::Connect, now, now);
+        failing.its_server().report_failure(Step::Connect, now, now);
     }
     assert!(shared.is_ejected(0, now));
     assert_eq!(servers(&group, now, 10), [0, 10]);
     let later = now + Duration::from_secs(11);
     assert_eq!(servers(&group, later, 10), [5, 5]);
-    failing.of().report_failure(Step::Connect, later, later);
+    failing
+        .its_server()
+        .report_failure(Step::Connect, later, later);
     assert!(shared.is_ejected(0, later + Duration::from_secs(19)));
-    failing.of().report_success(Step::Connect, later, later);
+    failing
+        .its_server()
+        .report_success(Step::Connect, later, later);
     assert!(!shared.is_ejected(0, later));
 }
 
@@ -135,7 +139,7 @@ fn servers_that_fail_are_better_than_none() {
     let now = Instant::now();
     let lease = group.pick(None, &[], now).unwrap();
     for _ in 0..3 {
-        lease.of().report_failure(Step::Connect, now, now);
+        lease.its_server().report_failure(Step::Connect, now, now);
     }
     assert!(shared.is_ejected(0, now));
     assert!(group.pick(None, &[], now).is_ok());
@@ -148,7 +152,9 @@ fn a_server_that_is_only_full_is_waited_for_before_a_failing_one_is_used() {
     let now = Instant::now();
     let failing = group.pick(None, &[0], now).unwrap();
     for _ in 0..3 {
-        failing.of().report_failure(Step::Exchange, now, now);
+        failing
+            .its_server()
+            .report_failure(Step::Exchange, now, now);
     }
     let place = group.pick(None, &[], now).unwrap();
     assert_eq!(place.server(), 0);

@@ -102,7 +102,7 @@ impl Http2Connection {
             driver: RefCell::new(None),
             armed: Cell::new(None),
             is_reader_held: Cell::new(false),
-            server: place.of().clone(),
+            server: place.its_server().clone(),
             place: RefCell::new(Some(place)),
             end: Cell::new(End::NotYet),
         });

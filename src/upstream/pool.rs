@@ -290,20 +290,20 @@ impl Place {
 
     /// The server has answered the request.
     pub fn report_success(&self) {
-        let server = self.lease.of();
+        let server = self.lease.its_server();
         server.report_success(Step::Exchange, self.began, Instant::now());
     }
 
     /// The server has failed to answer the request. Enough of that in a row and it is left out for a
     /// while.
     pub fn report_failure(&self) {
-        let server = self.lease.of();
+        let server = self.lease.its_server();
         server.report_failure(Step::Exchange, self.began, Instant::now());
     }
 
     /// The server itself.
-    pub(super) fn of(&self) -> &Server {
-        self.lease.of()
+    pub(super) fn its_server(&self) -> &Server {
+        self.lease.its_server()
     }
 }
 
