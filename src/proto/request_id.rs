@@ -11,8 +11,19 @@ pub fn of<'a>(request: &'a Request, name: &'a str, is_trusted: bool) -> Cow<'a, 
     let received = request.fields.only(name).filter(|_| is_trusted);
     match received.and_then(accepted) {
         Some(id) => id.into(),
-        None => format!("{:032x}", request.id.number()).into(),
+        None => in_hexadecimal(request.id.number()).into(),
     }
+}
+
+/// All 32 digits of `number`. Every request has one: the formatting machinery takes ten times as long.
+fn in_hexadecimal(number: u128) -> String {
+    let digits = number
+        .to_be_bytes()
+        .into_iter()
+        .flat_map(|byte| [byte >> 4, byte & 0xf]);
+    let mut text = String::with_capacity(2 * size_of::<u128>());
+    text.extend(digits.map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+    text
 }
 
 /// An id goes into logs and fields as it is: only what means nothing there is taken.
@@ -32,7 +43,7 @@ mod tests {
     fn an_id_is_made_once_and_is_like_no_other() {
         let (first, second) = (request(Method::Get, &[]), request(Method::Get, &[]));
         let id = of(&first, "x-request-id", true).into_owned();
-        assert_eq!(id.len(), 32);
+        assert_eq!(id, format!("{:032x}", first.id.number()));
         assert_eq!(of(&first, "x-request-id", false), id);
         assert_eq!(of(&first.clone(), "x-request-id", false), id);
         assert_ne!(of(&second, "x-request-id", true), id);

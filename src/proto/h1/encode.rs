@@ -151,6 +151,19 @@ pub fn push_field_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     push_value(out, value);
 }
 
+/// As [`push_field_line`], for a list of `members` (RFC 9110 5.6.1).
+pub fn push_list_line<'a>(
+    out: &mut Vec<u8>,
+    name: &[u8],
+    mut members: impl Iterator<Item = &'a [u8]>,
+) {
+    push_field_line(out, name, members.next().unwrap_or_default());
+    for member in members {
+        out.extend_from_slice(b", ");
+        push_value(out, member);
+    }
+}
+
 /// Appends the line that begins a chunk of `length` bytes (RFC 9112 7.1). `length` must not be
 /// zero: that would end the body.
 pub fn push_chunk_line(out: &mut Vec<u8>, length: usize) {
