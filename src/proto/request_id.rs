@@ -17,13 +17,18 @@ pub fn of<'a>(request: &'a Request, name: &'a str, is_trusted: bool) -> Cow<'a, 
 
 /// All 32 digits of `number`. Every request has one: the formatting machinery takes ten times as long.
 fn in_hexadecimal(number: u128) -> String {
-    let digits = number
-        .to_be_bytes()
-        .into_iter()
-        .flat_map(|byte| [byte >> 4, byte & 0xf]);
-    let mut text = String::with_capacity(2 * size_of::<u128>());
-    text.extend(digits.map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
-    text
+    let mut digits = [0; 2 * size_of::<u128>()];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+    }
+    std::str::from_utf8(&digits).unwrap_or_default().to_owned()
+}
+
+fn hex_digit(value: u8) -> u8 {
+    match value {
+        0..=9 => b'0' + value,
+        _ => b'a' - 10 + value,
+    }
 }
 
 /// An id goes into logs and fields as it is: only what means nothing there is taken.
