@@ -16,12 +16,22 @@ use crate::upstream::{Connector, Group, NoConnection, Pool, Shared as Servers};
 /// A pool to one server, which accepts in its listener's queue alone and says nothing.
 struct Fixture {
     pool: Pool,
+    servers: Arc<Servers>,
     connector: Connector,
     context: Rc<StreamContext>,
 }
 
 impl Fixture {
     fn new(threads: &FileThreads, listener: &TcpListener, http: UpstreamHttp) -> Self {
+        Self::bounded(threads, listener, http, None)
+    }
+
+    fn bounded(
+        threads: &FileThreads,
+        listener: &TcpListener,
+        http: UpstreamHttp,
+        connections_max: Option<usize>,
+    ) -> Self {
         let config = Upstream {
             name: "app".to_owned(),
             balance: Balance::RoundRobin,
@@ -29,7 +39,7 @@ impl Fixture {
             servers: vec![UpstreamServer {
                 address: UpstreamAddress::Ip(listener.local_addr().unwrap()),
                 weight: 1,
-                connections_max: None,
+                connections_max,
             }],
             connect: Duration::from_secs(10),
             slow_start: Duration::ZERO,
@@ -49,7 +59,8 @@ impl Fixture {
         };
         let servers = Arc::new(Servers::new(Arc::new(config), None));
         Self {
-            pool: Pool::new(Rc::new(Group::new(servers))),
+            pool: Pool::new(Rc::new(Group::new(servers.clone()))),
+            servers,
             connector: Connector::new(Deadlines::new(), Tcp::default()),
             context: Rc::new(context),
         }
@@ -163,6 +174,65 @@ fn a_connection_that_is_retired_or_has_ended_is_not_used() {
         while !second.is_over() {
             rt::yield_turn().await;
         }
+    });
+}
+
+/// A connection of another worker's pool to the same server, once it has one.
+fn ask_beside(fixture: &Fixture) -> Rc<RefCell<Option<Http2Connection>>> {
+    let pool = Pool::new(Rc::new(Group::new(fixture.servers.clone())));
+    let connector = Connector::new(Deadlines::new(), Tcp::default());
+    let (context, got) = (fixture.context.clone(), Rc::new(RefCell::new(None)));
+    let there = got.clone();
+    rt::spawn(async move {
+        let connection = pool.multiplexed(None, &connector, &context).await;
+        *there.borrow_mut() = Some(connection.unwrap());
+    });
+    got
+}
+
+/// Lets `fixture` give way until there is something in `got`, within a bound.
+async fn give_way_to(fixture: &Fixture, got: &RefCell<Option<Http2Connection>>) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while got.borrow().is_none() {
+        assert!(Instant::now() < until, "no place is given up");
+        fixture.pool.give_way();
+        rt::yield_turn().await;
+    }
+}
+
+#[test]
+fn connections_give_way_to_those_that_wait_on_another_worker() {
+    on_each_driver(async |threads| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let queued = UpstreamHttp {
+            queue_max: 1,
+            ..http(1, 2)
+        };
+        // An idle one.
+        let fixture = Fixture::bounded(threads, &listener, queued, Some(1));
+        let idle = fixture.connection().await.unwrap();
+        fixture.pool.give_way();
+        assert!(idle.has_room(), "nobody waits");
+        give_way_to(&fixture, &ask_beside(&fixture)).await;
+        assert!(idle.is_over());
+        // Of two with a request each, the one that is beyond this worker's share, when it is free.
+        let fixture = Fixture::bounded(threads, &listener, queued, Some(2));
+        let first = fixture.connection().await.unwrap();
+        let first_stream = first.ask(ask()).unwrap();
+        let second = fixture.connection().await.unwrap();
+        let second_stream = second.ask(ask()).unwrap();
+        let got = ask_beside(&fixture);
+        while fixture.pool.0.group.wanted_by_others(0) == 0 {
+            rt::yield_turn().await;
+        }
+        fixture.pool.give_way();
+        fixture.pool.give_way();
+        assert!(got.borrow().is_none() && !second.is_over());
+        drop(second_stream);
+        give_way_to(&fixture, &got).await;
+        assert!(second.is_over() && !first.is_over());
+        drop(first_stream);
+        assert!(first.has_room(), "its share is left to it");
     });
 }
 

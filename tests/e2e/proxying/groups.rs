@@ -46,7 +46,7 @@ fn a_server_that_accepts_and_does_not_answer_is_left_out() {
     for (answer, status) in [(&b""[..], 504), (b"220 ready\r\n", 502)] {
         let well = Backend::start();
         let servers = [useless(answer), well.address];
-        let server = passing_on_to(&servers, "eject_ms = 3600000", "first_byte_ms = 250").start();
+        let server = passing_on_to(&servers, "eject_ms = 3600000", "first_byte_ms = 1000").start();
         let mut client = Client::connect(&server);
         let mut statuses = Vec::new();
         while server.counters()["upstream_ejections"] == 0 {
