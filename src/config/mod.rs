@@ -235,6 +235,17 @@ pub struct TlsPolicy {
     /// The application protocols of a tunnel (RFC 7301), in order of preference; `None` for sites
     /// that speak HTTP.
     pub alpn: Option<Vec<String>>,
+    /// Certificates wanted of clients; `None` asks for none.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// Whose certificates clients show (RFC 8446 4.3.2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAuth {
+    /// PEM file with the authorities that sign them.
+    pub authorities_file: PathBuf,
+    /// Whether a client without one is refused.
+    pub is_required: bool,
 }
 
 /// An application protocol, as ALPN names it.
@@ -551,6 +562,7 @@ impl Default for TlsPolicy {
             ],
             protocols: vec![Protocol::H2, Protocol::Http11],
             alpn: None,
+            client_auth: None,
         }
     }
 }

@@ -44,7 +44,10 @@ pub(super) fn check(
         base,
         problems: Vec::new(),
         warnings: Vec::new(),
+        client_authorities: None,
     };
+    let client_ca = raw.tls.client_ca.as_ref();
+    checker.client_authorities = client_ca.map(|ca| checker.place(ca));
     let workers = checker.workers(raw.workers);
     let (upstreams, upstream_places) = checker.upstreams(raw.upstream);
     let listeners = checker.listeners(raw.listener, &upstreams);
@@ -101,6 +104,8 @@ struct Checker<'a> {
     base: &'a Path,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
+    /// Where `[tls]` names the authorities of clients.
+    client_authorities: Option<Place>,
 }
 
 impl Checker<'_> {

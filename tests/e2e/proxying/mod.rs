@@ -6,7 +6,7 @@ mod foreign;
 mod http2;
 pub(crate) mod http2_backend;
 mod http2_upstreams;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod tls;
 
 use std::path::Path;
