@@ -58,7 +58,7 @@ fn only_those_with_a_certificate_of_the_authority_are_served() {
             // Made to show that one is a server.
             (
                 Some(leaf(KeyKind::P256, &["localhost"])),
-                AlertDescription::BadCertificate,
+                AlertDescription::UnsupportedCertificate,
             ),
         ] {
             let what = format!("{alert:?}");
