@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::IoSlice;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
@@ -81,6 +81,11 @@ pub trait Transmit {
 
     /// As [`Receive::now`]: the other half may be lent to a request body.
     fn now(&self) -> Now;
+
+    /// The monotonic part of [`Transmit::now`], which by itself costs half as much.
+    fn monotonic(&self) -> Instant {
+        self.now().monotonic
+    }
 }
 
 /// A sending half that takes frames of memory and files together.
@@ -171,6 +176,10 @@ impl Transmit for WriteHalf {
 
     fn now(&self) -> Now {
         Now::read()
+    }
+
+    fn monotonic(&self) -> Instant {
+        Instant::now()
     }
 }
 

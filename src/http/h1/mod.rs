@@ -54,7 +54,7 @@ pub async fn serve_received<R: Receive + 'static, W: Transmit, H: Handler>(
     context: &Context,
     input: BytesMut,
 ) -> Result<Outcome, Error> {
-    let begun = write.now().monotonic;
+    let begun = write.monotonic();
     let receiving = Receiving { read, input };
     let mut connection = Connection {
         receiving: Some(receiving),
@@ -553,11 +553,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             request,
             status: delivered.status,
             body_bytes,
-            duration: self
-                .write
-                .now()
-                .monotonic
-                .saturating_duration_since(self.begun),
+            duration: self.write.monotonic().saturating_duration_since(self.begun),
             is_complete: delivered.follows.is_ok(),
             is_sent_by_kernel: self.write.is_in_kernel(),
         };

@@ -233,7 +233,7 @@ impl ReadHalf {
     /// As [`ReadHalf::receive`].
     pub fn try_receive(&mut self, into: &mut BytesMut) -> Result<Option<Received>, Cause> {
         let transport = &self.transport;
-        transport.receiving.borrow_mut().ready();
+        transport.receiving.borrow_mut().ready(true);
         loop {
             if let Some(received) = transport.receive_step(into)? {
                 return Ok(Some(received));
@@ -541,13 +541,17 @@ impl Transport {
             if let Some(pause) = pause {
                 rt::sleep(pause).await;
             }
-            self.socket.readable().await
+            self.socket.readable_again().await
         });
+        let was_watched = self.socket.is_watched();
         match self.deadline.in_phase(ready).await.map_err(Cause::Io)? {
-            Wait::Ready { suspended } => self.waited(suspended),
+            Wait::Ready { suspended } => {
+                self.waited(suspended);
+                let is_sure = suspended || !was_watched;
+                self.receiving.borrow_mut().ready(is_sure);
+            }
             Wait::Expired(expiry) => return Ok(Some(expiry)),
         }
-        self.receiving.borrow_mut().ready();
         Ok(None)
     }
 

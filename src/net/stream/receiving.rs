@@ -31,6 +31,8 @@ pub(crate) struct Receiving {
     pub(super) fruitless: u32,
     /// A receive is worth trying: the socket was readable, or the last receive filled its buffer.
     likely_more: bool,
+    /// The socket was readable, and what made it so may have been received since.
+    is_unsure: bool,
 }
 
 /// What one receive took from the socket.
@@ -67,6 +69,7 @@ impl Receiving {
             has_failed: false,
             fruitless: 0,
             likely_more: false,
+            is_unsure: false,
         }
     }
 
@@ -88,13 +91,17 @@ impl Receiving {
 
     /// A splice found nothing. `was_ready`: although the socket had just become readable.
     pub(in crate::net) fn found_nothing(&mut self, was_ready: bool) {
-        self.fruitless = self.fruitless.saturating_add(u32::from(was_ready));
+        let is_sure = !std::mem::take(&mut self.is_unsure);
+        self.fruitless = self
+            .fruitless
+            .saturating_add(u32::from(was_ready && is_sure));
         self.likely_more = false;
     }
 
-    /// The socket has become readable.
-    pub(super) fn ready(&mut self) {
+    /// The socket has become readable; not `is_sure`: at some time since the last wait.
+    pub(super) fn ready(&mut self, is_sure: bool) {
         self.likely_more = true;
+        self.is_unsure = !is_sure;
     }
 
     pub(super) fn give_up_records(&mut self) {
@@ -134,8 +141,9 @@ impl Transport {
         };
         receiving.has_failed = took.is_err();
         let took = took?;
+        let is_sure = !std::mem::take(&mut receiving.is_unsure);
         receiving.fruitless = match took {
-            Took::Nothing => receiving.fruitless.saturating_add(1),
+            Took::Nothing => receiving.fruitless.saturating_add(u32::from(is_sure)),
             Took::Bytes { .. } | Took::CloseNotify { .. } | Took::End => 0,
         };
         let data = match took {

@@ -151,6 +151,19 @@ pub fn push_field_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     push_value(out, value);
 }
 
+/// As [`push_field_line`], for a list of `members` (RFC 9110 5.6.1).
+pub fn push_list_line<'a>(
+    out: &mut Vec<u8>,
+    name: &[u8],
+    mut members: impl Iterator<Item = &'a [u8]>,
+) {
+    push_field_line(out, name, members.next().unwrap_or_default());
+    for member in members {
+        out.extend_from_slice(b", ");
+        push_value(out, member);
+    }
+}
+
 /// Appends the line that begins a chunk of `length` bytes (RFC 9112 7.1). `length` must not be
 /// zero: that would end the body.
 pub fn push_chunk_line(out: &mut Vec<u8>, length: usize) {
@@ -193,9 +206,7 @@ pub fn push_interim(out: &mut Vec<u8>, interim: &Interim) {
 /// Appends a field value. CR, LF and NUL, with which a value could forge fields or a response,
 /// become spaces (RFC 9110 5.5).
 fn push_value(out: &mut Vec<u8>, value: &[u8]) {
-    // Most values are short: looking at all of one costs less than calling memchr for it.
-    let is_forging = |byte: &u8| (*byte == b'\r') | (*byte == b'\n') | (*byte == 0);
-    let forges = value.iter().fold(false, |any, byte| any | is_forging(byte));
+    let forges = may_forge(value) && value.iter().any(|&byte| matches!(byte, b'\r' | b'\n' | 0));
     if !forges {
         out.extend_from_slice(value);
         return;
@@ -205,6 +216,23 @@ fn push_value(out: &mut Vec<u8>, value: &[u8]) {
         other => other,
     }));
 }
+
+/// Whether some byte of `value` is below 0x10, as those that forge are: eight at a time. Most values are
+/// short, so that calling memchr for one costs more than looking at all of it.
+fn may_forge(value: &[u8]) -> bool {
+    // A byte below n borrows from its high bit where n is subtracted from it, and had none.
+    let has_low = |word: u64| word.wrapping_sub(BYTES * 0x10) & !word & (BYTES * 0x80) != 0;
+    let Some(last) = value.last_chunk::<8>() else {
+        return value.iter().any(|&byte| byte < 0x10);
+    };
+    // The last word may have bytes of the one before.
+    let (words, _) = value.as_chunks::<8>();
+    let mut words = words.iter().chain([last]);
+    words.any(|word| has_low(u64::from_ne_bytes(*word)))
+}
+
+/// One in each byte of a word.
+const BYTES: u64 = u64::from_ne_bytes([1; 8]);
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// Room for a usual head, so that the buffer grows at most once.

@@ -207,6 +207,24 @@ fn rfc9112_7_1_chunk_lines_are_hexadecimal_without_leading_zeros() {
 
 proptest! {
     #[test]
+    fn rfc9110_5_5_whatever_a_value_holds_and_wherever(
+        value in prop::collection::vec(prop_oneof![Just(0), Just(b'\r'), Just(b'\n'), any::<u8>()], 0..40),
+        length in 0_usize..40,
+        harmless in 0x10_u8..,
+    ) {
+        for value in [value, vec![harmless; length]] {
+            let mut line = Vec::new();
+            push_field_line(&mut line, b"x", &value);
+            let expected = value.iter().map(|&byte| match byte {
+                b'\r' | b'\n' | 0 => b' ',
+                other => other,
+            });
+            let expected: Vec<u8> = b"\r\nx: ".iter().copied().chain(expected).collect();
+            prop_assert_eq!(line, expected);
+        }
+    }
+
+    #[test]
     fn chunk_lines_read_back(length in 1_usize..) {
         let mut out = Vec::new();
         push_chunk_line(&mut out, length);
