@@ -330,8 +330,10 @@ pub struct Offload {
     /// Under [`OffloadPolicy::Auto`]: a file body of at least so many bytes moves its connection's
     /// sending side into the kernel.
     pub file_bytes_min: u64,
-    /// Under [`OffloadPolicy::Auto`]: so many bytes sent on one connection move its sending side
-    /// into the kernel.
+    /// Under [`OffloadPolicy::Auto`]: a body that is bulk (of more than
+    /// [`CACHED_CONTENT_BYTES_MAX`](crate::limits::CACHED_CONTENT_BYTES_MAX) bytes) moves its
+    /// connection's sending side into the kernel when it begins, if it and the bytes sent before it
+    /// come to so many.
     pub sent_bytes_min: u64,
     /// Under [`OffloadPolicy::Auto`]: so many bytes in one direction of a tunnel move that direction
     /// into the kernel.
