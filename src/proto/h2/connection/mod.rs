@@ -441,13 +441,13 @@ impl<T> State<T> {
 
     /// Lets go of a stream, and of what it holds of the connection's window.
     fn remove(&mut self, id: StreamId) {
-        let Some(mut stream) = self.streams.remove(id) else {
+        let Some(stream) = self.streams.get(id) else {
             return;
         };
         let held = stream.receive.held();
-        stream.data.wake();
-        let exchange = stream.data;
-        if let Some((data, status)) = exchange.data.zip(exchange.outgoing.sent_status) {
+        let exchange = &mut stream.data;
+        exchange.wake();
+        if let Some((data, status)) = exchange.data.take().zip(exchange.outgoing.sent_status) {
             self.finished.push_back(Finished {
                 stream: id,
                 data,
@@ -456,6 +456,7 @@ impl<T> State<T> {
                 is_complete: exchange.outgoing.has_ended,
             });
         }
+        self.streams.remove(id);
         self.receive_window.release(held);
         self.update_connection_window();
         if self.role == Role::Server {
