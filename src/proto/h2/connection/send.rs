@@ -427,8 +427,9 @@ fn put_response(
     }
     if let Some(block) = &response.block {
         for (name, value) in block.fields() {
-            if Indexing::of(name.as_bytes()) != Indexing::Literal {
-                put_field(encoder, name.as_bytes(), value, out);
+            let indexing = Indexing::of(name.as_bytes());
+            if indexing != Indexing::Literal {
+                put_field_as(encoder, name.as_bytes(), value, indexing, out);
             }
         }
         out.extend_from_slice(block.literals(literals_of));
@@ -454,10 +455,23 @@ fn put_fields(encoder: &mut Encoder, fields: &Fields, out: &mut Vec<u8>) {
 }
 
 fn put_field(encoder: &mut Encoder, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    put_field_as(encoder, name, value, Indexing::of(name), out);
+}
+
+fn put_field_as(
+    encoder: &mut Encoder,
+    name: &[u8],
+    value: &[u8],
+    indexing: Indexing,
+    out: &mut Vec<u8>,
+) {
+    // What the table has went through the checks below when it was put there.
+    if indexing == Indexing::Indexed && encoder.repeat(name, value, out) {
+        return;
+    }
     if is_connection_specific(name) {
         return;
     }
-    let indexing = Indexing::of(name);
     if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
         encoder.field(name, value, indexing, out);
     } else {
