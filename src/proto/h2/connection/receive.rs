@@ -163,7 +163,6 @@ impl<T> State<T> {
             let error = StreamError::new(id, ErrorCode::Protocol, reason);
             return self.handle_stream_error(error, now_ms);
         }
-        let is_head = self.list.iter().any(|field| field == HEAD_METHOD);
         let read = request::request(&self.list, headers.end_stream, &self.request_bounds());
         let mut is_connect = false;
         let (method, event, opening) = match read {
@@ -172,6 +171,7 @@ impl<T> State<T> {
                 return self.handle_stream_error(error, now_ms);
             }
             Err(Refusal::Answer(status, reason)) => {
+                let is_head = self.list.iter().any(|field| field == HEAD_METHOD);
                 let method = if is_head { Method::Head } else { Method::Get };
                 let opening = self.opening(headers.end_stream, None, Priority::default());
                 (method, Event::Refused(id, None, status, reason), opening)
