@@ -407,14 +407,14 @@ impl<T> Streams<T> {
         Ok(())
     }
 
-    /// This side sent END_STREAM on `id`.
-    pub fn end_sending(&mut self, id: StreamId) {
-        if let Some(stream) = self.get(id) {
-            stream.state = match stream.state {
-                State::Open | State::HalfClosedLocal => State::HalfClosedLocal,
-                State::HalfClosedRemote | State::Closed => State::Closed,
-            };
-        }
+    /// This side sent END_STREAM on `id`: the stream.
+    pub fn end_sending(&mut self, id: StreamId) -> Option<&mut Stream<T>> {
+        let stream = self.get(id)?;
+        stream.state = match stream.state {
+            State::Open | State::HalfClosedLocal => State::HalfClosedLocal,
+            State::HalfClosedRemote | State::Closed => State::Closed,
+        };
+        Some(stream)
     }
 
     /// This side sent RST_STREAM on `id`: what is on the way for it will be ignored (RFC 9113 5.1).

@@ -351,7 +351,9 @@ proptest! {
                 Step::Update(id, increment) => {
                     let _ = streams.handle_window_update(id, increment);
                 }
-                Step::EndSending(id) => streams.end_sending(id),
+                Step::EndSending(id) => {
+                    streams.end_sending(id);
+                }
                 Step::Reset(id) => streams.reset(id),
                 Step::Remove(id) => {
                     streams.remove(id);

@@ -15,6 +15,7 @@ mod send;
 mod timing;
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::Waker;
 
 use bytes::BytesMut;
@@ -42,9 +43,9 @@ use crate::metrics::{self, Counter};
 pub enum Event {
     /// A stream has opened with this request: it is to be answered. The second says whether a body
     /// follows.
-    Request(StreamId, Box<Request>, bool),
+    Request(StreamId, Rc<Request>, bool),
     /// A stream has opened with a request that is to be answered with this status.
-    Refused(StreamId, Option<Box<Request>>, Status, &'static str),
+    Refused(StreamId, Option<Rc<Request>>, Status, &'static str),
     /// The stream is gone: whatever serves it is to be dropped.
     Gone(StreamId),
 }

@@ -1,5 +1,7 @@
 //! Frames in (RFC 9113 5 and 6).
 
+use std::rc::Rc;
+
 use bytes::BytesMut;
 
 use super::client::{LIVENESS_PING, Lost};
@@ -224,7 +226,7 @@ impl<T> State<T> {
 
     /// The event for `request`: one whose protocol is not spoken, or whose body is known to be too long is refused.
     fn checked(&self, id: StreamId, request: Request, end_stream: bool) -> Event {
-        let request = Box::new(request);
+        let request = Rc::new(request);
         if request.method == Method::Connect {
             let reason = "a :protocol that is not spoken";
             return Event::Refused(id, Some(request), Status(501), reason);

@@ -225,31 +225,25 @@ impl<T> State<T> {
     /// The response was sent to its end. What the client still sends of its request nobody reads: it
     /// may stop (RFC 9113 8.1).
     fn finish_sending(&mut self, id: StreamId) {
-        self.streams.end_sending(id);
-        let state = self.streams.get(id).map(|stream| {
-            stream.data.outgoing.has_ended = true;
-            stream.state()
-        });
-        let is_tunnel = self.streams.get(id).is_some_and(|s| s.data.is_tunnel);
-        if is_tunnel && !self.is_client() {
+        let is_client = self.is_client();
+        let Some(stream) = self.streams.end_sending(id) else {
+            return;
+        };
+        stream.data.outgoing.has_ended = true;
+        if is_client || stream.data.is_tunnel {
             // The other direction goes on by itself.
-            if let Some(stream) = self.streams.get(id) {
-                stream.data.outgoing.stop();
+            stream.data.outgoing.stop();
+            if is_client {
+                let now_ms = self.clock.now_ms;
+                self.clock.look_at(now_ms + self.config.first_byte_ms);
             }
             return;
         }
-        if self.is_client() {
-            if let Some(stream) = self.streams.get(id) {
-                stream.data.outgoing.stop();
+        match stream.state() {
+            StreamState::Closed => self.remove(id),
+            StreamState::Open | StreamState::HalfClosedRemote | StreamState::HalfClosedLocal => {
+                self.reset(id, ErrorCode::No);
             }
-            let now_ms = self.clock.now_ms;
-            self.clock.look_at(now_ms + self.config.first_byte_ms);
-            return;
-        }
-        match state {
-            Some(StreamState::Closed) => self.remove(id),
-            Some(_) => self.reset(id, ErrorCode::No),
-            None => {}
         }
     }
 }
