@@ -1,5 +1,7 @@
 //! Frames in (RFC 9113 5 and 6).
 
+use std::rc::Rc;
+
 use bytes::BytesMut;
 
 use super::client::{LIVENESS_PING, Lost};
@@ -163,7 +165,6 @@ impl<T> State<T> {
             let error = StreamError::new(id, ErrorCode::Protocol, reason);
             return self.handle_stream_error(error, now_ms);
         }
-        let is_head = self.list.iter().any(|field| field == HEAD_METHOD);
         let read = request::request(&self.list, headers.end_stream, &self.request_bounds());
         let mut is_connect = false;
         let (method, event, opening) = match read {
@@ -172,6 +173,7 @@ impl<T> State<T> {
                 return self.handle_stream_error(error, now_ms);
             }
             Err(Refusal::Answer(status, reason)) => {
+                let is_head = self.list.iter().any(|field| field == HEAD_METHOD);
                 let method = if is_head { Method::Head } else { Method::Get };
                 let opening = self.opening(headers.end_stream, None, Priority::default());
                 (method, Event::Refused(id, None, status, reason), opening)
@@ -224,7 +226,7 @@ impl<T> State<T> {
 
     /// The event for `request`: one whose protocol is not spoken, or whose body is known to be too long is refused.
     fn checked(&self, id: StreamId, request: Request, end_stream: bool) -> Event {
-        let request = Box::new(request);
+        let request = Rc::new(request);
         if request.method == Method::Connect {
             let reason = "a :protocol that is not spoken";
             return Event::Refused(id, Some(request), Status(501), reason);
