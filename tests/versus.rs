@@ -35,6 +35,77 @@ mod spread {
     }
 }
 
+mod cells {
+    use std::collections::BTreeSet;
+
+    use super::figures::cells::*;
+
+    fn has(title: &str, is_it: impl Fn(&Cell) -> bool) {
+        assert!(CELLS.iter().any(is_it), "no cell for {title}");
+    }
+
+    #[test]
+    fn files_of_every_size_are_asked_for_in_both_protocols() {
+        for due in [&FILE_1_KIB, &FILE_16_KIB, &FILE_1_MIB, &FILE_64_MIB] {
+            let asks = |cell: &Cell, is_http2: bool| {
+                matches!(&cell.work, Work::KeepAlive { file, protocol, .. } if *file == due
+                    && is_http2 == matches!(protocol, Protocol::Http2 { streams: 1 })
+                    && is_http2 != matches!(protocol, Protocol::Http1))
+                    && cell.service == Service::Files
+            };
+            has(due.name, |cell| asks(cell, false));
+            has(due.name, |cell| asks(cell, true));
+        }
+    }
+
+    #[test]
+    fn handshakes_of_every_kind_are_made() {
+        for key in [Key::P256, Key::Rsa2048] {
+            for version in [Version::Tls12, Version::Tls13] {
+                for due in [false, true] {
+                    has(&format!("{key:?}, {version:?}, resumed: {due}"), |cell| {
+                        matches!(cell.work, Work::Connections { resume } if resume == due)
+                            && (cell.key, cell.version) == (key, version)
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn small_and_large_answers_are_passed_on() {
+        for service in [Service::Proxy, Service::Tunnel] {
+            for due in [&FILE_1_KIB, &FILE_1_MIB] {
+                has(&format!("{service:?}, {}", due.name), |cell| {
+                    matches!(&cell.work, Work::KeepAlive { file, .. } if *file == due)
+                        && cell.service == service
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_the_cells_own() {
+        let cells = CELLS.iter().chain(&SIZES);
+        let names: BTreeSet<&str> = cells.clone().map(|cell| cell.name).collect();
+        let titles: BTreeSet<&str> = cells.map(|cell| cell.title).collect();
+        let count = CELLS.len() + SIZES.len();
+        assert_eq!((names.len(), titles.len()), (count, count));
+    }
+
+    #[test]
+    fn without_names_all_are_chosen_but_those_between() {
+        let all = chosen(&[], &["idle"]).map(|cells| cells.len());
+        assert_eq!(all, Ok(CELLS.len()));
+        let named = ["h1-64k", "idle", "h1-1k"].map(str::to_owned);
+        let names = |cells: Vec<&Cell>| cells.iter().map(|cell| cell.name).collect::<Vec<_>>();
+        let due = vec!["h1-1k", "h1-64k"];
+        assert_eq!(chosen(&named, &["idle"]).map(names), Ok(due));
+        let refused = chosen(&named, &[]).err();
+        assert!(refused.is_some_and(|text| text.contains("\"idle\"") && text.contains("h1-256k")));
+    }
+}
+
 mod h2load {
     use super::figures::Counted;
     use super::figures::h2load::*;

@@ -24,23 +24,10 @@ use self::portcullis::Portcullis;
 use self::static_web_server::StaticWebServer;
 use crate::Failure;
 use crate::arguments::Arguments;
+pub(crate) use crate::figures::cells::Service;
 use crate::fixture::{Certificate, Fixture, Key, Version};
 use crate::growth;
 use crate::tools::Wanted;
-
-/// What a server does in a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
-    /// Serves the files below its root.
-    Files,
-    /// Answers a request for the file of 1 KiB, however it likes: where connections are what is
-    /// measured, servers without files can take part.
-    OneAnswer,
-    /// Passes requests on to the backend.
-    Proxy,
-    /// Ends TLS and passes bytes on to the backend.
-    Tunnel,
-}
 
 /// What a cell asks of a server.
 #[derive(Clone, Copy, Debug)]
