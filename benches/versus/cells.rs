@@ -19,10 +19,9 @@ use crate::{check, growth, h2load, idle, latency, wrk};
 
 /// The cells that `only` names; all that are measured without being named when it is empty.
 pub(crate) fn chosen(only: &[String]) -> Result<Vec<&'static Cell>, Failure> {
-    Ok(table::chosen(
-        only,
-        &[latency::NAME, growth::NAME, idle::NAME],
-    )?)
+    let latencies = latency::KINDS.iter().map(|kind| kind.name);
+    let beside: Vec<&str> = latencies.chain([growth::NAME, idle::NAME]).collect();
+    Ok(table::chosen(only, &beside)?)
 }
 
 /// Whether the cell of this name is in `only`; every one is when it is empty.
@@ -82,9 +81,9 @@ pub(crate) fn measure(
     ))
 }
 
-/// Starts those of `servers` that answer one request at a time over TLS 1.3, for the measurement `name`.
+/// Starts those of `servers` that answer so many requests at a time over TLS 1.3, for the measurement `name`.
 pub(crate) fn start_for_one_answer(
-    name: &str,
+    (name, streams): (&str, u32),
     servers: &[Box<dyn Server>],
     arguments: &Arguments,
     fixture: &Fixture,
@@ -95,7 +94,11 @@ pub(crate) fn start_for_one_answer(
         version: Version::Tls13,
         backend: None,
     };
-    let (servers, _) = able(servers, Demand::one_answer());
+    let demand = Demand {
+        streams,
+        ..Demand::one_answer()
+    };
+    let (servers, _) = able(servers, demand);
     let servers = servers.into_iter().enumerate();
     let start = |(index, server): (usize, &dyn Server)| {
         let label = format!("{name}-{index}-{}", server.name());

@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     /// Servers that were asked for and are not to be had.
     pub(crate) missing: Vec<String>,
     pub(crate) cells: Vec<CellOutcome>,
-    pub(crate) latency: Option<LatencyOutcome>,
+    pub(crate) latency: Vec<LatencyOutcome>,
     pub(crate) growth: Option<GrowthOutcome>,
     pub(crate) idle: Option<IdleOutcome>,
 }
@@ -100,8 +100,12 @@ pub(crate) struct Round {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct LatencyOutcome {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
     pub(crate) rate_per_s: u32,
     pub(crate) connections: u32,
+    /// Requests that are due together, on one connection.
+    pub(crate) streams: u32,
     pub(crate) servers: Vec<LatencyMeasured>,
 }
 
@@ -200,7 +204,7 @@ impl Outcome {
             servers,
             missing,
             cells: Vec::new(),
-            latency: None,
+            latency: Vec::new(),
             growth: None,
             idle: None,
         }

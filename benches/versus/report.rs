@@ -61,7 +61,7 @@ fn table(outcome: &Outcome) -> Result<String, Failure> {
     if !outcome.cells.is_empty() {
         beside_table(&mut text, &outcome.cells)?;
     }
-    if let Some(latency) = &outcome.latency {
+    for latency in &outcome.latency {
         latency_table(&mut text, latency)?;
     }
     if let Some(growth) = &outcome.growth {
@@ -222,9 +222,9 @@ fn kernel_threads(rounds: &[Round]) -> String {
 fn latency_table(text: &mut String, latency: &LatencyOutcome) -> Result<(), Failure> {
     writeln!(
         text,
-        "| Latency in µs: HTTP/1.1, 1 KiB, {} requests per second over {} connections | p50 | p90 | \
+        "| Latency in µs: {}, {} requests per second over {} connections | p50 | p90 | \
          p99 | p99.9 | busy | unpaced, per second |\n|---|---:|---:|---:|---:|---:|---:|",
-        latency.rate_per_s, latency.connections
+        latency.title, latency.rate_per_s, latency.connections
     )?;
     for server in &latency.servers {
         writeln!(
@@ -354,15 +354,18 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
             );
         }
     }
-    for server in outcome.latency.iter().flat_map(|latency| &latency.servers) {
-        let shares = server.rounds.iter().map(|round| round.client_waiting);
-        let worst = shares.fold(0.0, f64::max);
-        if worst > SHARE_MAX {
-            warnings.push(format!(
-                "latency, {}: the client waited for its core {:.0}% of a round, which is in the figures",
-                server.server,
-                worst * 100.0
-            ));
+    for latency in &outcome.latency {
+        for server in &latency.servers {
+            let shares = server.rounds.iter().map(|round| round.client_waiting);
+            let worst = shares.fold(0.0, f64::max);
+            if worst > SHARE_MAX {
+                warnings.push(format!(
+                    "{}, {}: the client waited for its core {:.0}% of a round, which is in the figures",
+                    latency.name,
+                    server.server,
+                    worst * 100.0
+                ));
+            }
         }
     }
     for server in outcome.idle.iter().flat_map(|idle| &idle.servers) {

@@ -5,6 +5,7 @@
 pub(crate) mod cells;
 pub(crate) mod chart;
 pub(crate) mod h2load;
+pub(crate) mod http2;
 pub(crate) mod percentiles;
 pub(crate) mod spread;
 pub(crate) mod wrk;
