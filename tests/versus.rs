@@ -284,6 +284,18 @@ mod http2 {
     }
 }
 
+mod tls_stat {
+    use super::figures::tls_stat::*;
+
+    #[test]
+    fn sessions_that_are_sealed_are_counted() {
+        let text = "TlsCurrTxSw                     \t3\nTlsTxSw                         \t41\n\
+             TlsRxSw                         \t7\nTlsTxDevice                     \t1\n";
+        assert_eq!(sealed_sessions(text), 42);
+        assert_eq!(sealed_sessions(""), 0);
+    }
+}
+
 mod wrk {
     use super::figures::Counted;
     use super::figures::wrk::*;

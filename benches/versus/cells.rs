@@ -1,5 +1,6 @@
 //! How a cell of the table is measured.
 
+use std::fs;
 use std::net::SocketAddr;
 
 use crate::Failure;
@@ -8,8 +9,8 @@ use crate::backend::Count;
 use crate::client::Connected;
 use crate::cpu::Sample;
 use crate::crypto::Cost;
-use crate::figures::Counted;
 use crate::figures::cells::{self as table, Cell, Work};
+use crate::figures::{Counted, tls_stat};
 use crate::fixture::{FILE_1_KIB, FILE_1_MIB, FILE_16_KIB, Fixture, Key, Served, Version};
 use crate::h2load::Protocol;
 use crate::helper::Helper;
@@ -50,7 +51,7 @@ pub(crate) fn measure(
         let label = format!("{index}-{}", server.name());
         let server = Running::start(server, &setting, &label, arguments, fixture)?;
         let checked = check::check(&server, &setting, cell.files(), fixture)?;
-        measured.push(Measured::new(server.name, checked));
+        measured.push(Measured::new(&server, checked));
         running.push(server);
     }
     let failed = |server: &Running, error| format!("{}, {}: {error}", cell.name, server.name);
@@ -63,10 +64,14 @@ pub(crate) fn measure(
     }
     for _ in 0..arguments.rounds.get() {
         for (server, measured) in running.iter().zip(&mut measured) {
-            let round = cell
+            let sessions_before = kernel_sessions();
+            let mut round = cell
                 .load(server, backend.as_mut(), arguments, fixture)
                 .and_then(kept)
                 .map_err(|error| failed(server, error))?;
+            round.kernel_sessions = kernel_sessions()
+                .zip(sessions_before)
+                .map(|(after, before)| after.saturating_sub(before));
             measured.rounds.push(round);
         }
     }
@@ -303,6 +308,12 @@ fn run_in_time(
         }
     }
     Err(TOO_BUSY.into())
+}
+
+/// How many sessions the kernel has begun to seal for; `None` where it has no kernel TLS.
+fn kernel_sessions() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/tls_stat").ok()?;
+    Some(tls_stat::sealed_sessions(&text))
 }
 
 /// How many requests `counted` is. Of a large file those in progress at either end of the main

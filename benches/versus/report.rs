@@ -172,8 +172,8 @@ fn beside_table(text: &mut String, cells: &[CellOutcome]) -> Result<(), Failure>
     writeln!(
         text,
         "| Beside the server's own time | server | waiting for its core | softirqs | interrupts | \
-         taken by the hypervisor | kernel threads of its core | backend connections |\n\
-         |---|---|---:|---:|---:|---:|---|---:|"
+         taken by the hypervisor | kernel threads of its core | backend connections | sessions in the kernel |\n\
+         |---|---|---:|---:|---:|---:|---|---:|---:|"
     )?;
     for cell in cells {
         for server in &cell.servers {
@@ -184,9 +184,11 @@ fn beside_table(text: &mut String, cells: &[CellOutcome]) -> Result<(), Failure>
                 Spread::of_ratios(rounds.iter().map(part), rounds.iter().map(elapsed))
             };
             let made: Option<u64> = rounds.iter().map(|round| round.backend_connections).sum();
+            let moved: Option<u64> = rounds.iter().map(|round| round.kernel_sessions).sum();
+            let count = |count: Option<u64>| count.map_or_else(String::new, |of| of.to_string());
             writeln!(
                 text,
-                "| {} | {} | {}% | {}% | {}% | {}% | {} | {} |",
+                "| {} | {} | {}% | {}% | {}% | {}% | {} | {} | {} |",
                 cell.name,
                 server.server,
                 percent(share(|spent| spent.waiting_ns)),
@@ -194,7 +196,8 @@ fn beside_table(text: &mut String, cells: &[CellOutcome]) -> Result<(), Failure>
                 percent(share(|spent| spent.core_irq_ms * NS_PER_MS)),
                 percent(share(|spent| spent.core_steal_ms * NS_PER_MS)),
                 kernel_threads(rounds),
-                made.map_or_else(String::new, |made| made.to_string()),
+                count(made),
+                count(moved),
             )?;
         }
     }
@@ -346,7 +349,11 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
     }
     for cell in &outcome.cells {
         for server in &cell.servers {
-            let found = disturbances(&server.rounds);
+            let mut found = disturbances(&server.rounds);
+            let is_in_kernel = |round: &Round| round.kernel_sessions.is_some_and(|of| of > 0);
+            if server.asks_for_kernel_tls && !server.rounds.iter().all(is_in_kernel) {
+                found.push("none of its sessions was in the kernel in a round".to_owned());
+            }
             warnings.extend(
                 found
                     .iter()

@@ -70,6 +70,11 @@ pub(crate) trait Server {
         false
     }
 
+    /// Whether it is told to have every session's sending side in the kernel.
+    fn asks_for_kernel_tls(&self) -> bool {
+        false
+    }
+
     /// Whether it can be kept from every session but the one that all are to have.
     fn is_pinned(&self) -> bool {
         true
@@ -198,6 +203,7 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) is_plain: bool,
     pub(crate) is_pinned: bool,
+    pub(crate) asks_for_kernel_tls: bool,
     log: PathBuf,
 }
 
@@ -235,6 +241,7 @@ impl Running {
             address: site.address,
             is_plain: server.is_plain(),
             is_pinned: server.is_pinned(),
+            asks_for_kernel_tls: server.asks_for_kernel_tls(),
             log,
         };
         running.wait_until_it_accepts()?;

@@ -8,6 +8,7 @@ pub(crate) mod h2load;
 pub(crate) mod http2;
 pub(crate) mod percentiles;
 pub(crate) mod spread;
+pub(crate) mod tls_stat;
 pub(crate) mod wrk;
 
 /// What a load moved.
