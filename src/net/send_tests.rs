@@ -300,3 +300,36 @@ fn a_large_file_moves_the_sending_side() {
         );
     }
 }
+
+/// A file under that threshold moves it once enough was sent before, and not sooner.
+#[test]
+fn a_smaller_file_moves_the_sending_side_after_many_bytes() {
+    let has_kernel_tls = has_kernel_tls();
+    let length = AUTO_FILE_BYTES_MIN / 2;
+    let content = pattern(usize::try_from(length).unwrap());
+    let file = file_with(&content);
+    let setup = Setup {
+        policy: OffloadPolicy::Auto,
+        sent_bytes_min: 3 * length,
+        kernel: this_kernel().clone(),
+        ..Setup::user(0)
+    };
+    on_each_driver(
+        &setup,
+        async |mut served| {
+            let before = metrics::of_this_thread(Counter::OffloadedSend);
+            let body = range(&file, 0, length);
+            for due in [0, 0, 1, 1] {
+                served.write.send_file(b"", &body).await.unwrap();
+                let moved = metrics::of_this_thread(Counter::OffloadedSend) - before;
+                assert_eq!(moved, if has_kernel_tls { due } else { 0 });
+            }
+            served.write.finish().await.unwrap();
+        },
+        |mut peer| {
+            let expected = content.repeat(4);
+            assert!(peer.receive_exactly(expected.len()) == expected);
+            peer.expect_close_notify();
+        },
+    );
+}
