@@ -31,6 +31,8 @@ pub(in crate::net) struct Setup {
     /// An index into [`SUITES`]; without one there is no TLS.
     pub(in crate::net) suite: Option<usize>,
     pub(in crate::net) policy: OffloadPolicy,
+    /// Under `auto`, so many bytes sent move the connection.
+    pub(in crate::net) sent_bytes_min: u64,
     pub(in crate::net) kernel: KernelTls,
     pub(in crate::net) records_per_key_max: u64,
     /// See [`Offload::sent_bytes_min`].
@@ -47,6 +49,7 @@ impl Setup {
         Self {
             suite: Some(suite),
             policy: OffloadPolicy::Never,
+            sent_bytes_min: u64::MAX,
             kernel: KernelTls::refused(TlsRefusal::NoModule),
             records_per_key_max: u64::MAX,
             sent_bytes_min: u64::MAX,
