@@ -288,11 +288,14 @@ pub const UPSTREAM_SERVERS_MAX: usize = 256;
 /// Addresses of one server's name that are kept.
 pub const UPSTREAM_ADDRESSES_MAX: usize = 16;
 
+/// Names of a group that are looked up at a time, each by a thread of its own. The others wait.
+pub const UPSTREAM_LOOKUPS_MAX: usize = 16;
+
 /// How often the time that a failing server is left out is doubled: 32 times the first.
 pub const EJECTION_DOUBLINGS_MAX: u32 = 5;
 
-/// Bytes read of the answer to a health check: its status line must end within them.
-pub const HEALTH_ANSWER_BYTES_MAX: usize = 1024;
+/// Bytes read of the answer to a health check: interim answers and its own status line.
+pub const HEALTH_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// The same over HTTP/2, where settings and all of the answer's fields come before anything is known.
 pub const HEALTH_HTTP2_BYTES_MAX: usize = 128 * 1024;

@@ -137,8 +137,8 @@ pub struct UpstreamHttp {
     pub idle: Duration,
     /// How long a connection is used for new requests.
     pub age: Duration,
-    /// Requests of one worker that may wait for a connection when the servers have all they may
-    /// have.
+    /// Requests of one worker, and tunnels of one, that may wait for a connection when the servers
+    /// have all they may have.
     pub queue_max: usize,
     /// How long each may wait.
     pub queue: Duration,

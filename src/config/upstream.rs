@@ -22,9 +22,9 @@ pub struct Upstream {
     pub connect: Duration,
     /// How long a server that comes back is given less than its share; zero gives it all at once.
     pub slow_start: Duration,
-    /// When servers are left out because connections to them failed.
+    /// When servers are left out because they failed.
     pub ejection: Ejection,
-    /// How often host names are looked up again.
+    /// How often host names are looked up again, at the most: sooner after a failure.
     pub resolve: Duration,
     /// The version of the PROXY protocol in which they are told whose connection it is.
     pub proxy_protocol: Option<ProxyVersion>,
@@ -41,9 +41,9 @@ pub struct Upstream {
 pub enum Balance {
     /// One after the other, each as often as its weight says.
     RoundRobin,
-    /// The one with the fewest connections for its weight.
+    /// The one with the fewest requests and tunnels under way for its weight.
     LeastConnections,
-    /// Of two picked at random by weight, the one with fewer connections for its weight.
+    /// Of two picked at random by weight, the one with fewer of them for its weight.
     TwoChoices,
     /// The same one for the same key (rendezvous hashing): a server that leaves moves no keys but
     /// its own.
@@ -133,7 +133,7 @@ impl fmt::Display for UpstreamAddress {
     }
 }
 
-/// When servers are left out because connections to them failed.
+/// When servers are left out because they failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
     /// Failures in a row after which a server is left out; `None` never does.

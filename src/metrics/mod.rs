@@ -167,7 +167,7 @@ counters! {
     UpstreamCertificatesMisnamed = "upstream_certificates_misnamed",
     /// Of those, for a certificate that cannot be used otherwise.
     UpstreamCertificatesInvalid = "upstream_certificates_invalid",
-    /// Times a server was left out for a while because connections to it failed.
+    /// Times a server was left out for a while because connections or requests to it failed.
     UpstreamEjections = "upstream_ejections",
     /// Times health checks found that a server is down.
     UpstreamServersDown = "upstream_servers_down",
@@ -201,11 +201,11 @@ counters! {
     UpstreamResponsesCut = "upstream_responses_cut",
     /// Bytes of responses passed on that never were in user space.
     UpstreamBytesSpliced = "upstream_bytes_spliced",
-    /// Requests that waited for a connection because the servers were full.
+    /// Requests and tunnels that waited because the servers were full.
     UpstreamQueued = "upstream_queued",
-    /// Requests refused because too many waited.
+    /// Requests and tunnels refused because too many waited.
     UpstreamQueueFull = "upstream_queue_full",
-    /// Requests refused because they had waited too long.
+    /// Requests and tunnels refused because they had waited too long.
     UpstreamQueueTimeouts = "upstream_queue_timeouts",
     /// Connections that changed their protocol.
     UpgradedConnections = "upgraded_connections",

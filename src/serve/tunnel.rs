@@ -15,7 +15,7 @@ use crate::net::tunnel::{self, TunnelEnd, TunnelTimes};
 use crate::proto::host_names::HostNames;
 use crate::proto::proxy_header::ProxyHeader;
 use crate::tls::client_hello::ClientHello;
-use crate::upstream::{Connected, Connector, Groups, Lease, NoServer, Upstreams};
+use crate::upstream::{Connected, Connector, Groups, Lease, NoConnection, NoServer, Upstreams};
 
 /// One worker's tunnels under one configuration.
 pub struct Tunnels {
@@ -59,6 +59,7 @@ impl Tunnels {
         };
         Self {
             table: Table::new(config),
+            // Not those of routes, whose idle connections do not serve here: they give way.
             groups: Groups::new(upstreams),
             connector: Connector::new(deadlines.clone(), config.tcp),
             deadlines,
@@ -128,9 +129,30 @@ impl Tunnels {
         let key = address.to_canonical().to_string();
         let mut tried = Vec::new();
         let mut last = None;
+        let mut turn = None;
         while tried.len() < UPSTREAM_TRIES_MAX {
-            let lease = match group.pick(Some(key.as_bytes()), &tried, Instant::now()) {
+            let picked = match &turn {
+                // Those that wait go first.
+                None if group.is_waited_for() => Err(NoServer::Full),
+                _ => group.pick(Some(key.as_bytes()), &tried, Instant::now()),
+            };
+            let lease = match picked {
                 Ok(lease) => lease,
+                Err(NoServer::Full) => {
+                    let queued = match turn.take() {
+                        Some(turn) => Ok(turn),
+                        None => group.queue(),
+                    };
+                    let waited = match queued {
+                        Ok(queued) => turn.insert(queued).wait(!tried.is_empty()).await,
+                        Err(full) => Err(full),
+                    };
+                    if let Err(why) = waited {
+                        last = Some(unserved(why));
+                        break;
+                    }
+                    continue;
+                }
                 Err(why) => {
                     last = last.or(Some(unavailable(why)));
                     break;
@@ -210,6 +232,16 @@ impl Table {
         let index = self.names.site(name)?.checked_sub(self.sites)?;
         self.upstreams.get(index).copied()
     }
+}
+
+fn unserved(why: NoConnection) -> Error {
+    let what = match why {
+        NoConnection::Failed(error) => return error,
+        NoConnection::Down => "no server of the upstream is up",
+        NoConnection::QueueFull => "every server of the upstream is full, and so is the queue",
+        NoConnection::QueueTimeout => "every server of the upstream was full for too long",
+    };
+    Error::upstream(Stage::Connect, Cause::Protocol(what))
 }
 
 fn unavailable(why: NoServer) -> Error {

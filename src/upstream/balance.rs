@@ -9,8 +9,8 @@ pub struct Candidate {
     pub server: usize,
     /// Its share, not zero; a thousand for each unit of the configured weight.
     pub weight: u64,
-    /// Connections open to it.
-    pub open: usize,
+    /// Requests and tunnels under way on it.
+    pub active: usize,
     /// A hash of what it is, the same in every process.
     pub identity: u64,
 }
@@ -161,10 +161,10 @@ fn less_loaded(a: Candidate, b: Candidate) -> Candidate {
     if load(&b, &a) < load(&a, &b) { b } else { a }
 }
 
-/// The connections of `one`, this one included, for its weight, on a scale that it shares with
+/// What `one` carries, this included, for its weight, on a scale that it shares with
 /// `other`.
 fn load(one: &Candidate, other: &Candidate) -> u128 {
-    (one.open as u128 + 1) * u128::from(other.weight)
+    (one.active as u128 + 1) * u128::from(other.weight)
 }
 
 /// The finish of splitmix64: every bit of the result depends on every bit of `x`.
@@ -190,7 +190,7 @@ mod tests {
         let candidate = |(server, &weight): (usize, &u64)| Candidate {
             server,
             weight: weight * 1000,
-            open: 0,
+            active: 0,
             identity: hash(format!("tcp://192.0.2.{server}:80").as_bytes()),
         };
         weights.iter().enumerate().map(candidate).collect()
@@ -244,10 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn the_fewest_connections_for_the_weight_win() {
+    fn the_least_carried_for_the_weight_wins() {
         let mut balancer = Balancer::new(3, 1);
         let mut all = candidates(&[1, 4, 1]);
-        (all[0].open, all[1].open, all[2].open) = (2, 4, 9);
+        (all[0].active, all[1].active, all[2].active) = (2, 4, 9);
         for _ in 0..10 {
             // (2+1)/1, (4+1)/4, (9+1)/1
             assert_eq!(
@@ -255,8 +255,8 @@ mod tests {
                 Some(1)
             );
         }
-        all[0].open = 0;
-        all[2].open = 0;
+        all[0].active = 0;
+        all[2].active = 0;
         let tied = (0..10).map(|_| {
             balancer
                 .choose(Balance::LeastConnections, &all, None)
@@ -269,7 +269,7 @@ mod tests {
     fn of_two_choices_the_less_loaded_one_wins() {
         let mut balancer = Balancer::new(3, 1);
         let mut all = candidates(&[1, 1, 1]);
-        all[1].open = 100;
+        all[1].active = 100;
         let choices = (0..3000).map(|_| balancer.choose(Balance::TwoChoices, &all, None).unwrap());
         let counts = counts(choices, 3);
         assert_eq!(counts[1], 0, "two different servers are compared");
@@ -318,14 +318,14 @@ mod tests {
         #[test]
         fn any_choice_is_one_of_the_candidates(
             weights in prop::collection::vec(1u64..1000, 0..20),
-            open in prop::collection::vec(0usize..100_000, 20),
+            active in prop::collection::vec(0usize..100_000, 20),
             away in prop::collection::vec(any::<bool>(), 20),
             key in any::<Option<u64>>(),
             seed in any::<u64>(),
         ) {
             let mut balancer = Balancer::new(weights.len(), seed);
             let mut all = candidates(&weights);
-            all.iter_mut().zip(open).for_each(|(candidate, open)| candidate.open = open);
+            all.iter_mut().zip(active).for_each(|(candidate, active)| candidate.active = active);
             all.retain(|candidate| !away[candidate.server]);
             for balance in [
                 Balance::RoundRobin,

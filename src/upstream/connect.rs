@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
 use super::group::Lease;
+use super::health::Step;
 use crate::config::{ProxyVersion, Tcp, Upstream, UpstreamAddress};
 use crate::error::{Cause, Error, Stage};
 use crate::metrics::{self, Counter};
@@ -69,20 +70,25 @@ impl Connector {
         protocols: &[&[u8]],
         introduction: Option<&ProxyHeader>,
     ) -> Result<Connected, Error> {
+        let began = Instant::now();
         let header = header_for(lease.group(), introduction);
         let deadline = Rc::new(self.deadlines.register());
         let within_time = self.within_time(lease, &deadline, context, (protocols, &header));
         let connected = within_time.await;
         match connected {
             Ok(connected) => {
-                lease.report_success(Instant::now());
+                lease
+                    .its_server()
+                    .report_success(Step::Connect, began, Instant::now());
                 metrics::count(Counter::UpstreamConnects);
                 Ok(connected)
             }
             Err(error) => {
                 metrics::count(Counter::UpstreamConnectsFailed);
                 if error.side == crate::error::Side::Upstream {
-                    lease.report_failure(Instant::now());
+                    lease
+                        .its_server()
+                        .report_failure(Step::Connect, began, Instant::now());
                 }
                 Err(error)
             }

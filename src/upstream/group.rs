@@ -1,9 +1,10 @@
 //! A group's state: one for the process, which all workers share, and each worker's own turn.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -11,9 +12,11 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::balance::{self, Balancer, Candidate};
-use super::health::{Checked, Observed};
+use super::health::{Checked, Observed, Step};
+use super::pool::NoConnection;
+use super::queue::{Everybody, Queue, Turn};
 use super::secure::ServerTls;
-use crate::config::{Upstream, UpstreamAddress, UpstreamServer};
+use crate::config::{Balance, Upstream, UpstreamAddress, UpstreamServer};
 use crate::metrics::{self, Counter};
 use crate::tls::client_config::ClientTls;
 
@@ -21,14 +24,41 @@ use crate::tls::client_config::ClientTls;
 pub struct Group {
     shared: Arc<Shared>,
     own: RefCell<Own>,
+    queue: Rc<Queue>,
+    held: Held,
 }
+
+/// This worker's part of each server's open connections.
+type Held = Rc<[Cell<usize>]>;
 
 /// A place in a server's count of open connections; given back when dropped. Hold it for as long as
 /// the connection.
 #[derive(Debug)]
 pub struct Lease {
+    server: Server,
+    /// Who waits there is told when the place is given back.
+    queue: Rc<Queue>,
+    held: Held,
+    /// Whether the connection is part of the server's load: an idle one is not.
+    is_busy: bool,
+}
+
+/// One of a group's servers, which learns what connections and requests show of it.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
     shared: Arc<Shared>,
-    server: usize,
+    index: usize,
+}
+
+/// What a worker has of a server for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A connection that can carry it.
+    Ready,
+    /// Nothing: it takes a place, if there is one.
+    Connect,
+    /// All that it may have, and no room.
+    Full,
 }
 
 /// Why a group has no server for a connection.
@@ -53,6 +83,8 @@ impl Group {
                 balancer: Balancer::new(servers, seed),
                 candidates: Vec::with_capacity(servers),
             }),
+            queue: Rc::new(Queue::new(shared.everybody.clone())),
+            held: (0..servers).map(|_| Cell::new(0)).collect(),
             shared,
         }
     }
@@ -62,11 +94,35 @@ impl Group {
         &self.shared.config
     }
 
+    /// Whether somebody waits on this worker: who comes then waits too.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.queue.len() > 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// A place in this worker's queue for the group.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub(crate) fn queue(&self) -> Result<Turn, NoConnection> {
+        let http = &self.config().http;
+        self.queue.enter(http.queue_max, http.queue)
+    }
+
+    /// There may be room for one that waits.
+    pub(super) fn tell_of_room(&self) {
+        self.queue.tell_one();
+    }
+
     /// A place with the server that the group's balance chooses, out of those that are healthy,
     /// have room and are not among `tried` ([`Lease::server`]). `key` is what `balance = "hash"`
     /// keeps together: a client's address, a path.
     ///
-    /// Servers that are left out for failed connections are better than none: when there is no
+    /// Servers that are left out for their failures are better than none: when there is no
     /// other, they are used.
     ///
     /// # Errors
@@ -77,78 +133,186 @@ impl Group {
         tried: &[usize],
         now: Instant,
     ) -> Result<Lease, NoServer> {
-        let key = key.map(balance::hash);
+        // Other workers may take the last place of a server between the look and the taking; then
+        // the next look does not find it. Each server is met so at most once, in all but malice.
+        for _ in 0..=self.shared.servers.len() {
+            let server = self.choose(key, tried, now, |_| Reach::Connect)?;
+            if let Some(lease) = self.lease(server) {
+                return Ok(lease);
+            }
+        }
+        Err(NoServer::Full)
+    }
+
+    /// The server that [`Group::pick`] chooses, where `reach` tells what there is of each already: a
+    /// server is not full for those who need no further connection to it.
+    pub(super) fn choose(
+        &self,
+        key: Option<&[u8]>,
+        tried: &[usize],
+        now: Instant,
+        reach: impl Fn(usize) -> Reach,
+    ) -> Result<usize, NoServer> {
         let mut own = self.own.borrow_mut();
         let Own {
             balancer,
             candidates,
         } = &mut *own;
-        // Other workers may take the last place of a server between the look and the taking; then
-        // the next look does not find it. Each server is met so at most once, in all but malice.
-        for _ in 0..=self.shared.servers.len() {
-            self.shared.candidates(candidates, tried, now)?;
-            let balance = self.shared.config.balance;
-            let Some(server) = balancer.choose(balance, candidates, key) else {
-                break;
-            };
-            if self.shared.take_place(server) {
-                return Ok(Lease {
-                    shared: self.shared.clone(),
-                    server,
-                });
+        let can_carry = |server| match reach(server) {
+            Reach::Ready => true,
+            Reach::Connect => {
+                let with_another = self.held(server) + 1;
+                self.shared.has_room(server) && !self.is_beyond_share(server, with_another)
             }
+            Reach::Full => false,
+        };
+        self.shared.candidates(candidates, tried, now, can_carry)?;
+        let balance = self.shared.config.balance;
+        let chosen = balancer.choose(balance, candidates, key.map(balance::hash));
+        chosen.ok_or(NoServer::Full)
+    }
+
+    /// A place with a server, if it has one.
+    pub(super) fn lease(&self, server: usize) -> Option<Lease> {
+        if !self.shared.take_place(server) {
+            return None;
         }
-        Err(NoServer::Full)
+        if let Some(held) = self.held.get(server) {
+            held.set(held.get() + 1);
+        }
+        let server = self.server(server);
+        server.begin();
+        Some(Lease {
+            server,
+            queue: self.queue.clone(),
+            held: self.held.clone(),
+            is_busy: true,
+        })
+    }
+
+    /// How many idle connections to a server this worker has to close for those that wait on others.
+    pub(super) fn wanted_by_others(&self, server: usize) -> usize {
+        let is_ours = self.is_waited_for() && !self.is_beyond_share(server, self.held(server));
+        match self.bound(server) {
+            Some(_) if !is_ours => self.queue.others(),
+            Some(_) | None => 0,
+        }
+    }
+
+    /// Whether `count` connections to a server are more than this worker's share while others wait.
+    pub(super) fn is_beyond_share(&self, server: usize, count: usize) -> bool {
+        let bound = self.bound(server).filter(|_| self.queue.others() > 0);
+        bound.is_some_and(|max| count > self.queue.share_of(max))
+    }
+
+    fn held(&self, server: usize) -> usize {
+        self.held.get(server).map_or(0, Cell::get)
+    }
+
+    fn bound(&self, server: usize) -> Option<usize> {
+        self.config().servers.get(server)?.connections_max
+    }
+
+    pub(super) fn server(&self, index: usize) -> Server {
+        Server {
+            shared: self.shared.clone(),
+            index,
+        }
     }
 }
 
 impl Lease {
     /// The server's index in its group.
     pub fn server(&self) -> usize {
-        self.server
+        self.server.index
     }
 
     /// The server's address, as it is configured.
     pub fn address(&self) -> Option<&UpstreamAddress> {
-        self.shared
-            .config
+        self.group()
             .servers
-            .get(self.server)
+            .get(self.server.index)
             .map(|server| &server.address)
     }
 
     /// The group's configuration.
     pub fn group(&self) -> &Upstream {
-        &self.shared.config
+        &self.server.shared.config
     }
 
-    /// The server has done what was wanted of it.
-    pub fn report_success(&self, now: Instant) {
-        self.shared.report_success(self.server, now);
+    /// The server itself.
+    pub(super) fn its_server(&self) -> &Server {
+        &self.server
     }
 
-    /// The server has failed: it refused, reset or did not answer in time. Enough of that in a row
-    /// and it is left out for a while.
-    pub fn report_failure(&self, now: Instant) {
-        self.shared.report_failure(self.server, now);
+    /// Lets one that waits look again: the connection has room.
+    pub(super) fn tell_of_room(&self) {
+        self.queue.tell_one();
+    }
+
+    /// The connection carries something, or nothing for now.
+    pub(super) fn set_busy(&mut self, is_busy: bool) {
+        match (self.is_busy, is_busy) {
+            (false, true) => self.server.begin(),
+            (true, false) => self.server.end(),
+            (true, true) | (false, false) => {}
+        }
+        self.is_busy = is_busy;
     }
 
     /// How TLS is spoken with the server, where it is.
     pub(super) fn tls(&self) -> Option<ServerTls<'_>> {
-        ServerTls::of(&self.shared, self.server)
+        ServerTls::of(&self.server.shared, self.server.index)
     }
 
     /// Where to connect to now, in the order to try.
     pub(super) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
-        self.shared.addresses(self.server)
+        self.server.shared.addresses(self.server.index)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(state) = self.shared.servers.get(self.server) {
+        self.set_busy(false);
+        if let Some(state) = self.server.state() {
             state.open.fetch_sub(1, Ordering::Relaxed);
         }
+        if let Some(held) = self.held.get(self.server.index) {
+            held.set(held.get().saturating_sub(1));
+        }
+        self.queue.tell_one();
+    }
+}
+
+impl Server {
+    /// The server has done what was begun at `began`.
+    pub(super) fn report_success(&self, step: Step, began: Instant, now: Instant) {
+        self.shared.report_success(self.index, step, (began, now));
+    }
+
+    /// The server has failed at what was begun at `began`: it refused, reset or did not answer in
+    /// time. Enough of that in a row and it is left out for a while.
+    pub(super) fn report_failure(&self, step: Step, began: Instant, now: Instant) {
+        self.shared.report_failure(self.index, step, (began, now));
+    }
+
+    /// Something more is carried to it: a request, a tunnel. Only where the balance asks for that: all
+    /// workers meet here.
+    pub(super) fn begin(&self) {
+        if let Some(state) = self.state().filter(|_| self.shared.counts_active) {
+            state.active.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What [`Server::begin`] counted is over.
+    pub(super) fn end(&self) {
+        if let Some(state) = self.state().filter(|_| self.shared.counts_active) {
+            state.active.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn state(&self) -> Option<&ServerState> {
+        self.shared.servers.get(self.index)
     }
 }
 
@@ -162,6 +326,9 @@ struct Own {
 pub struct Shared {
     config: Arc<Upstream>,
     tls: Option<Arc<ClientTls>>,
+    /// Whether the balance goes by what servers carry.
+    counts_active: bool,
+    everybody: Arc<Everybody>,
     /// Times below are in milliseconds since then.
     start: Instant,
     servers: Box<[ServerState]>,
@@ -171,9 +338,12 @@ pub struct Shared {
 #[repr(align(128))]
 struct ServerState {
     identity: u64,
+    /// Connections, idle ones too.
     open: AtomicUsize,
+    /// Requests and tunnels under way, where the balance wants to know.
+    active: AtomicUsize,
     is_up: AtomicBool,
-    /// Something has failed since the last success: only then is `observed` looked at.
+    /// Something is held against it: only then is `observed` looked at.
     is_suspect: AtomicBool,
     ejected_until_ms: AtomicU64,
     /// When it came back; 0 if it never was away.
@@ -190,6 +360,11 @@ impl Shared {
     pub fn new(config: Arc<Upstream>, tls: Option<Arc<ClientTls>>) -> Self {
         let servers = config.servers.iter().map(ServerState::new).collect();
         Self {
+            counts_active: match config.balance {
+                Balance::LeastConnections | Balance::TwoChoices => true,
+                Balance::RoundRobin | Balance::Hash => false,
+            },
+            everybody: Arc::default(),
             config,
             tls,
             start: Instant::now(),
@@ -213,13 +388,19 @@ impl Shared {
         self.servers.get(server).map_or(0, open)
     }
 
+    /// Requests and tunnels that a server carries, where the balance goes by that.
+    pub fn active(&self, server: usize) -> usize {
+        let active = |state: &ServerState| state.active.load(Ordering::Relaxed);
+        self.servers.get(server).map_or(0, active)
+    }
+
     /// Whether checks say that a server is up.
     pub fn is_up(&self, server: usize) -> bool {
         let is_up = |state: &ServerState| state.is_up.load(Ordering::Relaxed);
         self.servers.get(server).is_some_and(is_up)
     }
 
-    /// Whether a server is left out for failed connections.
+    /// Whether a server is left out for failed connections and requests.
     pub fn is_ejected(&self, server: usize, now: Instant) -> bool {
         let now_ms = self.now_ms(now);
         let is_ejected = |state: &ServerState| state.is_ejected(now_ms);
@@ -267,7 +448,7 @@ impl Shared {
         );
     }
 
-    fn report_success(&self, server: usize, now: Instant) {
+    fn report_success(&self, server: usize, step: Step, (began, now): (Instant, Instant)) {
         let Some(state) = self.servers.get(server) else {
             return;
         };
@@ -278,16 +459,18 @@ impl Shared {
             .observed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if observed.on_success() {
+        if observed.on_success(step, self.now_ms(began)) {
             state
                 .back_since_ms
                 .store(self.now_ms(now), Ordering::Relaxed);
         }
-        state.ejected_until_ms.store(0, Ordering::Relaxed);
-        state.is_suspect.store(false, Ordering::Relaxed);
+        if observed.is_clean() {
+            state.ejected_until_ms.store(0, Ordering::Relaxed);
+            state.is_suspect.store(false, Ordering::Relaxed);
+        }
     }
 
-    fn report_failure(&self, server: usize, now: Instant) {
+    fn report_failure(&self, server: usize, step: Step, (began, now): (Instant, Instant)) {
         let Some(state) = self.servers.get(server) else {
             return;
         };
@@ -295,7 +478,8 @@ impl Shared {
             .observed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let until_ms = observed.on_failure(&self.config.ejection, self.now_ms(now));
+        let times = (self.now_ms(began), self.now_ms(now));
+        let until_ms = observed.on_failure(&self.config.ejection, step, times);
         state
             .is_suspect
             .store(!observed.is_clean(), Ordering::Relaxed);
@@ -316,46 +500,43 @@ impl Shared {
         }
     }
 
-    /// Fills in the servers that may be chosen.
+    /// Fills in the servers that may be chosen. One that is well and only full is waited for, before
+    /// those are used that are left out.
     fn candidates(
         &self,
         into: &mut Vec<Candidate>,
         tried: &[usize],
         now: Instant,
+        can_carry: impl Fn(usize) -> bool,
     ) -> Result<(), NoServer> {
         let now_ms = self.now_ms(now);
-        for use_ejected in [false, true] {
-            into.clear();
-            let mut why = NoServer::Down;
+        let mut why = NoServer::Down;
+        into.clear();
+        for is_ejected in [false, true] {
             for (index, (config, state)) in
                 self.config.servers.iter().zip(&self.servers).enumerate()
             {
-                if !state.is_usable(config) {
+                if !state.is_usable(config) || state.is_ejected(now_ms) != is_ejected {
                     continue;
                 }
                 if tried.contains(&index) {
-                    why = if why == NoServer::Down {
-                        NoServer::Tried
-                    } else {
-                        why
-                    };
-                    continue;
-                }
-                if !state.has_room(config) {
-                    why = NoServer::Full;
-                    continue;
-                }
-                if use_ejected || !state.is_ejected(now_ms) {
+                    if why == NoServer::Down {
+                        why = NoServer::Tried;
+                    }
+                } else if can_carry(index) {
                     into.push(self.candidate(index, config, state, now_ms));
+                } else {
+                    why = NoServer::Full;
                 }
             }
-            match (into.is_empty(), use_ejected) {
-                (false, _) => return Ok(()),
-                (true, true) => return Err(why),
-                (true, false) => {}
+            if !into.is_empty() {
+                return Ok(());
+            }
+            if why == NoServer::Full {
+                break;
             }
         }
-        Err(NoServer::Down)
+        Err(why)
     }
 
     fn candidate(
@@ -368,7 +549,7 @@ impl Shared {
         Candidate {
             server,
             weight: self.weight(config, state, now_ms),
-            open: state.open.load(Ordering::Relaxed),
+            active: state.active.load(Ordering::Relaxed),
             identity: state.identity,
         }
     }
@@ -383,6 +564,15 @@ impl Shared {
             return full;
         }
         (full * age_ms / slow_start_ms).max(full / SLOW_START_FIRST_SHARE)
+    }
+
+    fn has_room(&self, server: usize) -> bool {
+        let servers = self
+            .config
+            .servers
+            .get(server)
+            .zip(self.servers.get(server));
+        servers.is_some_and(|(config, state)| state.has_room(config))
     }
 
     fn take_place(&self, server: usize) -> bool {
@@ -423,6 +613,7 @@ impl ServerState {
         Self {
             identity: balance::hash(config.address.to_string().as_bytes()),
             open: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
             is_up: AtomicBool::new(true),
             is_suspect: AtomicBool::new(false),
             ejected_until_ms: AtomicU64::new(0),

@@ -116,15 +116,19 @@ fn a_failing_server_is_left_out_for_a_while_and_then_tried() {
         }
     };
     for _ in 0..3 {
-        failing.report_failure(now);
+        failing.its_server().report_failure(Step::Connect, now, now);
     }
     assert!(shared.is_ejected(0, now));
     assert_eq!(servers(&group, now, 10), [0, 10]);
     let later = now + Duration::from_secs(11);
     assert_eq!(servers(&group, later, 10), [5, 5]);
-    failing.report_failure(later);
+    failing
+        .its_server()
+        .report_failure(Step::Connect, later, later);
     assert!(shared.is_ejected(0, later + Duration::from_secs(19)));
-    failing.report_success(later);
+    failing
+        .its_server()
+        .report_success(Step::Connect, later, later);
     assert!(!shared.is_ejected(0, later));
 }
 
@@ -135,10 +139,27 @@ fn servers_that_fail_are_better_than_none() {
     let now = Instant::now();
     let lease = group.pick(None, &[], now).unwrap();
     for _ in 0..3 {
-        lease.report_failure(now);
+        lease.its_server().report_failure(Step::Connect, now, now);
     }
     assert!(shared.is_ejected(0, now));
     assert!(group.pick(None, &[], now).is_ok());
+}
+
+#[test]
+fn a_server_that_is_only_full_is_waited_for_before_a_failing_one_is_used() {
+    let shared = shared(2, |config| config.servers[0].connections_max = Some(1));
+    let group = Group::new(shared.clone());
+    let now = Instant::now();
+    let failing = group.pick(None, &[0], now).unwrap();
+    for _ in 0..3 {
+        failing
+            .its_server()
+            .report_failure(Step::Exchange, now, now);
+    }
+    let place = group.pick(None, &[], now).unwrap();
+    assert_eq!(place.server(), 0);
+    assert_eq!(group.pick(None, &[], now).unwrap_err(), NoServer::Full);
+    assert_eq!(group.pick(None, &[0], now).unwrap().server(), 1);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::group::Server;
+use super::health::Step;
 use super::pool::{Connection, Place};
 use crate::config::UpstreamHttp;
 use crate::error::Cause;
@@ -38,6 +40,7 @@ pub struct Http2Connection(Rc<Shared>);
 pub struct Http2Stream {
     shared: Rc<Shared>,
     id: StreamId,
+    began: Instant,
 }
 
 /// Where the content of a request goes. It is of no use when its stream is gone.
@@ -59,6 +62,16 @@ struct Shared {
     is_reader_held: Cell<bool>,
     /// Until the connection has ended.
     place: RefCell<Option<Place>>,
+    server: Server,
+    end: Cell<End>,
+}
+
+/// Whether a connection has come to its end, and a request that it has cost was told to the group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    Come,
+    Reported,
 }
 
 impl Http2Connection {
@@ -89,7 +102,9 @@ impl Http2Connection {
             driver: RefCell::new(None),
             armed: Cell::new(None),
             is_reader_held: Cell::new(false),
+            server: place.its_server().clone(),
             place: RefCell::new(Some(place)),
+            end: Cell::new(End::NotYet),
         });
         rt::spawn(drive(shared.clone(), read, write));
         Self(shared)
@@ -98,6 +113,11 @@ impl Http2Connection {
     /// Whether it may carry another request.
     pub fn has_room(&self) -> bool {
         self.0.connection.borrow().has_room()
+    }
+
+    /// Whether no request is under way on it.
+    pub fn is_idle(&self) -> bool {
+        self.0.connection.borrow().streams() == 0
     }
 
     /// Whether it has ended.
@@ -121,9 +141,11 @@ impl Http2Connection {
         let now_ms = self.0.now_ms();
         let id = self.0.connection.borrow_mut().ask(ask, now_ms)?;
         self.0.wake();
+        self.0.server.begin();
         Some(Http2Stream {
             shared: self.0.clone(),
             id,
+            began: Instant::now(),
         })
     }
 
@@ -142,16 +164,20 @@ impl Http2Stream {
 
     /// As [`Place::report_success`].
     pub fn report_success(&self) {
-        if let Some(place) = &*self.shared.place.borrow() {
-            place.report_success();
-        }
+        let server = &self.shared.server;
+        server.report_success(Step::Exchange, self.began, Instant::now());
     }
 
-    /// As [`Place::report_failure`].
+    /// As [`Place::report_failure`]. A connection that ends is one failure, however many requests were
+    /// open on it.
     pub fn report_failure(&self) {
-        if let Some(place) = &*self.shared.place.borrow() {
-            place.report_failure();
+        match self.shared.end.get() {
+            End::NotYet => {}
+            End::Come => self.shared.end.set(End::Reported),
+            End::Reported => return,
         }
+        let server = &self.shared.server;
+        server.report_failure(Step::Exchange, self.began, Instant::now());
     }
 
     /// The response's head, once.
@@ -231,6 +257,7 @@ impl Drop for Http2Stream {
     fn drop(&mut self) {
         self.shared.connection.borrow_mut().drop_stream(self.id);
         self.shared.wake();
+        self.shared.server.end();
         // There is room for one that waits.
         if let Some(place) = &*self.shared.place.borrow() {
             place.tell_of_room();
@@ -251,7 +278,14 @@ impl Shared {
 
     fn fail(&self, error: &ConnectionError) {
         tracing::warn!(%error, "HTTP/2 connection to a server ended");
+        self.ends();
         self.connection.borrow_mut().fail(error);
+    }
+
+    fn ends(&self) {
+        if self.end.get() == End::NotYet {
+            self.end.set(End::Come);
+        }
     }
 
     fn expired(&self) {
@@ -283,6 +317,7 @@ async fn drive(shared: Rc<Shared>, mut read: ReadHalf, mut write: WriteHalf) {
         Ok(Err(cause)) => tracing::debug!(?cause, "HTTP/2 connection to a server broke"),
         Err(rt::Panicked) => metrics::count(Counter::ConnectionPanics),
     }
+    shared.ends();
     shared.connection.borrow_mut().lose();
     // Whoever waits for room looks for another connection.
     let place = shared.place.borrow_mut().take();

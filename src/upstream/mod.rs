@@ -14,6 +14,7 @@ mod health_http2;
 mod http2;
 mod multiplex;
 mod pool;
+mod queue;
 mod secure;
 mod watch;
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::group::{Reach, Server};
 use super::http2::Http2Connection;
 use super::pool::{Connection, Inner, NoConnection, Place, Pool};
 use super::{Connected, Connector, Lease, NoServer};
@@ -67,21 +68,33 @@ impl Pool {
         let (mut tried, mut last, mut turn) = (Vec::new(), None, None);
         loop {
             let now = Instant::now();
-            let picked = match (&turn, inner.waiting.get()) {
+            let chosen = match &turn {
                 // Those that wait go first.
-                (None, 1..) => Err(NoServer::Full),
-                _ => inner.group.pick(key, &tried, now),
+                None if inner.group.is_waited_for() => Err(NoServer::Full),
+                _ => inner
+                    .group
+                    .choose(key, &tried, now, |server| inner.has(server).reach()),
             };
-            let has = match &picked {
-                Ok(lease) => inner.has(lease.server()),
-                Err(NoServer::Full) => Has::Nothing,
+            let server = match chosen {
+                Ok(server) => server,
+                Err(NoServer::Full) => {
+                    let turn = match &mut turn {
+                        Some(turn) => turn,
+                        None => turn.insert(inner.group.queue()?),
+                    };
+                    turn.wait(!tried.is_empty()).await?;
+                    continue;
+                }
                 Err(NoServer::Tried) => return Err(gave_up(last)),
                 Err(NoServer::Down) => return Err(NoConnection::Down),
             };
-            match (has, picked) {
-                (Has::Room(connection), _) => return Ok(connection),
-                (Has::Place, Ok(lease)) => {
-                    let server = lease.server();
+            match inner.has(server) {
+                Has::Room(connection) => return Ok(connection),
+                Has::Place => {
+                    // Another worker may have taken the last place: then the next look finds none.
+                    let Some(lease) = inner.group.lease(server) else {
+                        continue;
+                    };
                     let making = Making::begin(inner, server);
                     let connected = connector.connect(&lease, context.clone(), PROTOCOLS);
                     match self.agreed(connected.await) {
@@ -98,25 +111,14 @@ impl Pool {
                         }
                     }
                 }
-                (Has::Soon, Ok(lease)) => {
-                    let server = lease.server();
-                    drop(lease);
+                Has::Soon => {
                     if let Err(failed) = inner.connected(server).await {
                         tried.push(server);
                         last = Some(failed.error());
                     }
                 }
-                (Has::Nothing | Has::Place | Has::Soon, picked) => {
-                    drop(picked);
-                    if let Some(connection) = inner.any_room(&tried) {
-                        return Ok(connection);
-                    }
-                    let turn = match &mut turn {
-                        Some(turn) => turn,
-                        None => turn.insert(inner.queue()?),
-                    };
-                    turn.wait().await?;
-                }
+                // It is not chosen.
+                Has::Nothing => return Err(NoConnection::Down),
             }
         }
     }
@@ -126,15 +128,17 @@ impl Pool {
     fn start(
         &self,
         connected: Connected,
-        lease: Lease,
+        mut lease: Lease,
         context: &StreamContext,
     ) -> Http2Connection {
+        // Its requests are, each by itself.
+        lease.set_busy(false);
         let (read, write) = connected.stream.into_halves();
         let connection = Connection {
             read,
             write,
             input: BytesMut::new(),
-            place: Place::new(lease, &self.0, connected.alpn),
+            place: Place::new(lease, connected.alpn),
         };
         Http2Connection::start(connection, self.http(), context.send_progress)
     }
@@ -155,6 +159,16 @@ impl Pool {
     }
 }
 
+impl Has {
+    fn reach(&self) -> Reach {
+        match self {
+            Self::Room(_) | Self::Soon => Reach::Ready,
+            Self::Place => Reach::Connect,
+            Self::Nothing => Reach::Full,
+        }
+    }
+}
+
 impl Inner {
     fn has(&self, server: usize) -> Has {
         let mut all = self.multiplexed.borrow_mut();
@@ -171,16 +185,9 @@ impl Inner {
         }
     }
 
-    fn any_room(&self, tried: &[usize]) -> Option<Http2Connection> {
-        let all = self.multiplexed.borrow();
-        let untried = all.iter().enumerate();
-        let untried = untried.filter(|(server, _)| !tried.contains(server));
-        let mut connections = untried.flat_map(|(_, of_server)| &of_server.connections);
-        connections.find(|made| made.has_room()).cloned()
-    }
-
     /// Waits until nobody makes a connection to `server`.
     async fn connected(&self, server: usize) -> Result<(), Failed> {
+        let _under_way = UnderWay::begin(self.group.server(server));
         poll_fn(|context| {
             let mut all = self.multiplexed.borrow_mut();
             let Some(of_server) = all.get_mut(server) else {
@@ -196,6 +203,31 @@ impl Inner {
             Poll::Ready(of_server.failed.map_or(Ok(()), Err))
         })
         .await
+    }
+
+    /// Lets connections end whose places with `server` are waited for on other workers: idle ones, and
+    /// one with requests under way where this worker has more than its share.
+    pub(super) fn give_way_multiplexed(&self, server: usize) {
+        let mut wanted = self.group.wanted_by_others(server);
+        let mut all = self.multiplexed.borrow_mut();
+        let Some(of_server) = all.get_mut(server).filter(|_| wanted > 0) else {
+            return;
+        };
+        let mut given_way = Vec::new();
+        of_server.connections.retain(|made| {
+            let goes = wanted > 0 && made.is_idle();
+            if goes {
+                wanted -= 1;
+                given_way.push(made.clone());
+            }
+            !goes
+        });
+        let left = of_server.connections.len();
+        if given_way.is_empty() && self.group.is_beyond_share(server, left) {
+            given_way.extend(of_server.connections.pop());
+        }
+        drop(all);
+        given_way.iter().for_each(Http2Connection::retire);
     }
 
     /// Lets connections end that are too old, and forgets those that have ended.
@@ -268,6 +300,22 @@ impl Drop for Making {
             None => Vec::new(),
         };
         waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A request that waits for a connection, as part of the server's load.
+struct UnderWay(Server);
+
+impl UnderWay {
+    fn begin(server: Server) -> Self {
+        server.begin();
+        Self(server)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

@@ -4,22 +4,20 @@
 //! taken for the next answer. Where all servers have all the connections they may have, requests
 //! wait in a bounded queue.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::group::{Reach, Server};
+use super::health::Step;
 use super::multiplex::{AllMultiplexed, Multiplexed};
 use super::{Connected, Connector, Group, Lease, NoServer};
 use crate::config::{HashKey, UpstreamHttp};
 use crate::error::Error;
 use crate::metrics::{self, Counter};
-use crate::net::rt;
 use crate::net::stream::{ReadHalf, StreamContext, WriteHalf};
 use crate::proto::proxy_header::ProxyHeader;
 
@@ -39,11 +37,12 @@ pub struct Connection {
     pub place: Place,
 }
 
-/// A connection's place with its server. When it is dropped, a request that waits is told.
+/// A connection's place with its server. When it is dropped, one that waits is told.
 pub struct Place {
-    lease: Option<Lease>,
-    pool: Weak<Inner>,
+    lease: Lease,
     born: Instant,
+    /// When the request began that it carries, or that it carried last.
+    began: Instant,
     is_reused: bool,
     alpn: Option<Box<[u8]>>,
 }
@@ -68,8 +67,6 @@ impl Pool {
         Self(Rc::new(Inner {
             idle: RefCell::new((0..servers).map(|_| VecDeque::new()).collect()),
             multiplexed: RefCell::new((0..servers).map(|_| Multiplexed::default()).collect()),
-            waiting: Cell::new(0),
-            wakers: RefCell::new(VecDeque::new()),
             group,
         }))
     }
@@ -123,23 +120,19 @@ impl Pool {
         let mut turn = None;
         loop {
             let now = Instant::now();
-            let picked = match (&turn, self.0.waiting.get()) {
+            let chosen = match &turn {
                 // Those that wait go first.
-                (None, 1..) => Err(NoServer::Full),
-                _ => self.0.group.pick(key, &tried, now),
+                None if self.0.group.is_waited_for() => Err(NoServer::Full),
+                _ => self.0.choose(key, &tried, now),
             };
-            let lease = match picked {
-                Ok(lease) => lease,
+            let server = match chosen {
+                Ok(server) => server,
                 Err(NoServer::Full) => {
-                    // The places may be taken by idle connections of our own.
-                    if let Some(idle) = self.0.take_any_idle(&tried, now).filter(|_| may_be_idle) {
-                        return Ok(idle);
-                    }
                     let turn = match &mut turn {
                         Some(turn) => turn,
-                        None => turn.insert(self.0.queue()?),
+                        None => turn.insert(self.0.group.queue()?),
                     };
-                    turn.wait().await?;
+                    turn.wait(!tried.is_empty()).await?;
                     continue;
                 }
                 Err(NoServer::Tried) => {
@@ -147,10 +140,13 @@ impl Pool {
                 }
                 Err(NoServer::Down) => return Err(NoConnection::Down),
             };
-            let server = lease.server();
             if may_be_idle && let Some(idle) = self.0.take_idle(server, now) {
                 return Ok(idle);
             }
+            // Another worker may have taken the last place: then the next look does not find it.
+            let Some(lease) = self.0.lease(server) else {
+                continue;
+            };
             let connecting =
                 connector.connect_for(&lease, context.clone(), PROTOCOLS, introduction);
             match connecting.await {
@@ -160,7 +156,7 @@ impl Pool {
                         read,
                         write,
                         input: BytesMut::new(),
-                        place: Place::new(lease, &self.0, alpn),
+                        place: Place::new(lease, alpn),
                     });
                 }
                 Err(error) => {
@@ -180,13 +176,16 @@ impl Pool {
         // What the server was told of it is one client's.
         let is_anybodys = self.0.group.config().proxy_protocol.is_none();
         let is_young = now.saturating_duration_since(connection.place.born) < http.age;
-        if !is_clean || !is_young || !is_anybodys {
+        let server = connection.place.server();
+        let is_wanted = self.0.group.wanted_by_others(server) > 0;
+        if !is_clean || !is_young || !is_anybodys || is_wanted {
             return;
         }
         connection.read.deadline().disarm();
         connection.input = BytesMut::new();
+        connection.place.set_busy(false);
         let mut all = self.0.idle.borrow_mut();
-        let Some(idle) = all.get_mut(connection.place.server()) else {
+        let Some(idle) = all.get_mut(server) else {
             return;
         };
         if idle.len() < http.idle_connections_max {
@@ -195,7 +194,7 @@ impl Pool {
                 since: now,
             });
             drop(all);
-            self.0.wake_one();
+            self.0.group.tell_of_room();
         } else {
             // A place is given back: who waits for it looks at the connections, too.
             drop(all);
@@ -223,6 +222,21 @@ impl Pool {
         }
     }
 
+    /// Closes idle connections whose places are waited for on other workers.
+    pub fn give_way(&self) {
+        let servers = self.0.idle.borrow().len();
+        for server in 0..servers {
+            for _ in 0..self.0.group.wanted_by_others(server) {
+                let longest_idle = self.0.pop_longest_idle(server);
+                // Dropped without the borrow: a place that is given back wakes.
+                if longest_idle.is_none() {
+                    break;
+                }
+            }
+            self.0.give_way_multiplexed(server);
+        }
+    }
+
     /// How many connections are idle.
     pub fn idle_count(&self) -> usize {
         self.0.idle.borrow().iter().map(VecDeque::len).sum()
@@ -237,11 +251,12 @@ impl Connection {
 }
 
 impl Place {
-    pub(super) fn new(lease: Lease, pool: &Rc<Inner>, alpn: Option<Box<[u8]>>) -> Self {
+    pub(super) fn new(lease: Lease, alpn: Option<Box<[u8]>>) -> Self {
+        let now = Instant::now();
         Self {
-            lease: Some(lease),
-            pool: Rc::downgrade(pool),
-            born: Instant::now(),
+            lease,
+            born: now,
+            began: now,
             is_reused: false,
             alpn,
         }
@@ -249,9 +264,12 @@ impl Place {
 
     /// Lets one that waits look again: the connection has room.
     pub(super) fn tell_of_room(&self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.wake_one();
-        }
+        self.lease.tell_of_room();
+    }
+
+    /// As [`Lease::set_busy`].
+    pub(super) fn set_busy(&mut self, is_busy: bool) {
+        self.lease.set_busy(is_busy);
     }
 
     /// Whether a request was sent over the connection before.
@@ -261,37 +279,31 @@ impl Place {
 
     /// The server's index in its group.
     pub fn server(&self) -> usize {
-        self.lease.as_ref().map_or(usize::MAX, Lease::server)
+        self.lease.server()
     }
 
     /// The server's address, for the log.
     pub fn address(&self) -> String {
-        let address = self.lease.as_ref().and_then(Lease::address);
+        let address = self.lease.address();
         address.map(ToString::to_string).unwrap_or_default()
     }
 
-    /// As [`Lease::report_success`].
+    /// The server has answered the request.
     pub fn report_success(&self) {
-        if let Some(lease) = &self.lease {
-            lease.report_success(Instant::now());
-        }
+        let server = self.lease.its_server();
+        server.report_success(Step::Exchange, self.began, Instant::now());
     }
 
-    /// As [`Lease::report_failure`].
+    /// The server has failed to answer the request. Enough of that in a row and it is left out for a
+    /// while.
     pub fn report_failure(&self) {
-        if let Some(lease) = &self.lease {
-            lease.report_failure(Instant::now());
-        }
+        let server = self.lease.its_server();
+        server.report_failure(Step::Exchange, self.began, Instant::now());
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Before somebody is told that there is room.
-        drop(self.lease.take());
-        if let Some(pool) = self.pool.upgrade() {
-            pool.wake_one();
-        }
+    /// The server itself.
+    pub(super) fn its_server(&self) -> &Server {
+        self.lease.its_server()
     }
 }
 
@@ -300,9 +312,6 @@ pub(super) struct Inner {
     /// By server, the longest idle first.
     idle: RefCell<Vec<VecDeque<Idle>>>,
     pub(super) multiplexed: AllMultiplexed,
-    /// Requests that wait, or that were told and have not taken their connection yet.
-    pub(super) waiting: Cell<usize>,
-    wakers: RefCell<VecDeque<(u64, Waker)>>,
 }
 
 struct Idle {
@@ -321,17 +330,33 @@ impl Inner {
             let mut idle = self.idle.borrow_mut().get_mut(server)?.pop_back()?;
             if self.is_usable(&mut idle, now) {
                 metrics::count(Counter::UpstreamConnectionsReused);
+                idle.connection.place.set_busy(true);
                 idle.connection.place.is_reused = true;
+                idle.connection.place.began = now;
                 return Some(idle.connection);
             }
         }
     }
 
-    fn take_any_idle(&self, tried: &[usize], now: Instant) -> Option<Connection> {
-        let servers = self.idle.borrow().len();
-        (0..servers)
-            .filter(|server| !tried.contains(server))
-            .find_map(|server| self.take_idle(server, now))
+    fn choose(&self, key: Option<&[u8]>, tried: &[usize], now: Instant) -> Result<usize, NoServer> {
+        let idle = self.idle.borrow();
+        let reach = |server: usize| match idle.get(server).map(VecDeque::is_empty) {
+            Some(false) => Reach::Ready,
+            Some(true) | None => Reach::Connect,
+        };
+        self.group.choose(key, tried, now, reach)
+    }
+
+    /// A place for another connection, that of an idle one where there is no other.
+    fn lease(&self, server: usize) -> Option<Lease> {
+        self.group.lease(server).or_else(|| {
+            drop(self.pop_longest_idle(server)?);
+            self.group.lease(server)
+        })
+    }
+
+    fn pop_longest_idle(&self, server: usize) -> Option<Idle> {
+        self.idle.borrow_mut().get_mut(server)?.pop_front()
     }
 
     fn is_usable(&self, idle: &mut Idle, now: Instant) -> bool {
@@ -343,93 +368,10 @@ impl Inner {
             && now.saturating_duration_since(place.born) < http.age
             && matches!(read.try_receive(input), Ok(None))
     }
-
-    /// A turn in the queue.
-    pub(super) fn queue(self: &Rc<Self>) -> Result<Turn, NoConnection> {
-        let waiting = self.waiting.get();
-        if waiting >= self.http().queue_max {
-            metrics::count(Counter::UpstreamQueueFull);
-            return Err(NoConnection::QueueFull);
-        }
-        metrics::count(Counter::UpstreamQueued);
-        self.waiting.set(waiting + 1);
-        Ok(Turn {
-            inner: self.clone(),
-            until: Instant::now() + self.http().queue,
-            number: next_number(),
-        })
-    }
-
-    fn wake_one(&self) {
-        let waker = self.wakers.borrow_mut().pop_front();
-        if let Some((_, waker)) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// A request in the queue, until it has a connection.
-pub(super) struct Turn {
-    inner: Rc<Inner>,
-    until: Instant,
-    number: u64,
-}
-
-impl Turn {
-    /// Waits until there may be room, in turn.
-    pub(super) async fn wait(&mut self) -> Result<(), NoConnection> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            metrics::count(Counter::UpstreamQueueTimeouts);
-            return Err(NoConnection::QueueTimeout);
-        }
-        // A place that another worker gives back is told to nobody here.
-        let mut pause = pin!(rt::sleep(left.min(OTHERS_PLACES_PAUSE)));
-        let mut is_queued = false;
-        poll_fn(|context| {
-            if pause.as_mut().poll(context).is_ready() {
-                return Poll::Ready(());
-            }
-            let mut wakers = self.inner.wakers.borrow_mut();
-            let own = wakers.iter_mut().find(|(number, _)| *number == self.number);
-            match own {
-                Some((_, waker)) => waker.clone_from(context.waker()),
-                None if is_queued => return Poll::Ready(()),
-                None => wakers.push_back((self.number, context.waker().clone())),
-            }
-            is_queued = true;
-            Poll::Pending
-        })
-        .await;
-        Ok(())
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let inner = &self.inner;
-        inner.waiting.set(inner.waiting.get() - 1);
-        let mut wakers = inner.wakers.borrow_mut();
-        wakers.retain(|(number, _)| *number != self.number);
-        drop(wakers);
-        // What this one was told of may be for the next.
-        inner.wake_one();
-    }
-}
-
-/// A number that no other turn of this thread has.
-fn next_number() -> u64 {
-    thread_local! {
-        static NEXT: Cell<u64> = const { Cell::new(0) };
-    }
-    NEXT.replace(NEXT.get() + 1)
 }
 
 /// What connections of a pool speak (RFC 7301 6).
 const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
-
-/// How long a request waits before it looks for places that other workers have given back.
-const OTHERS_PLACES_PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 #[path = "pool_tests.rs"]

@@ -1,6 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::config::{
@@ -175,6 +175,32 @@ fn connect_checks_follow_the_listener_and_their_threads_end_with_the_group() {
 }
 
 #[test]
+fn a_check_tries_all_addresses_of_a_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let well = listener.local_addr().unwrap();
+    // Bound and not listening: it refuses, and is nobody else's.
+    let refusing =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    refusing.bind(&any.into()).unwrap();
+    let refused = refusing.local_addr().unwrap().as_socket().unwrap();
+    let name = UpstreamAddress::Name("app.test".to_owned(), 80);
+    let shared = watched(name, Some(HealthCheckKind::Connect));
+    let outcome = |addresses: &[SocketAddr]| {
+        shared.set_addresses(0, addresses.to_vec());
+        rt::block_on(Driver::Epoll, async {
+            let means = Means::new(Tcp::default()).unwrap();
+            let time = Duration::from_secs(10);
+            check(&shared, 0, &HealthCheckKind::Connect, &means, time).await
+        })
+        .unwrap()
+    };
+    assert!(outcome(&[refused, well]).unwrap());
+    assert!(outcome(&[refused, refused]).is_err());
+    assert!(outcome(&[]).is_err());
+}
+
+#[test]
 fn names_are_looked_up_before_the_first_word() {
     let address = UpstreamAddress::Name("localhost".to_owned(), 7);
     let shared = watched(address, None);
@@ -194,13 +220,106 @@ fn a_failed_lookup_keeps_what_was_known() {
     let known = vec![([192, 0, 2, 1], 7).into()];
     shared.set_addresses(0, known.clone());
     let before = metrics::of_this_thread(Counter::UpstreamLookupsFailed);
-    // RFC 6761 6.4: no resolver knows a name in .invalid.
-    look_up(&shared, 0, "a.invalid", 7);
-    assert_eq!(*shared.addresses(0), known);
-    assert_eq!(
-        metrics::of_this_thread(Counter::UpstreamLookupsFailed),
-        before + 1
-    );
+    let mut name = names(&shared).remove(0);
+    for answer in [Err(io::ErrorKind::TimedOut.into()), Ok(Vec::new())] {
+        take_answer(&shared, &mut name, answer);
+        assert_eq!(*shared.addresses(0), known);
+    }
+    assert_eq!(name.failures, 2);
+    let failed = metrics::of_this_thread(Counter::UpstreamLookupsFailed);
+    assert_eq!(failed, before + 2);
+    let moved = vec![([192, 0, 2, 2], 7).into()];
+    take_answer(&shared, &mut name, Ok(moved.clone()));
+    assert_eq!((*shared.addresses(0) == moved, name.failures), (true, 0));
+}
+
+/// A group of these names, whose period is an hour.
+fn named(hosts: &[&str]) -> Arc<Shared> {
+    let shared = watched(UpstreamAddress::Unix("/unused".into()), None);
+    let mut config = Upstream::clone(shared.config());
+    config.resolve = Duration::from_secs(3600);
+    let server = |host: &&str| UpstreamServer {
+        address: UpstreamAddress::Name((*host).to_owned(), 7),
+        weight: 1,
+        connections_max: None,
+    };
+    config.servers = hosts.iter().map(server).collect();
+    Arc::new(Shared::new(Arc::new(config), None))
+}
+
+#[test]
+fn a_slow_name_delays_no_other() {
+    static IS_HELD: AtomicBool = AtomicBool::new(true);
+    let shared = named(&["slow.test", "fast.test"]);
+    let (looked_up, first) = channel();
+    let weak = Arc::downgrade(&shared);
+    let watching = std::thread::spawn(move || {
+        look_up_forever(&weak, &looked_up, |host, port| {
+            while host == "slow.test" && IS_HELD.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            Ok(vec![([192, 0, 2, 1], port).into()])
+        });
+    });
+    wait_for(|| !shared.addresses(1).is_empty());
+    assert!(shared.addresses(0).is_empty());
+    assert!(first.try_recv().is_err(), "not all of them are known");
+    IS_HELD.store(false, Ordering::Relaxed);
+    first.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(!shared.addresses(0).is_empty());
+    drop(shared);
+    watching.join().unwrap();
+}
+
+#[test]
+fn no_more_names_are_looked_up_at_a_time_than_may_be() {
+    static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let hosts: Vec<String> = (0..3 * UPSTREAM_LOOKUPS_MAX)
+        .map(|index| format!("{index}.test"))
+        .collect();
+    let shared = named(&hosts.iter().map(String::as_str).collect::<Vec<_>>());
+    let (looked_up, first) = channel();
+    let weak = Arc::downgrade(&shared);
+    std::thread::spawn(move || {
+        look_up_forever(&weak, &looked_up, |_, port| {
+            let under_way = UNDER_WAY.fetch_add(1, Ordering::Relaxed) + 1;
+            MOST.fetch_max(under_way, Ordering::Relaxed);
+            std::thread::yield_now();
+            UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+            Ok(vec![([192, 0, 2, 1], port).into()])
+        });
+    });
+    first.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!((0..hosts.len()).all(|server| !shared.addresses(server).is_empty()));
+    assert!(MOST.load(Ordering::Relaxed) <= UPSTREAM_LOOKUPS_MAX);
+}
+
+/// The period is an hour.
+#[test]
+fn a_name_that_was_not_found_is_looked_up_again_soon() {
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    let shared = named(&["a.test"]);
+    let (looked_up, _first) = channel();
+    let weak = Arc::downgrade(&shared);
+    std::thread::spawn(move || {
+        look_up_forever(&weak, &looked_up, |_, port| {
+            match TIMES.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(io::ErrorKind::NotFound.into()),
+                _ => Ok(vec![([192, 0, 2, 1], port).into()]),
+            }
+        });
+    });
+    wait_for(|| !shared.addresses(0).is_empty());
+    assert_eq!(TIMES.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn pauses_after_failures_grow_up_to_the_period() {
+    let seconds = |failures, period| pause_after(failures, Duration::from_secs(period)).as_secs();
+    let growing = [0, 1, 2, 3, 4, 5, 6, 7].map(|failures| seconds(failures, 30));
+    assert_eq!(growing, [30, 1, 2, 4, 8, 16, 30, 30]);
+    assert_eq!(seconds(u32::MAX, 86_400), 86_400);
 }
 
 #[test]
@@ -226,6 +345,17 @@ fn answers_are_judged_by_their_status_line() {
         ("HTTP/1.1 2\r\n", Some(false)),
         ("HTTP/2.0 200 OK\r\n", Some(false)),
         ("SSH-2.0-x\r\n", Some(false)),
+        ("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n", None),
+        (
+            "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 2",
+            None,
+        ),
+        (
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\n",
+            Some(true),
+        ),
+        ("HTTP/1.1 103 x\r\n\r\nHTTP/1.1 503 x\r\n", Some(false)),
+        ("HTTP/1.1 101 Switching Protocols\r\n", Some(false)),
     ] {
         assert_eq!(judge(answer.as_bytes()), verdict, "{answer}");
     }

@@ -442,20 +442,37 @@ fn another_server_is_tried_when_one_refuses() {
 }
 
 #[test]
-fn a_full_server_takes_no_more_until_one_leaves() {
+fn a_full_server_makes_tunnels_wait_in_bounds() {
     let upstream = Upstream::new();
-    let text = group(&[upstream.address()], "") + "connections_max = 1\n";
-    let server = Setup::new(Policy::Auto)
-        .site_with(&["localhost"], KeyKind::P256, "", "tunnel = \"app\"")
-        .text(&text)
-        .start();
+    let setup = |http: &str| {
+        let text =
+            group(&[upstream.address()], "") + "connections_max = 1\n[upstream.http]\n" + http;
+        Setup::new(Policy::Auto)
+            .workers(1)
+            .site_with(&["localhost"], KeyKind::P256, "", "tunnel = \"app\"")
+            .text(&text)
+    };
+    // Not for longer than it may.
+    let server = setup("queue_ms = 250\n").start();
     let first = pair(&server, &upstream);
-    let mut second = tls13().connect(&server);
-    let ending = second.read_to_ending();
+    let mut late = tls13().connect(&server);
+    let ending = late.read_to_ending();
     assert_eq!(ending, Ending::Alert(AlertDescription::InternalError));
+    assert_eq!(server.counters()["upstream_queue_timeouts"], 1);
+    drop((first, server));
+    // Not more than may, and the others until there is a place.
+    let server = setup("queue_ms = 60000\nqueue_max = 1\n").start();
+    let first = pair(&server, &upstream);
+    let mut client = tls13().connect(&server);
+    server.wait_for_counter("upstream_queued", 1);
+    let mut refused = tls13().connect(&server);
+    let ending = refused.read_to_ending();
+    assert_eq!(ending, Ending::Alert(AlertDescription::InternalError));
+    let counters = server.counters();
+    assert_eq!(counters["upstream_queue_full"], 1);
+    assert_eq!(counters["upstream_unavailable"], 1);
     drop(first);
-    server.wait_for_counter("connections_closed", 2);
-    let (mut client, mut socket) = pair(&server, &upstream);
+    let mut socket = upstream.accept();
     client.send(b"ping");
     assert_eq!(read_exactly(&mut socket, 4), b"ping");
 }

@@ -42,6 +42,7 @@ pub(super) fn check(
     let mut checker = Checker {
         source,
         base,
+        workers: None,
         problems: Vec::new(),
         warnings: Vec::new(),
         client_authorities: None,
@@ -49,6 +50,7 @@ pub(super) fn check(
     let client_ca = raw.tls.client_ca.as_ref();
     checker.client_authorities = client_ca.map(|ca| checker.place(ca));
     let workers = checker.workers(raw.workers);
+    checker.workers = workers;
     let (upstreams, upstream_places) = checker.upstreams(raw.upstream);
     let listeners = checker.listeners(raw.listener, &upstreams);
     let policy = checker.tls_policy(&raw.tls, &Default::default());
@@ -106,6 +108,8 @@ struct Checker<'a> {
     warnings: Vec<Warning>,
     /// Where `[tls]` names the authorities of clients.
     client_authorities: Option<Place>,
+    /// Where their number is set.
+    workers: Option<usize>,
 }
 
 impl Checker<'_> {

@@ -1,6 +1,7 @@
 //! `[[upstream]]`: groups of servers that can be connected to.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::ops::Range as Span;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +106,9 @@ impl Checker<'_> {
         }
         let health = raw.health.map(|health| self.health(health.into_inner()));
         let name = self.upstream_name(raw.name, &header);
+        if http.protocol == UpstreamProtocol::Http2 {
+            self.warn_of_few_connections(&raw.server);
+        }
         let servers = self.upstream_servers(raw.server, &header)?;
         let tls = raw.tls.map(|tls| self.upstream_tls(tls, &servers));
         Some(Upstream {
@@ -231,6 +235,28 @@ impl Checker<'_> {
             timeout: timeout.map_or(default.timeout, Duration::from_millis),
             rise: self.number_or("rise", raw.rise, &range::HEALTH_COUNT, default.rise),
             fall: self.number_or("fall", raw.fall, &range::HEALTH_COUNT, default.fall),
+        }
+    }
+
+    /// Each worker has connections of its own, and one that carries many requests at a time is never
+    /// idle under load: workers that have none wait then.
+    fn warn_of_few_connections(&mut self, servers: &[Spanned<RawUpstreamServer>]) {
+        let cpus = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let workers = self.workers.unwrap_or_else(cpus);
+        for server in servers {
+            let Some(written) = &server.get_ref().connections_max else {
+                continue;
+            };
+            let max = usize::try_from(*written.get_ref()).unwrap_or(0);
+            if max > 0 && max < workers {
+                self.warning(
+                    written.span(),
+                    format!(
+                        "fewer HTTP/2 connections than the {workers} workers, which share none"
+                    ),
+                    format!("set it to {workers} or more, or set fewer workers"),
+                );
+            }
         }
     }
 

@@ -452,3 +452,23 @@ fn hash_keys_are_read_and_refused() {
         refused(&with(key, "hash"), "cannot be", "cookie:session");
     }
 }
+
+#[test]
+fn fewer_http2_connections_than_workers_are_warned_of() {
+    let text = |workers: usize, protocol: &str, max: usize| {
+        with_site(&format!(
+            "[workers]\ncount = {workers}\n[[upstream]]\nname = \"app\"\n\
+             [[upstream.server]]\naddress = \"tcp://127.0.0.1:8080\"\nconnections_max = {max}\n\
+             [upstream.http]\nprotocol = \"{protocol}\"\n"
+        ))
+    };
+    for (workers, protocol, max, warnings) in [
+        (4, "h2c", 3, 1),
+        (4, "h2c", 4, 0),
+        (4, "h2c", 0, 0),
+        (4, "http/1.1", 3, 0),
+    ] {
+        let loaded = parse_text(&text(workers, protocol, max)).unwrap();
+        assert_eq!(loaded.warnings.len(), warnings, "{protocol} {max}");
+    }
+}

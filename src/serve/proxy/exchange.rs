@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::interim::Asked;
-use crate::error::{Cause, Error, Stage};
+use crate::error::{Cause, Error, Side, Stage};
 use crate::message::{BodyStream, Fields, LocalFuture, RequestBody, Source};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
@@ -79,7 +79,11 @@ impl Exchange {
                 Ok(()) => this.write = Some(write),
                 // It may have answered before it closed: a refusal for its own reasons.
                 Err(cause) if is_gone(&cause) => {}
-                Err(cause) => return Err(this.failed(cause)),
+                Err(cause) => {
+                    let failed = this.failed(cause);
+                    this.report(&failed);
+                    return Err(failed);
+                }
             },
             RequestBody::Stream(body) => {
                 this.upload = Some(Box::pin(upload(write, head.to_vec(), body, framing)));
@@ -177,6 +181,16 @@ impl Exchange {
         // the exchange for it before.
         if let Err(error) = poll_upload(&mut self.upload, &mut self.write, limit, context) {
             self.upload = Some(Box::pin(std::future::ready(UploadEnd::Client(error))));
+        }
+    }
+
+    /// Tells the group of a failure that shows something of the server: not that an idle connection had
+    /// died, nor that it would not wait for the rest of a client's upload.
+    pub(super) fn report(&self, failed: &Failed) {
+        let is_protocol = matches!(failed.error.cause, Cause::Protocol(_));
+        let is_servers = failed.error.side == Side::Upstream && !failed.was_stale;
+        if is_servers && (is_protocol || self.upload.is_none()) {
+            self.place.report_failure();
         }
     }
 

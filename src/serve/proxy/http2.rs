@@ -83,9 +83,7 @@ impl Proxy {
                 Err(failed) => failed,
             };
             let may_repeat = failed.may_repeat(tries, &exchange.stream, request);
-            if let Failed::Server(Lost::Closed | Lost::Timeout(_) | Lost::Protocol(_)) = failed
-                && !may_repeat
-            {
+            if failed.is_servers(exchange.is_uploading()) && !may_repeat {
                 exchange.stream.report_failure();
             }
             let error = failed.into_error();
@@ -141,6 +139,15 @@ impl Failed {
         }
     }
 
+    /// Whether it shows something of the server: not that it would not wait for the rest of an upload.
+    fn is_servers(&self, is_uploading: bool) -> bool {
+        match self {
+            Self::Server(Lost::Closed) => !is_uploading,
+            Self::Server(Lost::Timeout(_) | Lost::Protocol(_)) => true,
+            Self::Server(Lost::Refused | Lost::Reset(_)) | Self::Client(_) => false,
+        }
+    }
+
     pub(super) fn into_error(self) -> Error {
         match self {
             Self::Client(error) => error,
@@ -182,6 +189,10 @@ impl Exchange {
             polled.map_err(Failed::Server)
         })
         .await
+    }
+
+    fn is_uploading(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| !upload.has_ended)
     }
 
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Error> {

@@ -64,9 +64,10 @@ impl Proxy {
         }
     }
 
-    /// Closes the idle connections that are not to be used again, about once a second: looking at one
-    /// takes a system call.
+    /// Closes the idle connections whose places other workers wait for, and about once a second those
+    /// that are not to be used again: looking at one takes a system call.
     pub fn sweep(&self, now: Instant) {
+        self.pools.iter().for_each(Pool::give_way);
         if now.saturating_duration_since(self.swept.get()) >= SWEEP {
             self.swept.set(now);
             self.pools.iter().for_each(Pool::sweep);
@@ -153,9 +154,7 @@ impl Proxy {
                         Ok((exchange, head))
                     }
                     Err(failed) => {
-                        if failed.error.side == Side::Upstream && !failed.was_stale {
-                            exchange.place().report_failure();
-                        }
+                        exchange.report(&failed);
                         Err(failed)
                     }
                 },

@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 mod faults;
 mod foreign;
+mod groups;
 mod http2;
 pub(crate) mod http2_backend;
 mod http2_upstreams;
