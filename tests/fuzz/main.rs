@@ -87,6 +87,7 @@ macro_rules! fuzz_each {
 fuzz_each!(
     h1_head,
     h1_body,
+    h1_response,
     client_hello,
     record,
     range_and_conditions,
