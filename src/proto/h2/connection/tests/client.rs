@@ -1,12 +1,14 @@
 //! A client's connection, against this program's own server and against frames that no server sends.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::super::client::{Ask, AskBody, ClientConfig, Lost};
+use super::super::testing::{Wakes, frame};
 use super::super::{BodyPoll, Connection, Event, Room};
 use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::{H2_PING_ACK_MS, INTERIM_RESPONSES_MAX};
@@ -400,6 +402,27 @@ fn a_response_is_given_with_its_content_and_trailers() {
     alone.client.drop_stream(id);
     // Complete both ways: nothing is to be said.
     assert!(alone.sent().is_empty());
+}
+
+#[test]
+fn rfc9113_4_3_a_response_whose_trailers_cannot_be_read_is_not_complete() {
+    let mut alone = Alone::new();
+    let id = alone.get();
+    alone.answer(id, &[(":status", "200")], false);
+    let head = alone.response(id);
+    assert!(matches!(head, Poll::Ready(Ok(_))), "{head:?}");
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let context = Context::from_waker(&waker);
+    assert!(alone.client.poll_body(id, 0, &context).is_pending());
+    let error = alone.hear(&frame(1, 5, id, &[0xff])).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Compression);
+    assert_eq!(wakes.count(), 1);
+    let polled = alone.client.poll_body(id, 0, &context);
+    assert!(
+        matches!(polled, Poll::Ready(BodyPoll::Lost(Lost::Protocol(_)))),
+        "{polled:?}"
+    );
 }
 
 #[test]
