@@ -43,6 +43,9 @@ impl<T> State<T> {
         if self.phase == Phase::FirstSettings {
             return self.handle_first(frame);
         }
+        if self.is_client() {
+            self.check_sent(&frame)?;
+        }
         match frame {
             Frame::Data(data) => self.handle_data(&data, now_ms),
             Frame::Headers(headers) => self.handle_headers(&headers, now_ms),

@@ -765,6 +765,36 @@ fn rfc9113_6_4_a_stream_that_the_server_knows_nothing_of_is_not_reset() {
     assert!(matches!(alone.response(second), Poll::Ready(Ok(_))));
 }
 
+#[test]
+fn rfc9113_5_1_nothing_comes_for_a_stream_that_waits_to_be_sent() {
+    for early in [
+        frame(1, 5, 1, &[0x88]),
+        frame(0, 1, 1, b""),
+        frame(3, 0, 1, &[0, 0, 0, 8]),
+        frame(8, 0, 1, &[0, 0, 0, 1]),
+    ] {
+        let mut alone = Alone::new();
+        let id = alone.client.ask(ask("/", AskBody::None), 0).unwrap();
+        let error = alone.hear(&early).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Protocol, "{early:?}");
+        assert!(matches!(alone.lost(id), Lost::Protocol(_)));
+    }
+}
+
+#[test]
+fn rfc9113_5_4_2_a_stream_is_reset_once() {
+    let mut alone = Alone::new();
+    let (id, waiting) = (alone.get(), alone.client.ask(ask("/", AskBody::None), 0));
+    let waiting = waiting.unwrap();
+    // PRIORITY of a wrong size, over and over.
+    for stream in [id, waiting] {
+        alone.hear(&frame(2, 0, stream, &[0]).repeat(3)).unwrap();
+    }
+    let mut reset = Vec::new();
+    put_rst_stream(id, ErrorCode::FrameSize, &mut reset);
+    assert_eq!(alone.sent(), reset);
+}
+
 /// Uploads take turns, and requests leave in the order of their numbers.
 #[test]
 fn rfc9113_5_1_1_streams_are_opened_in_order_and_share() {
