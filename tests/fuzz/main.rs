@@ -94,6 +94,8 @@ fuzz_each!(
     target_path,
     h2_frames,
     hpack,
+    h2_server,
+    h2_client,
     proxy_header,
     forwarded,
     configuration,

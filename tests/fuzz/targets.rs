@@ -1,6 +1,9 @@
 //! What is fuzzed. Each target asserts more than that nothing panics: the same bytes mean the same in
 //! whatever pieces they come, bounds hold, and what was made is read back as it was.
 
+#[path = "connections.rs"]
+mod connections;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -111,6 +114,18 @@ pub(crate) const TARGETS: &[Target] = &[
             b"\x40\x01a\x01b",
             b"\xff\xff\xff\xff\x0f",
         ],
+    },
+    Target {
+        name: "h2_server",
+        run: connections::h2_server,
+        seeds: connections::h2_server_seeds,
+        words: connections::WORDS,
+    },
+    Target {
+        name: "h2_client",
+        run: connections::h2_client,
+        seeds: connections::h2_client_seeds,
+        words: connections::WORDS,
     },
     Target {
         name: "proxy_header",
