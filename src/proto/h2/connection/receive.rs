@@ -45,6 +45,9 @@ impl<T> State<T> {
         if self.phase == Phase::FirstSettings {
             return self.handle_first(frame);
         }
+        if self.is_client() {
+            self.check_sent(&frame)?;
+        }
         match frame {
             Frame::Data(data) => self.handle_data(&data, now_ms),
             Frame::Headers(headers) => self.handle_headers(&headers, now_ms),
@@ -118,8 +121,14 @@ impl<T> State<T> {
         };
         // RFC 9113 4.3: also of a stream that is refused, or the tables no longer agree.
         let bounds = self.header_bounds();
-        self.hpack_in
-            .decode(headers.block, &bounds, &mut self.list)?;
+        let decoded = self.hpack_in.decode(headers.block, &bounds, &mut self.list);
+        if let Err(error) = decoded {
+            if self.is_client() && role == Ok(HeadersRole::Trailers) {
+                // Its content has come, but not all of it: nothing else would tell whoever waits.
+                self.lose(id, Lost::Protocol(error.reason()));
+            }
+            return Err(error.into());
+        }
         match role {
             Ok(HeadersRole::Request) => self.handle_request(headers, now_ms),
             Ok(HeadersRole::Response) => self.handle_response(headers, now_ms),
