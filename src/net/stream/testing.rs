@@ -31,8 +31,6 @@ pub(in crate::net) struct Setup {
     /// An index into [`SUITES`]; without one there is no TLS.
     pub(in crate::net) suite: Option<usize>,
     pub(in crate::net) policy: OffloadPolicy,
-    /// Under `auto`, so many bytes sent move the connection.
-    pub(in crate::net) sent_bytes_min: u64,
     pub(in crate::net) kernel: KernelTls,
     pub(in crate::net) records_per_key_max: u64,
     /// See [`Offload::sent_bytes_min`].
@@ -52,7 +50,6 @@ impl Setup {
             sent_bytes_min: u64::MAX,
             kernel: KernelTls::refused(TlsRefusal::NoModule),
             records_per_key_max: u64::MAX,
-            sent_bytes_min: u64::MAX,
             small_buffers: false,
             is_watched: false,
         }
