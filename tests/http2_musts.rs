@@ -61,7 +61,10 @@ const RFC9113: &[Must] = &[
     (
         "4.3",
         "a field block that cannot be decoded is COMPRESSION_ERROR",
-        &["rfc9113_4_3_a_block_that_cannot_be_decoded_ends_the_connection"],
+        &[
+            "rfc9113_4_3_a_block_that_cannot_be_decoded_ends_the_connection",
+            "rfc9113_4_3_a_response_whose_trailers_cannot_be_read_is_not_complete",
+        ],
     ),
     (
         "4.3",
@@ -74,6 +77,7 @@ const RFC9113: &[Must] = &[
         &[
             "rfc9113_5_1_frames_on_idle_streams_end_the_connection",
             "rfc9113_5_1_idle_streams_take_nothing_but_headers",
+            "rfc9113_5_1_nothing_comes_for_a_stream_that_waits_to_be_sent",
         ],
     ),
     (
@@ -155,6 +159,7 @@ const RFC9113: &[Must] = &[
         &[
             "rfc9113_6_4_rst_stream_ends_the_response",
             "rfc9113_8_1_1_malformed_requests_are_stream_errors",
+            "rfc9113_5_4_2_a_stream_is_reset_once",
         ],
     ),
     (
@@ -384,6 +389,7 @@ const RFC9113: &[Must] = &[
             "rfc9113_8_3_1_mandatory_pseudo_fields",
             "rfc9113_8_3_1_path_and_scheme",
             "rfc9113_8_3_1_authority_and_host",
+            "rfc9113_8_3_1_odd_requests_arrive_as_they_were_asked",
             "a_head_becomes_fields",
         ],
     ),
@@ -413,12 +419,20 @@ const RFC9113: &[Must] = &[
     (
         "10.3",
         "what could split or smuggle a message of HTTP/1.1 is not passed on",
-        &["rfc9113_10_3_what_is_accepted_is_safe_to_forward"],
+        &[
+            "rfc9113_10_3_what_is_accepted_is_safe_to_forward",
+            "rfc9113_10_3_nothing_is_smuggled_to_a_server_of_http_1",
+        ],
     ),
     (
         "10.5",
         "what is cheap to send and costs to receive is bounded",
-        &["rfc9113_10_5_each_flood_ends_the_connection_and_only_its_own_budget"],
+        &[
+            "rfc9113_10_5_each_flood_ends_the_connection_and_only_its_own_budget",
+            "compression_bombs_that_are_held",
+            "slow_bodies",
+            "unfinished_streams",
+        ],
     ),
     (
         "10.5.1",

@@ -26,6 +26,16 @@ const PARTS: [&str; 7] = [
     "Portcullis",
 ];
 
+/// Settings of `tune` that the sysctl file leaves out: a line would lower what systemd or a recent kernel
+/// has. Its head says so.
+const LEFT_OUT: [&str; 3] = ["fs.file-max", "fs.nr_open", "net.ipv4.tcp_rmem"];
+
+/// What names a source in the text of a figure.
+const CITATIONS: [&str; 5] = [".rst", ".c", "RFC ", "README", "man page"];
+
+/// The reference to the README.
+const QUOTED_FROM_README: &str = "(README, Measured)";
+
 /// How a figure may begin: where it comes from.
 const SOURCES: [&str; 7] = [
     "Measured",
@@ -73,12 +83,44 @@ fn every_section_has_its_parts() {
         ("Unmeasured", "Much faster"),
         ("Unmeasured", "Measured: 7 (Linux 6.18)"),
         ("Unmeasured", "Measured: 7 (`command`)"),
+        ("Unmeasured", "Quoted: 7"),
+        ("Unmeasured", "Quoted: 7 (somebody)"),
         ("**Does**", "**Helps**"),
     ] {
         let wrong = good.replace(from, to);
         assert_ne!(wrong, good);
         assert_eq!(lacking_parts("a.md", &wrong).len(), 1, "{wrong}");
     }
+}
+
+/// A quotation is between quotation marks, and rows of a table are between back quotes.
+#[test]
+fn what_is_quoted_from_the_readme_stands_there() {
+    let readme = read("README.md");
+    let mut quoting = 0;
+    for (path, text) in pages() {
+        for (heading, body) in sections(&text) {
+            for (_, figure) in parts(body) {
+                if figure.contains(QUOTED_FROM_README) {
+                    quoting += 1;
+                    let missing = misquoted(&figure, &readme);
+                    assert!(missing.is_empty(), "{path}: {heading}: {missing:?}");
+                }
+            }
+        }
+    }
+    assert!(quoting > 0, "nothing is quoted");
+    let readme = "## Measured\n\nIt takes 5.7 KB\nof memory.\n\n| a | 1 | 2 |\n\n## Next\n\n9.9 KB";
+    let right = "\"takes 5.7 KB of memory\" and `a | 1` (README, Measured)";
+    assert_eq!(misquoted(right, readme), Vec::<String>::new());
+    for (from, to) in [
+        ("5.7", "5.8"),
+        ("| 1", "| 3"),
+        ("takes 5.7 KB of memory", "9.9 KB"),
+    ] {
+        assert_eq!(misquoted(&right.replace(from, to), readme).len(), 1, "{to}");
+    }
+    assert_eq!(misquoted("5.7 KB (README, Measured)", readme).len(), 1);
 }
 
 #[test]
@@ -97,9 +139,14 @@ fn every_setting_of_tune_has_its_section_and_its_line() {
             "accept queues: tuning/tcp.md",
         ),
         (
-            "fs.nr_open = ",
-            "kernel.io_uring_disabled = 0\nfs.nr_open = ",
+            "fs.pipe-max-size = ",
+            "kernel.io_uring_disabled = 0\nfs.pipe-max-size = ",
         ),
+        (
+            "fs.pipe-max-size = ",
+            "fs.nr_open = 1048576\nfs.pipe-max-size = ",
+        ),
+        ("net.ipv4.tcp_rmem, whose", "one, whose"),
     ] {
         assert!(conf.contains(from), "{from}");
         let wrong = conf.replacen(from, to, 1);
@@ -135,6 +182,19 @@ fn the_guide_names_no_option_that_the_program_does_not_have() {
         }
     }
     assert_eq!(bare_keys("`limits.no_key` and `tcp.md`"), ["no_key"]);
+}
+
+/// The rest of the file system is read-only under the unit.
+#[test]
+fn the_unit_may_write_where_the_readme_says() {
+    let (unit, readme) = (read("tuning/systemd/portcullis.service"), read("README.md"));
+    for (setting, place) in [
+        ("RuntimeDirectory=portcullis", "/run/portcullis"),
+        ("LogsDirectory=portcullis", "/var/log/portcullis"),
+    ] {
+        assert!(unit.lines().any(|line| line == setting), "{setting}");
+        assert!(readme.contains(&format!("`{place}`")), "{place}");
+    }
 }
 
 #[test]
@@ -184,6 +244,12 @@ fn lacking_parts(path: &str, page: &str) -> Vec<String> {
                 {
                     wrong("measured by which command, on which kernel?".to_owned());
                 }
+                "Figure"
+                    if text.starts_with("Quoted")
+                        && !CITATIONS.iter().any(|it| text.contains(it)) =>
+                {
+                    wrong("quoted from where?".to_owned());
+                }
                 _ => {}
             }
         }
@@ -212,6 +278,23 @@ fn parts(section: &str) -> Vec<(&str, String)> {
         .collect()
 }
 
+/// The quotations before a figure's reference to the README's section "Measured" that it does not have; a
+/// figure that quotes nothing is its own.
+fn misquoted(figure: &str, readme: &str) -> Vec<String> {
+    let (figure, _) = figure.rsplit_once(QUOTED_FROM_README).unwrap();
+    let (_, measured) = readme.split_once("## Measured\n").unwrap();
+    let (measured, _) = measured.split_once("\n## ").unwrap();
+    let words: Vec<&str> = measured.split_ascii_whitespace().collect();
+    let measured = words.join(" ");
+    let marked = |mark: char| figure.split(mark).skip(1).step_by(2).map(str::to_owned);
+    let quotations: Vec<String> = marked('"').chain(marked('`')).collect();
+    if quotations.is_empty() {
+        return vec![figure.to_owned()];
+    }
+    let is_missing = |quotation: &String| !measured.contains(quotation.as_str());
+    quotations.into_iter().filter(is_missing).collect()
+}
+
 fn unexplained(knob: &Knob, page: &str) -> Vec<String> {
     let name = format!("`{}`", knob.name);
     match sections(page)
@@ -228,13 +311,21 @@ fn against_sysctl_file(conf: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut missing: BTreeSet<&str> = KNOBS
         .iter()
-        .filter(|knob| knob.left_because.is_none())
+        .filter(|knob| knob.left_because.is_none() && !LEFT_OUT.contains(&knob.name))
         .map(|knob| knob.name)
         .collect();
+    let head = conf.split("\n\n").next().unwrap_or_default();
+    let unnamed = LEFT_OUT.into_iter().filter(|name| !head.contains(name));
+    found.extend(unnamed.map(|name| format!("the head does not say that {name} is left out")));
     let mut comment = String::new();
+    let mut was_comment = false;
     for line in conf.lines() {
+        let goes_on = std::mem::replace(&mut was_comment, line.starts_with('#'));
         if let Some(said) = line.strip_prefix('#') {
-            comment = said.to_owned();
+            if !goes_on {
+                comment.clear();
+            }
+            comment.push_str(said);
             continue;
         }
         let Some((name, value)) = line.split_once(" = ") else {

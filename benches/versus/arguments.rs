@@ -183,9 +183,12 @@ pub(crate) struct DriveOrder {
     pub(crate) endpoint: Endpoint,
     #[arg(long)]
     pub(crate) connections: u32,
-    /// Requests under way at any time, at no fixed rate.
+    /// Connections with requests under way at any time, at no fixed rate.
     #[arg(long)]
     pub(crate) at_once: u32,
+    /// Over HTTP/2, so many requests together; without it, over HTTP/1.1.
+    #[arg(long)]
+    pub(crate) streams: Option<NonZeroU32>,
     /// Requests per second.
     #[arg(long)]
     pub(crate) rate: Option<NonZeroU32>,

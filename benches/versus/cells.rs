@@ -1,5 +1,6 @@
-//! The cells of the table: what is asked of every server, and how a cell is measured.
+//! How a cell of the table is measured.
 
+use std::fs;
 use std::net::SocketAddr;
 
 use crate::Failure;
@@ -8,51 +9,20 @@ use crate::backend::Count;
 use crate::client::Connected;
 use crate::cpu::Sample;
 use crate::crypto::Cost;
-use crate::figures::Counted;
-use crate::fixture::{
-    FILE_1_KIB, FILE_1_MIB, FILE_16_KIB, FILE_64_MIB, Fixture, Key, Served, Version,
-};
+use crate::figures::cells::{self as table, Cell, Work};
+use crate::figures::{Counted, tls_stat};
+use crate::fixture::{FILE_1_KIB, FILE_1_MIB, FILE_16_KIB, Fixture, Key, Served, Version};
 use crate::h2load::Protocol;
 use crate::helper::Helper;
 use crate::outcome::{CellOutcome, LeftOut, Measured, Round};
 use crate::servers::{Demand, Running, Server, Service, Setting, floor};
 use crate::{check, growth, h2load, idle, latency, wrk};
 
-/// One line of the table.
-#[derive(Debug)]
-pub(crate) struct Cell {
-    /// As on the command line.
-    pub(crate) name: &'static str,
-    pub(crate) title: &'static str,
-    service: Service,
-    key: Key,
-    version: Version,
-    work: Work,
-}
-
-#[derive(Debug)]
-enum Work {
-    /// Requests for `file` over `clients` connections that stay open.
-    KeepAlive {
-        file: &'static Served,
-        clients: u32,
-        protocol: Protocol,
-    },
-    /// New connections with one request for 1 KiB each, [`CONNECTING_CLIENTS`] at a time; every
-    /// handshake is a full one, or every one resumes a session.
-    Connections { resume: bool },
-}
-
-/// The cells whose names are in `only`; all of them when it is empty.
+/// The cells that `only` names; all that are measured without being named when it is empty.
 pub(crate) fn chosen(only: &[String]) -> Result<Vec<&'static Cell>, Failure> {
-    let names: Vec<&str> = CELLS.iter().map(|cell| cell.name).chain(BESIDE).collect();
-    if let Some(unknown) = only.iter().find(|name| !names.contains(&name.as_str())) {
-        return Err(format!("no cell {unknown:?}; known: {}", names.join(", ")).into());
-    }
-    Ok(CELLS
-        .iter()
-        .filter(|cell| is_chosen(cell.name, only))
-        .collect())
+    let latencies = latency::KINDS.iter().map(|kind| kind.name);
+    let beside: Vec<&str> = latencies.chain([growth::NAME, idle::NAME]).collect();
+    Ok(table::chosen(only, &beside)?)
 }
 
 /// Whether the cell of this name is in `only`; every one is when it is empty.
@@ -81,7 +51,7 @@ pub(crate) fn measure(
         let label = format!("{index}-{}", server.name());
         let server = Running::start(server, &setting, &label, arguments, fixture)?;
         let checked = check::check(&server, &setting, cell.files(), fixture)?;
-        measured.push(Measured::new(server.name, checked));
+        measured.push(Measured::new(&server, checked));
         running.push(server);
     }
     let failed = |server: &Running, error| format!("{}, {}: {error}", cell.name, server.name);
@@ -94,10 +64,14 @@ pub(crate) fn measure(
     }
     for _ in 0..arguments.rounds.get() {
         for (server, measured) in running.iter().zip(&mut measured) {
-            let round = cell
+            let sessions_before = kernel_sessions();
+            let mut round = cell
                 .load(server, backend.as_mut(), arguments, fixture)
                 .and_then(kept)
                 .map_err(|error| failed(server, error))?;
+            round.kernel_sessions = kernel_sessions()
+                .zip(sessions_before)
+                .map(|(after, before)| after.saturating_sub(before));
             measured.rounds.push(round);
         }
     }
@@ -112,9 +86,9 @@ pub(crate) fn measure(
     ))
 }
 
-/// Starts those of `servers` that answer one request at a time over TLS 1.3, for the measurement `name`.
+/// Starts those of `servers` that answer so many requests at a time over TLS 1.3, for the measurement `name`.
 pub(crate) fn start_for_one_answer(
-    name: &str,
+    (name, streams): (&str, u32),
     servers: &[Box<dyn Server>],
     arguments: &Arguments,
     fixture: &Fixture,
@@ -125,7 +99,11 @@ pub(crate) fn start_for_one_answer(
         version: Version::Tls13,
         backend: None,
     };
-    let (servers, _) = able(servers, Demand::one_answer());
+    let demand = Demand {
+        streams,
+        ..Demand::one_answer()
+    };
+    let (servers, _) = able(servers, demand);
     let servers = servers.into_iter().enumerate();
     let start = |(index, server): (usize, &dyn Server)| {
         let label = format!("{name}-{index}-{}", server.name());
@@ -332,6 +310,12 @@ fn run_in_time(
     Err(TOO_BUSY.into())
 }
 
+/// How many sessions the kernel has begun to seal for; `None` where it has no kernel TLS.
+fn kernel_sessions() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/tls_stat").ok()?;
+    Some(tls_stat::sealed_sessions(&text))
+}
+
 /// How many requests `counted` is. Of a large file those in progress at either end of the main
 /// phase are a good part of all, so that its bytes are counted instead (heads and frames are less
 /// than a thousandth of them).
@@ -393,207 +377,6 @@ pub(crate) fn endpoint(
         version,
         path: file.name.to_owned(),
         bytes: file.bytes,
-    }
-}
-
-/// What has a table of its own.
-const BESIDE: [&str; 3] = [latency::NAME, growth::NAME, idle::NAME];
-
-const CELLS: [Cell; 23] = [
-    http1(
-        Service::Files,
-        "h1-1k",
-        "HTTP/1.1, 1 KiB, 32 connections",
-        (&FILE_1_KIB, 32),
-    ),
-    http1(
-        Service::Files,
-        "h1-16k",
-        "HTTP/1.1, 16 KiB, 32 connections",
-        (&FILE_16_KIB, 32),
-    ),
-    http1(
-        Service::Files,
-        "h1-1m",
-        "HTTP/1.1, 1 MiB, 8 connections",
-        (&FILE_1_MIB, 8),
-    ),
-    http1(
-        Service::Files,
-        "h1-64m",
-        "HTTP/1.1, 64 MiB, 4 connections",
-        (&FILE_64_MIB, 4),
-    ),
-    http2(
-        Service::Files,
-        "h2-1k",
-        "HTTP/2, 1 KiB, 32 connections, one stream each",
-        (&FILE_1_KIB, 32, 1),
-    ),
-    http2(
-        Service::Files,
-        "h2-1k-m10",
-        "HTTP/2, 1 KiB, 32 connections, 10 streams each",
-        (&FILE_1_KIB, 32, 10),
-    ),
-    http2(
-        Service::Files,
-        "h2-16k-m10",
-        "HTTP/2, 16 KiB, 32 connections, 10 streams each",
-        (&FILE_16_KIB, 32, 10),
-    ),
-    http2(
-        Service::Files,
-        "h2-1m",
-        "HTTP/2, 1 MiB, 8 connections, one stream each",
-        (&FILE_1_MIB, 8, 1),
-    ),
-    http2(
-        Service::Files,
-        "h2-1m-m4",
-        "HTTP/2, 1 MiB, 8 connections, 4 streams each",
-        (&FILE_1_MIB, 8, 4),
-    ),
-    http2(
-        Service::Files,
-        "h2-64m",
-        "HTTP/2, 64 MiB, 4 connections, one stream each",
-        (&FILE_64_MIB, 4, 1),
-    ),
-    connections(
-        "full-p256",
-        "new connection, full handshake (TLS 1.3, ECDSA P-256), 1 KiB",
-        (Key::P256, Version::Tls13),
-        false,
-    ),
-    connections(
-        "full-rsa",
-        "new connection, full handshake (TLS 1.3, RSA-2048), 1 KiB",
-        (Key::Rsa2048, Version::Tls13),
-        false,
-    ),
-    connections(
-        "full-p256-tls12",
-        "new connection, full handshake (TLS 1.2, ECDSA P-256), 1 KiB",
-        (Key::P256, Version::Tls12),
-        false,
-    ),
-    connections(
-        "full-rsa-tls12",
-        "new connection, full handshake (TLS 1.2, RSA-2048), 1 KiB",
-        (Key::Rsa2048, Version::Tls12),
-        false,
-    ),
-    connections(
-        "resumed",
-        "new connection, resumed (TLS 1.3, ticket), 1 KiB",
-        (Key::P256, Version::Tls13),
-        true,
-    ),
-    connections(
-        "resumed-tls12",
-        "new connection, resumed (TLS 1.2, ticket), 1 KiB",
-        (Key::P256, Version::Tls12),
-        true,
-    ),
-    http1(
-        Service::Proxy,
-        "proxy-1k",
-        "proxy, HTTP/1.1, 1 KiB, 32 connections",
-        (&FILE_1_KIB, 32),
-    ),
-    http1(
-        Service::Proxy,
-        "proxy-16k",
-        "proxy, HTTP/1.1, 16 KiB, 32 connections",
-        (&FILE_16_KIB, 32),
-    ),
-    http1(
-        Service::Proxy,
-        "proxy-1m",
-        "proxy, HTTP/1.1, 1 MiB, 8 connections",
-        (&FILE_1_MIB, 8),
-    ),
-    http2(
-        Service::Proxy,
-        "proxy-h2-1k-m10",
-        "proxy, HTTP/2 in front, 1 KiB, 32 connections, 10 streams each",
-        (&FILE_1_KIB, 32, 10),
-    ),
-    http2(
-        Service::Proxy,
-        "proxy-h2-1m-m4",
-        "proxy, HTTP/2 in front, 1 MiB, 8 connections, 4 streams each",
-        (&FILE_1_MIB, 8, 4),
-    ),
-    http1(
-        Service::Tunnel,
-        "tcp-1k",
-        "TCP mode, 1 KiB, 32 connections",
-        (&FILE_1_KIB, 32),
-    ),
-    http1(
-        Service::Tunnel,
-        "tcp-1m",
-        "TCP mode, 1 MiB, 8 connections",
-        (&FILE_1_MIB, 8),
-    ),
-];
-
-const fn http1(
-    service: Service,
-    name: &'static str,
-    title: &'static str,
-    (file, clients): (&'static Served, u32),
-) -> Cell {
-    Cell {
-        name,
-        title,
-        service,
-        key: Key::P256,
-        version: Version::Tls13,
-        work: Work::KeepAlive {
-            file,
-            clients,
-            protocol: Protocol::Http1,
-        },
-    }
-}
-
-/// The same over HTTP/2, with so many streams on each connection.
-const fn http2(
-    service: Service,
-    name: &'static str,
-    title: &'static str,
-    (file, clients, streams): (&'static Served, u32, u32),
-) -> Cell {
-    Cell {
-        name,
-        title,
-        service,
-        key: Key::P256,
-        version: Version::Tls13,
-        work: Work::KeepAlive {
-            file,
-            clients,
-            protocol: Protocol::Http2 { streams },
-        },
-    }
-}
-
-const fn connections(
-    name: &'static str,
-    title: &'static str,
-    (key, version): (Key, Version),
-    resume: bool,
-) -> Cell {
-    Cell {
-        name,
-        title,
-        service: Service::OneAnswer,
-        key,
-        version,
-        work: Work::Connections { resume },
     }
 }
 

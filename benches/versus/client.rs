@@ -51,7 +51,7 @@ pub(crate) struct Response {
 /// reports them as a line of JSON.
 pub(crate) fn connect(order: &ConnectOrder) -> Result<(), Failure> {
     let clients: Result<Vec<_>, Failure> = (0..order.clients)
-        .map(|_| Client::new(&order.endpoint, order.resume))
+        .map(|_| Client::new(&order.endpoint, order.resume, Alpn::Http1))
         .collect();
     let clients = clients?;
     // Every client needs a connection of its own to have a session to resume.
@@ -74,7 +74,7 @@ pub(crate) fn connect(order: &ConnectOrder) -> Result<(), Failure> {
 /// Opens `order.connections` connections with one request each, says [`READY`], waits for a line,
 /// and reports how many of them the server has kept open.
 pub(crate) fn hold(order: &HoldOrder) -> Result<(), Failure> {
-    let client = Client::new(&order.endpoint, false)?;
+    let client = Client::new(&order.endpoint, false, Alpn::Http1)?;
     let mut held = Vec::new();
     for _ in 0..order.connections {
         let (mut stream, _) = client.open()?;
@@ -95,7 +95,7 @@ pub(crate) fn hold(order: &HoldOrder) -> Result<(), Failure> {
 
 /// One file from a server that has `endpoint`'s certificate and agrees to its parameters.
 pub(crate) fn fetch(endpoint: &Endpoint) -> Result<Response, Failure> {
-    let client = Client::new(endpoint, false)?;
+    let client = Client::new(endpoint, false, Alpn::Http1)?;
     let (mut stream, _) = client.open()?;
     let response = client.question.ask(&mut stream)?;
     client.close(stream)?;
@@ -138,8 +138,25 @@ fn run_all(clients: &[Client], connections: u32) -> Result<u32, Failure> {
 
 pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
+/// The protocol that a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Alpn {
+    Http1,
+    Http2,
+}
+
+impl Alpn {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
 pub(crate) struct Client {
     config: Arc<ClientConfig>,
+    alpn: Alpn,
     server_name: ServerName<'static>,
     address: SocketAddr,
     pub(crate) question: Question,
@@ -152,9 +169,10 @@ pub(crate) struct Question {
 }
 
 impl Client {
-    pub(crate) fn new(endpoint: &Endpoint, resume: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(endpoint: &Endpoint, resume: bool, alpn: Alpn) -> Result<Self, Failure> {
         Ok(Self {
-            config: Arc::new(config(endpoint, resume)?),
+            config: Arc::new(config(endpoint, resume, alpn)?),
+            alpn,
             server_name: ServerName::try_from(SERVER_NAME)?,
             address: endpoint.address,
             question: Question {
@@ -189,6 +207,11 @@ impl Client {
         // None: a session resumed in TLS 1.2 has no key exchange.
         if group.is_some_and(|group| group != NamedGroup::X25519) {
             return Err(format!("the server chose {group:?}, not X25519").into());
+        }
+        // A server of HTTP/1.1 need not know of ALPN.
+        let expected = Some(self.alpn.name());
+        if matches!(self.alpn, Alpn::Http2) && tls.alpn_protocol() != expected {
+            return Err("the server does not speak HTTP/2".into());
         }
         let kind = tls.handshake_kind().ok_or("a handshake of no kind")?;
         Ok((StreamOwned::new(tls, socket), kind))
@@ -279,7 +302,7 @@ fn read_some(stream: &mut impl Read, chunk: &mut [u8], into: &mut Vec<u8>) -> Re
 }
 
 /// One suite, one group, one signature scheme, one certificate.
-fn config(endpoint: &Endpoint, resume: bool) -> Result<ClientConfig, Failure> {
+fn config(endpoint: &Endpoint, resume: bool, alpn: Alpn) -> Result<ClientConfig, Failure> {
     let suites = [
         CipherSuite::TLS13_AES_128_GCM_SHA256,
         CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -304,7 +327,7 @@ fn config(endpoint: &Endpoint, resume: bool) -> Result<ClientConfig, Failure> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![alpn.name().to_vec()];
     config.resumption = if resume {
         Resumption::in_memory_sessions(SESSIONS_MAX)
     } else {

@@ -3,11 +3,13 @@
 //! for itself.
 //!
 //! At a fixed rate, a latency begins when the request was due, even if no connection was free to carry
-//! it: a server that stalls is charged for all that it kept waiting.
+//! it: a server that stalls is charged for all that it kept waiting. Over HTTP/2 requests are due some at
+//! a time, on one connection, as a page asks for its parts; each has its own latency.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConnection;
@@ -15,9 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::arguments::DriveOrder;
-use crate::client::{Client, READY, WAIT_MAX, say, wait_for_a_line};
+use crate::client::{Alpn, Client, READY, WAIT_MAX, say, wait_for_a_line};
 use crate::cpu::own_waiting_ns;
+use crate::figures::http2::Http2;
 use crate::figures::percentiles::Percentiles;
+use crate::fixture::SERVER_NAME;
 use crate::helper::Helper;
 
 /// What is reported of the measured time.
@@ -59,19 +63,18 @@ pub(crate) fn run<S>(
     })
 }
 
-/// Opens `order.connections`, says [`READY`], waits for a line, and then asks: `order.at_once`
-/// requests at any time, or `order.rate` requests per second. Says when the measured time begins and
+/// Opens `order.connections`, says [`READY`], waits for a line, and then asks: on `order.at_once`
+/// connections at any time, or `order.rate` requests per second. Says when the measured time begins and
 /// when it ends, and reports a [`Driven`].
 pub(crate) fn drive(order: &DriveOrder) -> Result<(), Failure> {
-    let client = Client::new(&order.endpoint, false)?;
+    let alpn = match order.streams {
+        Some(_) => Alpn::Http2,
+        None => Alpn::Http1,
+    };
+    let client = Client::new(&order.endpoint, false, alpn)?;
     let mut idle = VecDeque::new();
     for _ in 0..order.connections {
-        let (mut stream, _) = client.open()?;
-        // The first answer brings tickets and warms what there is to warm.
-        client.question.ask(&mut stream)?;
-        let (tls, socket) = stream.into_parts();
-        socket.set_nonblocking(true)?;
-        idle.push_back(Box::new(Connection::new(tls, socket)));
+        idle.push_back(Box::new(Connection::open(&client, order)?));
     }
     say(READY)?;
     wait_for_a_line()?;
@@ -82,7 +85,7 @@ pub(crate) fn drive(order: &DriveOrder) -> Result<(), Failure> {
         pace: match order.rate {
             Some(rate) => Pace::Fixed {
                 next: start,
-                every: Duration::from_secs(1) / rate.get(),
+                every: Duration::from_secs(1) * requests_at_once(order) / rate.get(),
             },
             None => Pace::AtOnce(order.at_once),
         },
@@ -102,9 +105,14 @@ pub(crate) fn drive(order: &DriveOrder) -> Result<(), Failure> {
     })?)
 }
 
+/// Those that are made together, on one connection.
+fn requests_at_once(order: &DriveOrder) -> u32 {
+    order.streams.map_or(1, NonZeroU32::get)
+}
+
 /// When requests are made.
 enum Pace {
-    /// Whenever fewer are under way.
+    /// Whenever they are under way on fewer connections.
     AtOnce(u32),
     /// At fixed times.
     Fixed { next: Instant, every: Duration },
@@ -117,7 +125,7 @@ struct Drive<'a> {
     measured: (Instant, Instant),
     /// In the order in which they will be used.
     idle: VecDeque<Box<Connection>>,
-    /// With an answer under way.
+    /// With answers under way.
     busy: VecDeque<Box<Connection>>,
     /// When requests were due that no connection was free for.
     late: VecDeque<Instant>,
@@ -213,19 +221,21 @@ impl Drive<'_> {
             let Some(mut connection) = self.busy.pop_front() else {
                 break;
             };
-            if !connection.receive(self.client)? {
-                if now.saturating_duration_since(connection.due) > WAIT_MAX {
-                    return Err("an answer does not come".into());
-                }
-                self.busy.push_back(connection);
+            let answers = connection.receive(self.client)?;
+            self.answered += u64::from(answers);
+            if answers > 0 && connection.due >= from && connection.due < to {
+                let latency_ns = u64::try_from(connection.due.elapsed().as_nanos())?;
+                let each = std::iter::repeat_n(latency_ns, usize::try_from(answers)?);
+                self.latencies_ns.extend(each);
+            }
+            if connection.answers.is_whole() {
+                self.idle.push_back(connection);
                 continue;
             }
-            self.answered += 1;
-            if connection.due >= from && connection.due < to {
-                let latency = connection.due.elapsed();
-                self.latencies_ns.push(u64::try_from(latency.as_nanos())?);
+            if now.saturating_duration_since(connection.due) > WAIT_MAX {
+                return Err("an answer does not come".into());
             }
-            self.idle.push_back(connection);
+            self.busy.push_back(connection);
         }
         Ok(())
     }
@@ -234,76 +244,159 @@ impl Drive<'_> {
 struct Connection {
     tls: ClientConnection,
     socket: TcpStream,
-    /// When the request under way was due.
+    /// When the requests under way were due.
     due: Instant,
-    /// What has come of its answer, until the head is whole.
-    head: Vec<u8>,
-    /// What is to come of it once the head is whole.
-    left: Option<usize>,
+    answers: Answers,
+}
+
+/// What is under way on a connection.
+enum Answers {
+    Http1 {
+        /// What has come of the answer, until the head is whole.
+        head: Vec<u8>,
+        /// What is to come of it once the head is whole.
+        left: Option<usize>,
+    },
+    Http2 {
+        http2: Http2,
+        /// Requests that are made together.
+        streams: u32,
+        plaintext: Vec<u8>,
+    },
+}
+
+impl Answers {
+    fn new(order: &DriveOrder) -> Result<Self, Failure> {
+        Ok(match order.streams {
+            None => Self::Http1 {
+                head: Vec::new(),
+                left: Some(0),
+            },
+            Some(streams) => Self::Http2 {
+                http2: Http2::new(
+                    SERVER_NAME,
+                    &format!("/{}", order.endpoint.path),
+                    order.endpoint.bytes,
+                )?,
+                streams: streams.get(),
+                plaintext: Vec::new(),
+            },
+        })
+    }
+
+    fn is_whole(&self) -> bool {
+        match self {
+            Self::Http1 { left, .. } => *left == Some(0),
+            Self::Http2 { http2, .. } => http2.under_way() == 0,
+        }
+    }
 }
 
 impl Connection {
-    fn new(tls: ClientConnection, socket: TcpStream) -> Self {
-        Self {
+    /// Opens one and has it answer once: the first answers bring tickets and warm what there is to warm.
+    fn open(client: &Client, order: &DriveOrder) -> Result<Self, Failure> {
+        let (stream, _) = client.open()?;
+        let (tls, socket) = stream.into_parts();
+        let mut connection = Self {
             tls,
             socket,
             due: Instant::now(),
-            head: Vec::new(),
-            left: None,
+            answers: Answers::new(order)?,
+        };
+        connection.ask(client, Instant::now())?;
+        while !connection.answers.is_whole() {
+            connection.receive(client)?;
+            if connection.due.elapsed() > WAIT_MAX {
+                return Err("the first answer does not come".into());
+            }
         }
+        connection.socket.set_nonblocking(true)?;
+        Ok(connection)
     }
 
     fn ask(&mut self, client: &Client, due: Instant) -> Result<(), Failure> {
         self.due = due;
-        self.head.clear();
-        self.left = None;
-        client.question.put(&mut self.tls.writer())?;
+        match &mut self.answers {
+            Answers::Http1 { head, left } => {
+                head.clear();
+                *left = None;
+                client.question.put(&mut self.tls.writer())?;
+            }
+            Answers::Http2 { http2, streams, .. } => {
+                http2.ask(*streams);
+                self.tls.writer().write_all(&http2.take_output())?;
+            }
+        }
+        self.send()
+    }
+
+    fn send(&mut self) -> Result<(), Failure> {
         while self.tls.wants_write() {
-            // One record into an empty socket: there is room.
+            // A record into an empty socket: there is room.
             self.tls.write_tls(&mut self.socket)?;
         }
         Ok(())
     }
 
-    /// Takes what has come; whether the answer is whole.
-    fn receive(&mut self, client: &Client) -> Result<bool, Failure> {
+    /// Takes what has come; gives how many answers it makes whole.
+    fn receive(&mut self, client: &Client) -> Result<u32, Failure> {
+        let mut answered = 0;
         loop {
             match self.tls.read_tls(&mut self.socket) {
                 Ok(0) => return Err("the server closed a connection".into()),
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(answered),
                 Err(error) => return Err(error.into()),
             }
             let arrived = self.tls.process_new_packets()?.plaintext_bytes_to_read();
-            if arrived > 0 && self.take(client, arrived)? {
-                return Ok(true);
+            if arrived == 0 {
+                continue;
+            }
+            answered += self.take(client, arrived)?;
+            self.send()?;
+            if self.answers.is_whole() {
+                return Ok(answered);
             }
         }
     }
 
-    /// Takes `arrived` bytes of plaintext; whether the answer is whole.
-    fn take(&mut self, client: &Client, arrived: usize) -> Result<bool, Failure> {
+    /// Takes `arrived` bytes of plaintext; gives how many answers they make whole.
+    fn take(&mut self, client: &Client, arrived: usize) -> Result<u32, Failure> {
         let mut reader = self.tls.reader().take(u64::try_from(arrived)?);
-        let left = match self.left {
-            Some(left) => left
-                .checked_sub(usize::try_from(std::io::copy(
-                    &mut reader,
-                    &mut std::io::sink(),
-                )?)?)
-                .ok_or("more bytes than the answer has")?,
-            None => {
-                reader.read_to_end(&mut self.head)?;
-                let Some(head_bytes) = client.question.judge_head(&self.head)? else {
-                    return Ok(false);
+        match &mut self.answers {
+            Answers::Http1 { head, left } => {
+                *left = match *left {
+                    Some(left) => Some(
+                        left.checked_sub(usize::try_from(io::copy(&mut reader, &mut io::sink())?)?)
+                            .ok_or("more bytes than the answer has")?,
+                    ),
+                    None => {
+                        reader.read_to_end(head)?;
+                        left_behind(head, client)?
+                    }
                 };
-                (head_bytes + client.question.bytes)
-                    .checked_sub(self.head.len())
-                    .ok_or("more bytes than the answer has")?
+                Ok(u32::from(*left == Some(0)))
             }
-        };
-        self.left = Some(left);
-        Ok(left == 0)
+            Answers::Http2 {
+                http2, plaintext, ..
+            } => {
+                plaintext.clear();
+                reader.read_to_end(plaintext)?;
+                let answered = http2.take(plaintext)?;
+                self.tls.writer().write_all(&http2.take_output())?;
+                Ok(answered)
+            }
+        }
     }
+}
+
+/// What is to come of an answer behind `received`, if that has the whole head.
+fn left_behind(received: &[u8], client: &Client) -> Result<Option<usize>, Failure> {
+    let Some(head_bytes) = client.question.judge_head(received)? else {
+        return Ok(None);
+    };
+    let left = (head_bytes + client.question.bytes).checked_sub(received.len());
+    Ok(Some(left.ok_or("more bytes than the answer has")?))
 }
 
 const BEGINS: &str = "begins";

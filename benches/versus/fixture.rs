@@ -9,58 +9,24 @@ use clap::ValueEnum;
 use rcgen::{CertificateParams, KeyPair};
 
 use crate::Failure;
-
-/// The key of a server's certificate, which decides the signature of its handshakes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Key {
-    /// ECDSA on P-256; signs with ecdsa_secp256r1_sha256.
-    P256,
-    /// RSA, 2048 bits; signs with rsa_pss_rsae_sha256.
-    Rsa2048,
-}
-
-/// The TLS version allowed; its only suite uses AES-128-GCM and SHA-256, and the group is X25519.
-///
-/// In TLS 1.2 both sides name P-256 as well, after X25519: there a list of groups also says which
-/// curves a certificate may have (RFC 8422 5.1), and OpenSSL refuses a P-256 key without it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Version {
-    Tls12,
-    Tls13,
-}
-
-/// A file that servers serve.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Served {
-    /// Its name beneath the root.
-    pub(crate) name: &'static str,
-    pub(crate) bytes: usize,
-}
-
-pub(crate) const FILE_1_KIB: Served = Served {
-    name: "1k.bin",
-    bytes: 1024,
-};
-
-pub(crate) const FILE_16_KIB: Served = Served {
-    name: "16k.bin",
-    bytes: 16 * 1024,
-};
-
-pub(crate) const FILE_1_MIB: Served = Served {
-    name: "1m.bin",
-    bytes: 1024 * 1024,
-};
-
-pub(crate) const FILE_64_MIB: Served = Served {
-    name: "64m.bin",
-    bytes: 64 * 1024 * 1024,
+pub(crate) use crate::figures::cells::{
+    FILE_1_KIB, FILE_1_MIB, FILE_4_KIB, FILE_4_MIB, FILE_16_KIB, FILE_64_KIB, FILE_64_MIB,
+    FILE_256_KIB, Key, Served, Version,
 };
 
 /// What the backend has: it keeps them in memory.
 pub(crate) const FILES_PASSED_ON: [&Served; 3] = [&FILE_1_KIB, &FILE_16_KIB, &FILE_1_MIB];
 
-pub(crate) const FILES: [&Served; 4] = [&FILE_1_KIB, &FILE_16_KIB, &FILE_1_MIB, &FILE_64_MIB];
+pub(crate) const FILES: [&Served; 8] = [
+    &FILE_1_KIB,
+    &FILE_4_KIB,
+    &FILE_16_KIB,
+    &FILE_64_KIB,
+    &FILE_256_KIB,
+    &FILE_1_MIB,
+    &FILE_4_MIB,
+    &FILE_64_MIB,
+];
 
 /// The directory with all of it.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ pub(crate) fn measure(
     fixture: &Fixture,
 ) -> Result<GrowthOutcome, Failure> {
     let connections = steps(machine::connections_max()?);
-    let running = start_for_one_answer(NAME, servers, arguments, fixture)?;
+    let running = start_for_one_answer((NAME, 1), servers, arguments, fixture)?;
     let new = |server: &Running| GrowthMeasured::new(server.name, connections.len());
     let mut measured: Vec<_> = running.iter().map(new).collect();
     for _ in 0..arguments.idle_rounds.get() {
@@ -81,6 +81,7 @@ fn round(
         endpoint: endpoint(server, (Key::P256, Version::Tls13), &FILE_1_KIB, fixture),
         connections,
         at_once: AT_ONCE,
+        streams: None,
         rate: None,
         seconds: arguments.seconds.get(),
     };

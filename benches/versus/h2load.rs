@@ -6,17 +6,9 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use crate::Failure;
+pub(crate) use crate::figures::cells::Protocol;
 use crate::figures::{Counted, h2load};
 use crate::servers::pinned;
-
-/// What is spoken on the connections.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Protocol {
-    /// HTTP/1.1, one request at a time.
-    Http1,
-    /// HTTP/2, so many requests at a time.
-    Http2 { streams: u32 },
-}
 
 /// A load.
 #[derive(Clone, Copy, Debug)]

@@ -67,6 +67,7 @@ impl Helper {
         let numbers = [
             ("--connections", Some(order.connections)),
             ("--at-once", Some(order.at_once)),
+            ("--streams", order.streams.map(NonZeroU32::get)),
             ("--rate", order.rate.map(NonZeroU32::get)),
             ("--seconds", Some(order.seconds)),
         ];

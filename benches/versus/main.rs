@@ -85,8 +85,9 @@ fn compare(arguments: &Arguments) -> Result<(), Failure> {
         outcome.cells.push(result);
     }
     let is_chosen = |name| cells::is_chosen(name, &arguments.only);
-    if is_chosen(latency::NAME) {
-        outcome.latency = Some(latency::measure(&servers, arguments, &fixture)?);
+    for kind in latency::KINDS.iter().filter(|kind| is_chosen(kind.name)) {
+        let result = latency::measure(kind, &servers, arguments, &fixture)?;
+        outcome.latency.push(result);
     }
     if is_chosen(growth::NAME) {
         outcome.growth = Some(growth::measure(&servers, arguments, &fixture)?);

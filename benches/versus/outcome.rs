@@ -12,7 +12,7 @@ use crate::cpu::Spent;
 use crate::figures::percentiles::Percentiles;
 use crate::figures::spread::Spread;
 use crate::machine::Machine;
-use crate::servers::floor;
+use crate::servers::{Running, floor};
 use crate::tools::Tools;
 
 #[derive(Debug, Serialize)]
@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     /// Servers that were asked for and are not to be had.
     pub(crate) missing: Vec<String>,
     pub(crate) cells: Vec<CellOutcome>,
-    pub(crate) latency: Option<LatencyOutcome>,
+    pub(crate) latency: Vec<LatencyOutcome>,
     pub(crate) growth: Option<GrowthOutcome>,
     pub(crate) idle: Option<IdleOutcome>,
 }
@@ -66,6 +66,8 @@ pub(crate) struct LeftOut {
 #[derive(Debug, Serialize)]
 pub(crate) struct Measured {
     pub(crate) server: &'static str,
+    /// Whether it is told to have every session's sending side in the kernel.
+    pub(crate) asks_for_kernel_tls: bool,
     /// What `openssl s_client`, which offers everything, agreed on with the server.
     pub(crate) session: Vec<String>,
     /// The length of the head of a response.
@@ -94,14 +96,21 @@ pub(crate) struct Round {
     pub(crate) backend_connections: Option<u64>,
     /// Requests that it answered.
     pub(crate) backend_requests: Option<u64>,
+    /// Sessions that the kernel began to seal for, warm-up included; none is there where it has no
+    /// kernel TLS.
+    pub(crate) kernel_sessions: Option<u64>,
     #[serde(flatten)]
     pub(crate) spent: Spent,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct LatencyOutcome {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
     pub(crate) rate_per_s: u32,
     pub(crate) connections: u32,
+    /// Requests that are due together, on one connection.
+    pub(crate) streams: u32,
     pub(crate) servers: Vec<LatencyMeasured>,
 }
 
@@ -200,7 +209,7 @@ impl Outcome {
             servers,
             missing,
             cells: Vec::new(),
-            latency: None,
+            latency: Vec::new(),
             growth: None,
             idle: None,
         }
@@ -254,9 +263,10 @@ impl CellOutcome {
 }
 
 impl Measured {
-    pub(crate) fn new(server: &'static str, checked: Checked) -> Self {
+    pub(crate) fn new(server: &Running, checked: Checked) -> Self {
         Self {
-            server,
+            server: server.name,
+            asks_for_kernel_tls: server.asks_for_kernel_tls,
             session: checked.session,
             head_bytes: checked.head_bytes,
             cpu_us: None,
@@ -280,6 +290,7 @@ impl Round {
             busy: spent.busy(),
             backend_connections: None,
             backend_requests: None,
+            kernel_sessions: None,
             spent,
         }
     }

@@ -61,7 +61,7 @@ fn table(outcome: &Outcome) -> Result<String, Failure> {
     if !outcome.cells.is_empty() {
         beside_table(&mut text, &outcome.cells)?;
     }
-    if let Some(latency) = &outcome.latency {
+    for latency in &outcome.latency {
         latency_table(&mut text, latency)?;
     }
     if let Some(growth) = &outcome.growth {
@@ -172,8 +172,8 @@ fn beside_table(text: &mut String, cells: &[CellOutcome]) -> Result<(), Failure>
     writeln!(
         text,
         "| Beside the server's own time | server | waiting for its core | softirqs | interrupts | \
-         taken by the hypervisor | kernel threads of its core | backend connections |\n\
-         |---|---|---:|---:|---:|---:|---|---:|"
+         taken by the hypervisor | kernel threads of its core | backend connections | sessions in the kernel |\n\
+         |---|---|---:|---:|---:|---:|---|---:|---:|"
     )?;
     for cell in cells {
         for server in &cell.servers {
@@ -184,9 +184,11 @@ fn beside_table(text: &mut String, cells: &[CellOutcome]) -> Result<(), Failure>
                 Spread::of_ratios(rounds.iter().map(part), rounds.iter().map(elapsed))
             };
             let made: Option<u64> = rounds.iter().map(|round| round.backend_connections).sum();
+            let moved: Option<u64> = rounds.iter().map(|round| round.kernel_sessions).sum();
+            let count = |count: Option<u64>| count.map_or_else(String::new, |of| of.to_string());
             writeln!(
                 text,
-                "| {} | {} | {}% | {}% | {}% | {}% | {} | {} |",
+                "| {} | {} | {}% | {}% | {}% | {}% | {} | {} | {} |",
                 cell.name,
                 server.server,
                 percent(share(|spent| spent.waiting_ns)),
@@ -194,7 +196,8 @@ fn beside_table(text: &mut String, cells: &[CellOutcome]) -> Result<(), Failure>
                 percent(share(|spent| spent.core_irq_ms * NS_PER_MS)),
                 percent(share(|spent| spent.core_steal_ms * NS_PER_MS)),
                 kernel_threads(rounds),
-                made.map_or_else(String::new, |made| made.to_string()),
+                count(made),
+                count(moved),
             )?;
         }
     }
@@ -222,9 +225,9 @@ fn kernel_threads(rounds: &[Round]) -> String {
 fn latency_table(text: &mut String, latency: &LatencyOutcome) -> Result<(), Failure> {
     writeln!(
         text,
-        "| Latency in µs: HTTP/1.1, 1 KiB, {} requests per second over {} connections | p50 | p90 | \
+        "| Latency in µs: {}, {} requests per second over {} connections | p50 | p90 | \
          p99 | p99.9 | busy | unpaced, per second |\n|---|---:|---:|---:|---:|---:|---:|",
-        latency.rate_per_s, latency.connections
+        latency.title, latency.rate_per_s, latency.connections
     )?;
     for server in &latency.servers {
         writeln!(
@@ -346,7 +349,11 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
     }
     for cell in &outcome.cells {
         for server in &cell.servers {
-            let found = disturbances(&server.rounds);
+            let mut found = disturbances(&server.rounds);
+            let is_in_kernel = |round: &Round| round.kernel_sessions.is_some_and(|of| of > 0);
+            if server.asks_for_kernel_tls && !server.rounds.iter().all(is_in_kernel) {
+                found.push("none of its sessions was in the kernel in a round".to_owned());
+            }
             warnings.extend(
                 found
                     .iter()
@@ -354,15 +361,18 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
             );
         }
     }
-    for server in outcome.latency.iter().flat_map(|latency| &latency.servers) {
-        let shares = server.rounds.iter().map(|round| round.client_waiting);
-        let worst = shares.fold(0.0, f64::max);
-        if worst > SHARE_MAX {
-            warnings.push(format!(
-                "latency, {}: the client waited for its core {:.0}% of a round, which is in the figures",
-                server.server,
-                worst * 100.0
-            ));
+    for latency in &outcome.latency {
+        for server in &latency.servers {
+            let shares = server.rounds.iter().map(|round| round.client_waiting);
+            let worst = shares.fold(0.0, f64::max);
+            if worst > SHARE_MAX {
+                warnings.push(format!(
+                    "{}, {}: the client waited for its core {:.0}% of a round, which is in the figures",
+                    latency.name,
+                    server.server,
+                    worst * 100.0
+                ));
+            }
         }
     }
     for server in outcome.idle.iter().flat_map(|idle| &idle.servers) {

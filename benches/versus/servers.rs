@@ -24,23 +24,10 @@ use self::portcullis::Portcullis;
 use self::static_web_server::StaticWebServer;
 use crate::Failure;
 use crate::arguments::Arguments;
+pub(crate) use crate::figures::cells::Service;
 use crate::fixture::{Certificate, Fixture, Key, Version};
 use crate::growth;
 use crate::tools::Wanted;
-
-/// What a server does in a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
-    /// Serves the files below its root.
-    Files,
-    /// Answers a request for the file of 1 KiB, however it likes: where connections are what is
-    /// measured, servers without files can take part.
-    OneAnswer,
-    /// Passes requests on to the backend.
-    Proxy,
-    /// Ends TLS and passes bytes on to the backend.
-    Tunnel,
-}
 
 /// What a cell asks of a server.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +67,11 @@ pub(crate) trait Server {
 
     /// Whether it speaks plain HTTP where the others speak TLS.
     fn is_plain(&self) -> bool {
+        false
+    }
+
+    /// Whether it is told to have every session's sending side in the kernel.
+    fn asks_for_kernel_tls(&self) -> bool {
         false
     }
 
@@ -211,6 +203,7 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) is_plain: bool,
     pub(crate) is_pinned: bool,
+    pub(crate) asks_for_kernel_tls: bool,
     log: PathBuf,
 }
 
@@ -248,6 +241,7 @@ impl Running {
             address: site.address,
             is_plain: server.is_plain(),
             is_pinned: server.is_pinned(),
+            asks_for_kernel_tls: server.asks_for_kernel_tls(),
             log,
         };
         running.wait_until_it_accepts()?;

@@ -71,4 +71,42 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
     }
+
+    /// Its table of commands has each with what it must be told, and where it stands by itself.
+    #[test]
+    fn the_readme_has_the_usage_of_each_command() {
+        let readme = include_str!("../../README.md");
+        let mut program = Arguments::command().disable_help_subcommand(true);
+        program.build();
+        for command in program.get_subcommands() {
+            let usage = usage(command);
+            assert!(readme.contains(&format!("\n| `{usage}` | ")), "{usage}");
+            for default in command
+                .get_positionals()
+                .flat_map(|it| it.get_default_values())
+            {
+                let default = format!(
+                    "\n| `{usage}` | Serves a directory (`{}`",
+                    default.display()
+                );
+                assert!(readme.contains(&default), "{default}");
+            }
+        }
+    }
+
+    /// Required options and every argument, as the help has them.
+    fn usage(command: &clap::Command) -> String {
+        let mut words = vec!["portcullis".to_owned(), command.get_name().to_owned()];
+        for argument in command.get_arguments() {
+            let names = argument.get_value_names().unwrap_or_default();
+            let name = names.first().map_or("", |name| name.as_str());
+            match (argument.get_long(), argument.is_required_set()) {
+                (Some(long), true) => words.push(format!("--{long} {name}")),
+                (Some(_), false) => {}
+                (None, true) => words.push(name.to_owned()),
+                (None, false) => words.push(format!("[{name}]")),
+            }
+        }
+        words.join(" ")
+    }
 }

@@ -62,7 +62,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ServeArguments {
     /// The directory to serve
-    #[arg(default_value = ".")]
+    #[arg(value_name = "DIRECTORY", default_value = ".")]
     root: PathBuf,
 
     // Not a doc comment: rustdoc would take the brackets of an IPv6 address for a link.

@@ -9,6 +9,7 @@ use super::{FAILURE, ServeArguments, UNUSABLE};
 use crate::config::Config;
 use crate::config::serve::{Options, config_for};
 use crate::control::{Control, StartError};
+use crate::tls::client_auth::ClientAuthorities;
 use crate::tls::self_signed::{self, SelfSigned};
 use crate::tls::server_config::{TlsSetup, ticketer};
 
@@ -70,7 +71,13 @@ fn prepare(
         };
         let tls = ticketer()
             .and_then(|tickets| {
-                TlsSetup::new(&config, vec![certificate.certified.clone()], &tickets)
+                let certificates = vec![certificate.certified.clone()];
+                TlsSetup::new(
+                    &config,
+                    certificates,
+                    ClientAuthorities::default(),
+                    &tickets,
+                )
             })
             .map_err(|error| StartError::Io("set up TLS", io::Error::other(error)))?;
         match Control::prepare(config, tls, None) {

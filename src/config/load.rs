@@ -48,6 +48,8 @@ pub struct SitePlaces {
     pub certificate: Place,
     /// Its key file.
     pub key: Place,
+    /// Where the authorities of its clients are named, in its own table or in `[tls]`.
+    pub client_authorities: Option<Place>,
     /// Its names, in the order of [`super::Site::names`].
     pub names: Vec<Place>,
 }

@@ -235,6 +235,17 @@ pub struct TlsPolicy {
     /// The application protocols of a tunnel (RFC 7301), in order of preference; `None` for sites
     /// that speak HTTP.
     pub alpn: Option<Vec<String>>,
+    /// Certificates wanted of clients; `None` asks for none.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// Whose certificates clients show (RFC 8446 4.3.2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAuth {
+    /// PEM file with the authorities that sign them.
+    pub authorities_file: PathBuf,
+    /// Whether a client without one is refused.
+    pub is_required: bool,
 }
 
 /// An application protocol, as ALPN names it.
@@ -319,8 +330,10 @@ pub struct Offload {
     /// Under [`OffloadPolicy::Auto`]: a file body of at least so many bytes moves its connection's
     /// sending side into the kernel.
     pub file_bytes_min: u64,
-    /// Under [`OffloadPolicy::Auto`]: so many bytes sent on one connection move its sending side
-    /// into the kernel.
+    /// Under [`OffloadPolicy::Auto`]: a body that is bulk (of more than
+    /// [`CACHED_CONTENT_BYTES_MAX`](crate::limits::CACHED_CONTENT_BYTES_MAX) bytes) moves its
+    /// connection's sending side into the kernel when it begins, if it and the bytes sent before it
+    /// come to so many.
     pub sent_bytes_min: u64,
     /// Under [`OffloadPolicy::Auto`]: so many bytes in one direction of a tunnel move that direction
     /// into the kernel.
@@ -551,6 +564,7 @@ impl Default for TlsPolicy {
             ],
             protocols: vec![Protocol::H2, Protocol::Http11],
             alpn: None,
+            client_auth: None,
         }
     }
 }
@@ -560,7 +574,9 @@ impl Default for Offload {
         Self {
             policy: OffloadPolicy::Auto,
             file_bytes_min: 256 * 1024,
-            sent_bytes_min: 1024 * 1024,
+            // No connection sends so much. Below `file_bytes_min` a body costs less in user space however
+            // much went before it (.github/CONTRIBUTING.md has the counts).
+            sent_bytes_min: 1 << 50,
             tunnel_bytes_min: 256 * 1024,
         }
     }

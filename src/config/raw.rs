@@ -115,6 +115,8 @@ pub(super) struct RawTls {
     pub(super) suite_order: Value<String>,
     pub(super) groups: Value<Vec<Spanned<String>>>,
     pub(super) alpn: Value<Vec<Spanned<String>>>,
+    pub(super) client_ca: Value<String>,
+    pub(super) client_certificate: Value<String>,
 }
 
 /// `[site.hsts]`

@@ -124,6 +124,7 @@ impl Row {
             ("[[listener]]", key) if key.starts_with("proxy_protocol_") => LISTENER_BEHIND,
             ("[limits]", "target_bytes_max") => &[("[limits]", "header_bytes_max", "1048576")],
             ("[limits]", "header_bytes_max") => &[("[limits]", "target_bytes_max", "256")],
+            (_, "client_certificate") => &[("[tls]", "client_ca", "\"ca.pem\"")],
             ("[site.hsts]", _) => &[("[site.hsts]", "", "")],
             ("[rate_limit]", _) => &[("[rate_limit]", "requests", "10")],
             ("[site.rate_limit]", _) => &[("[site.rate_limit]", "requests", "10")],

@@ -582,8 +582,9 @@ fn independent_problems_are_reported_together_each_once() {
 #[test]
 fn a_site_inherits_what_it_leaves_open() {
     let text = with_site(
-        "[site.tls]\nversion_min = \"1.3\"\nsuite_order = \"server\"\n\
-         [tls]\nsuites = [\"chacha20-poly1305\", \"aes-256-gcm\"]\ngroups = [\"x25519\"]",
+        "[site.tls]\nversion_min = \"1.3\"\nsuite_order = \"server\"\nclient_certificate = \"optional\"\n\
+         [tls]\nsuites = [\"chacha20-poly1305\", \"aes-256-gcm\"]\ngroups = [\"x25519\"]\n\
+         client_ca = \"/etc/clients.pem\"",
     );
     let config = parse_text(&text).unwrap().config;
     let expected = TlsPolicy {
@@ -594,8 +595,39 @@ fn a_site_inherits_what_it_leaves_open() {
         groups: vec![Group::X25519],
         protocols: vec![Protocol::H2, Protocol::Http11],
         alpn: None,
+        client_auth: Some(ClientAuth {
+            authorities_file: "/etc/clients.pem".into(),
+            is_required: false,
+        }),
     };
     assert_eq!(config.sites[0].tls, expected);
+}
+
+#[test]
+fn clients_are_asked_for_certificates_where_authorities_are_named() {
+    let wanted = |text: &str| {
+        let config = parse_text(&with_site(text)).unwrap().config;
+        let auth = config.sites[0].tls.client_auth.clone();
+        auth.map(|auth| auth.is_required)
+    };
+    for (text, is_required) in [
+        ("", None),
+        ("[site.tls]\nclient_ca = \"ca.pem\"", Some(true)),
+        ("[tls]\nclient_ca = \"ca.pem\"", Some(true)),
+        (
+            "[site.tls]\nclient_certificate = \"none\"\n[tls]\nclient_ca = \"ca.pem\"",
+            None,
+        ),
+        (
+            "[site.tls]\nclient_ca = \"b.pem\"\n\
+             [tls]\nclient_ca = \"ca.pem\"\nclient_certificate = \"optional\"",
+            Some(false),
+        ),
+    ] {
+        assert_eq!(wanted(text), is_required, "{text}");
+    }
+    let text = with_site("[site.tls]\nclient_certificate = «\"required\"»");
+    refused(&text, "without authorities", "client_ca");
 }
 
 #[test]

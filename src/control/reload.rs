@@ -200,7 +200,13 @@ impl Origin {
         if !is_new {
             return None;
         }
-        let tls = setup::assemble(&running.config, &self.certificates, &self.tickets);
+        let authorities = running.tls.client_authorities().clone();
+        let tls = setup::assemble(
+            &running.config,
+            &self.certificates,
+            authorities,
+            &self.tickets,
+        );
         match tls {
             Ok(tls) => Some(Generation {
                 config: running.config.clone(),

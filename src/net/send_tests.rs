@@ -1,7 +1,7 @@
 //! Bodies from files, over each path: hot, cold, cut short.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{IoSlice, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
@@ -294,6 +294,55 @@ fn a_large_file_moves_the_sending_side() {
             |mut peer| {
                 let small = usize::try_from(AUTO_FILE_BYTES_MIN - 1).unwrap();
                 let expected = [&b"head"[..], &content[..small], b"head", &content].concat();
+                assert!(peer.receive_exactly(expected.len()) == expected);
+                peer.expect_close_notify();
+            },
+        );
+    }
+}
+
+/// Under `auto` a body below the threshold for files moves the sending side all the same when enough was
+/// sent before it, and what is no body never does. Where the kernel cannot take it, the attempt counts.
+#[test]
+fn a_body_behind_many_bytes_moves_the_sending_side() {
+    let body_bytes = AUTO_FILE_BYTES_MIN / 2;
+    let content = pattern(usize::try_from(body_bytes).unwrap());
+    let file = file_with(&content);
+    for suite in [0, 3, 5] {
+        let setup = Setup {
+            policy: OffloadPolicy::Auto,
+            kernel: this_kernel().clone(),
+            sent_bytes_min: 3 * body_bytes,
+            ..Setup::user(suite)
+        };
+        on_each_driver(
+            &setup,
+            async |mut served| {
+                let attempts = || -> u64 {
+                    [
+                        Counter::OffloadedSend,
+                        Counter::NotOffloadedNoUlp,
+                        Counter::NotOffloadedSuite,
+                        Counter::NotOffloadedFailed,
+                    ]
+                    .map(metrics::of_this_thread)
+                    .iter()
+                    .sum()
+                };
+                let before = attempts();
+                let body = range(&file, 0, body_bytes);
+                served.write.send_file(b"", &body).await.unwrap();
+                assert_eq!(attempts(), before);
+                // Over the bound with the next, but nothing asks.
+                served.write.send(&[IoSlice::new(&content)]).await.unwrap();
+                served.write.send(&[IoSlice::new(&content)]).await.unwrap();
+                assert_eq!(attempts(), before);
+                served.write.send_file(b"", &body).await.unwrap();
+                assert_eq!(attempts(), before + 1);
+                served.write.finish().await.unwrap();
+            },
+            |mut peer| {
+                let expected = content.repeat(4);
                 assert!(peer.receive_exactly(expected.len()) == expected);
                 peer.expect_close_notify();
             },

@@ -29,13 +29,9 @@ pub fn host_of(authority: &[u8]) -> Option<Box<str>> {
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return None;
     }
-    // ASCII by now: it is one byte each.
-    let lower = host
-        .iter()
-        .map(|byte| char::from(byte.to_ascii_lowercase()));
-    let mut text = String::with_capacity(host.len());
-    text.extend(lower);
-    Some(text.into())
+    // ASCII by now.
+    let host = std::str::from_utf8(host).ok()?;
+    Some(host.to_ascii_lowercase().into())
 }
 
 /// Whether `target` is the authority-form of CONNECT (RFC 9112 3.2.3): a host and a port.

@@ -49,13 +49,31 @@ pub const VALUE_TLS: u8 = 0x20;
 /// A checksum of the whole header (PP2_TYPE_CRC32C).
 pub const VALUE_CRC32C: u8 = 0x03;
 
-/// The value that tells of a TLS session without a certificate of the client's (2.2.6): `version` as
-/// "TLSv1.3", `suite` by OpenSSL's name.
-pub fn tls_session(version: &str, suite: &str) -> Value {
-    let mut content = vec![CLIENT_SPEAKS_TLS];
-    // "non-zero otherwise": there is no certificate that would have been verified.
-    content.extend_from_slice(&1_u32.to_be_bytes());
+/// A certificate that a client has shown and that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownCertificate {
+    /// The common name of its subject.
+    pub common_name: Option<String>,
+    /// It was shown in an earlier connection of the session.
+    pub is_resumed: bool,
+}
+
+/// The value that tells of a TLS session (2.2.6): `version` as "TLSv1.3", `suite` by OpenSSL's name, and
+/// the client's certificate.
+pub fn tls_session(version: &str, suite: &str, client: Option<&ShownCertificate>) -> Value {
+    let shown = match client {
+        None => 0,
+        Some(client) if client.is_resumed => CERTIFICATE_IN_SESSION,
+        Some(_) => CERTIFICATE_IN_CONNECTION | CERTIFICATE_IN_SESSION,
+    };
+    let mut content = vec![CLIENT_SPEAKS_TLS | shown];
+    // Zero "if the client presented a certificate and it was successfully verified".
+    let verified = u32::from(client.is_none());
+    content.extend_from_slice(&verified.to_be_bytes());
     push_value(&mut content, VALUE_TLS_VERSION, version.as_bytes());
+    if let Some(name) = client.and_then(|client| client.common_name.as_deref()) {
+        push_value(&mut content, VALUE_COMMON_NAME, name.as_bytes());
+    }
     push_value(&mut content, VALUE_TLS_SUITE, suite.as_bytes());
     Value {
         kind: VALUE_TLS,
@@ -365,6 +383,12 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 /// PP2_CLIENT_SSL
 const CLIENT_SPEAKS_TLS: u8 = 0x01;
+/// PP2_CLIENT_CERT_CONN
+const CERTIFICATE_IN_CONNECTION: u8 = 0x02;
+/// PP2_CLIENT_CERT_SESS
+const CERTIFICATE_IN_SESSION: u8 = 0x04;
+/// PP2_SUBTYPE_SSL_CN
+const VALUE_COMMON_NAME: u8 = 0x22;
 /// PP2_SUBTYPE_SSL_VERSION
 const VALUE_TLS_VERSION: u8 = 0x21;
 /// PP2_SUBTYPE_SSL_CIPHER

@@ -181,7 +181,7 @@ fn addresses_of_two_families_are_told_in_one() {
 #[test]
 fn a_tls_session_is_told_in_one_value_with_others_inside() {
     let mut header = header("192.0.2.1:1", "192.0.2.2:2");
-    header.values = vec![tls_session("TLSv1.3", "TLS_AES_128_GCM_SHA256")];
+    header.values = vec![tls_session("TLSv1.3", "TLS_AES_128_GCM_SHA256", None)];
     let mut out = Vec::new();
     header.encode_2(&mut out, false);
     let value = &out[16 + 12..];

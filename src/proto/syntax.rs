@@ -52,6 +52,13 @@ pub fn is_field_value_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=0x7e | 0x80..)
 }
 
+/// Whether `value` may be one of a field (RFC 9110 5.5), white space around it aside. All of it is looked
+/// at, many bytes at a time: hardly any is not.
+pub fn is_field_value(value: &[u8]) -> bool {
+    let valid = |valid, &byte| valid & is_field_value_byte(byte);
+    value.iter().fold(true, valid)
+}
+
 /// `text` without the optional white space around it (RFC 9110 5.6.3: space and tab only).
 pub fn trim_ows(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = text {

@@ -280,6 +280,11 @@ impl<T: FileThreads> Serve<T> {
         if route.site.tunnel.is_some() || client.tls_policy.is_some_and(is_other_policy) {
             return Err(Status(421));
         }
+        // In plain text nobody has shown a certificate.
+        let auth = route.site.tls.client_auth.as_ref();
+        if client.tls_policy.is_none() && auth.is_some_and(|auth| auth.is_required) {
+            return Err(Status(421));
+        }
         Ok((index, route))
     }
 

@@ -1,7 +1,6 @@
 //! A site's routes: which one a path belongs to, and what is left of the path behind it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use crate::config::{FieldEdits, Route, RouteAction, RoutePath};
 use crate::message::{Request, Response};
@@ -9,10 +8,9 @@ use crate::message::{Request, Response};
 /// The routes of one site, ready to be looked up.
 #[derive(Debug, Default)]
 pub struct Rules {
+    /// By what they are compared by, byte for byte, and where a prefix and an exact path have the same,
+    /// the prefix first: of those that cover a path, the last is the one that it belongs to.
     rules: Vec<Rule>,
-    exact: HashMap<Box<[u8]>, usize>,
-    /// The longest first.
-    prefixes: Vec<(Box<[u8]>, usize)>,
 }
 
 /// One route.
@@ -22,6 +20,8 @@ pub struct Rule {
     pub route: Route,
     /// Where its directory is among the cache's roots.
     pub root: Option<usize>,
+    /// The longest prefix that this one's text begins with, be it at a segment's end or not.
+    within: Option<usize>,
 }
 
 /// A path that cannot be understood: a malformed escape, a control character, a way out of the root.
@@ -35,25 +35,26 @@ pub type Normal<'a> = Cow<'a, [u8]>;
 impl Rules {
     /// The routes of one site. `next_root` gives a place among the cache's roots to each directory.
     pub fn new(routes: &[Route], mut next_root: impl FnMut(&Route) -> usize) -> Self {
-        let mut this = Self::default();
-        for (index, route) in routes.iter().enumerate() {
-            match &route.path {
-                RoutePath::Exact(path) => {
-                    this.exact.insert(path.as_bytes().into(), index);
-                }
-                RoutePath::Prefix(prefix) => {
-                    this.prefixes.push((prefix.as_bytes().into(), index));
-                }
+        let rule = |route: &Route| Rule {
+            route: route.clone(),
+            root: matches!(route.action, RouteAction::Files(_)).then(|| next_root(route)),
+            within: None,
+        };
+        let mut rules: Vec<Rule> = routes.iter().map(rule).collect();
+        rules.sort_by(|a, b| a.order().cmp(&b.order()));
+        // Those that the text at hand may begin with: each begins with the one before it.
+        let mut open: Vec<(usize, Vec<u8>)> = Vec::new();
+        for (index, rule) in rules.iter_mut().enumerate() {
+            while open
+                .pop_if(|(_, text)| !rule.text().starts_with(text))
+                .is_some()
+            {}
+            rule.within = open.last().map(|&(index, _)| index);
+            if matches!(rule.route.path, RoutePath::Prefix(_)) {
+                open.push((index, rule.text().to_vec()));
             }
-            let root = matches!(route.action, RouteAction::Files(_)).then(|| next_root(route));
-            this.rules.push(Rule {
-                route: route.clone(),
-                root,
-            });
         }
-        this.prefixes
-            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        this
+        Self { rules }
     }
 
     /// Whether there are none.
@@ -63,15 +64,38 @@ impl Rules {
 
     /// The rule for `path`.
     pub fn find(&self, path: &Normal<'_>) -> Option<&Rule> {
-        let exact = self.exact.get(&**path).copied();
-        let index = exact.or_else(|| {
-            let by_prefix = self
-                .prefixes
-                .iter()
-                .find(|(prefix, _)| is_below(path, prefix));
-            by_prefix.map(|&(_, index)| index)
-        })?;
-        self.rules.get(index)
+        let path = path.as_ref();
+        if self.rules.len() <= RULES_FEW {
+            return self.rules.iter().rev().find(|rule| rule.covers(path));
+        }
+        // The last that is not behind the path begins with every prefix that the path begins with.
+        let behind = self.rules.partition_point(|rule| rule.text() <= path);
+        let mut nearest = behind.checked_sub(1);
+        loop {
+            let rule = self.rules.get(nearest?)?;
+            if rule.covers(path) {
+                return Some(rule);
+            }
+            nearest = rule.within;
+        }
+    }
+}
+
+impl Rule {
+    fn text(&self) -> &[u8] {
+        let (RoutePath::Exact(text) | RoutePath::Prefix(text)) = &self.route.path;
+        text.as_bytes()
+    }
+
+    fn order(&self) -> (&[u8], bool) {
+        (self.text(), matches!(self.route.path, RoutePath::Exact(_)))
+    }
+
+    fn covers(&self, path: &[u8]) -> bool {
+        match &self.route.path {
+            RoutePath::Exact(exact) => path == exact.as_bytes(),
+            RoutePath::Prefix(prefix) => is_below(path, prefix.as_bytes()),
+        }
     }
 }
 
@@ -220,6 +244,9 @@ pub fn edit_response(response: &mut Response, edits: &FieldEdits) {
     response.relayed = response.relayed.extended(put);
 }
 
+/// So many are looked at one by one faster than they are searched.
+const RULES_FEW: usize = 8;
+
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -339,7 +366,56 @@ mod tests {
         assert_eq!(relayed, [(&b"etag"[..], &b"2"[..]), (b"vary", b"b")]);
     }
 
+    /// What the README says of routes, one after the other.
+    fn find_by_definition(routes: &[Route], path: &[u8]) -> Option<usize> {
+        let is_exact = |route: &Route| match &route.path {
+            RoutePath::Exact(exact) => exact.as_bytes() == path,
+            RoutePath::Prefix(_) => false,
+        };
+        let reach = |route: &Route| match &route.path {
+            RoutePath::Prefix(prefix) if is_below(path, prefix.as_bytes()) => Some(prefix.len()),
+            RoutePath::Prefix(_) | RoutePath::Exact(_) => None,
+        };
+        routes.iter().position(is_exact).or_else(|| {
+            let below = (0..routes.len()).filter(|&index| reach(&routes[index]).is_some());
+            below.max_by_key(|&index| reach(&routes[index]))
+        })
+    }
+
+    fn route_path() -> impl Strategy<Value = RoutePath> {
+        // Few letters: most are prefixes of others, at a segment's end or within one.
+        ("(/[ab]{0,2}){1,4}", any::<bool>()).prop_map(|(path, is_exact)| match is_exact {
+            true => RoutePath::Exact(path),
+            false => RoutePath::Prefix(path),
+        })
+    }
+
     proptest! {
+        #[test]
+        fn a_search_finds_what_looking_at_each_route_finds(
+            paths in prop::collection::vec(route_path(), 0..24),
+            asked in prop::collection::vec("(/[abc]{0,3}){1,4}", 1..24),
+        ) {
+            let mut routes: Vec<Route> = Vec::new();
+            for path in paths {
+                if !routes.iter().any(|known| known.path == path) {
+                    let number = 200 + u16::try_from(routes.len()).unwrap();
+                    routes.push(route(path, number));
+                }
+            }
+            let rules = Rules::new(&routes, |_| panic!("no directory"));
+            // Each route's own path as well.
+            let own = routes.iter().map(|route| match &route.path {
+                RoutePath::Exact(path) | RoutePath::Prefix(path) => path.clone(),
+            });
+            for path in asked.into_iter().chain(own) {
+                let path = Cow::Owned(path.into_bytes());
+                let expected = find_by_definition(&routes, &path).map(|index| &routes[index]);
+                let found = rules.find(&path).map(|rule| &rule.route.path);
+                prop_assert_eq!(found, expected.map(|route| &route.path));
+            }
+        }
+
         #[test]
         fn a_normal_path_stays_as_it_is(path in "/[a-z./%0-9A-F]{0,30}") {
             if let Ok(once) = normalize(&path) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::testing::{ManualThreads, Mode, field, ready, request, site};
 use super::*;
-use crate::config::{Files, Symlinks};
+use crate::config::{ClientAuth, Files, Symlinks};
 use crate::message::{Body, Method, Part};
 
 mod variants;
@@ -692,6 +692,23 @@ fn rfc9110_15_5_20_another_tls_policy_is_misdirected() {
             ..SECURE
         };
         assert_eq!(ask(&serve, client, host), outcome, "{policy:?} {host}");
+    }
+}
+
+#[test]
+fn what_wants_a_clients_certificate_is_not_served_in_plain_text() {
+    for (is_required, outcome) in [(true, Err(421)), (false, Ok("a.example".to_owned()))] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("name"), "a.example").unwrap();
+        let mut site = site(directory.path(), &["a.example"]);
+        site.tls.client_auth = Some(ClientAuth {
+            authorities_file: "/ca.pem".into(),
+            is_required,
+        });
+        let config = testing::config(vec![site], None);
+        let serve = serve(config, &[0], &ManualThreads::default());
+        assert_eq!(ask(&serve, PLAIN, "a.example"), outcome);
+        assert_eq!(ask(&serve, SECURE, "a.example").unwrap(), "a.example");
     }
 }
 

@@ -6,6 +6,7 @@ mod driver;
 use std::io;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
 
@@ -32,6 +33,8 @@ pub struct Handshaken {
     pub suite: CipherSuite,
     /// Whether an earlier session was taken up.
     pub is_resumed: bool,
+    /// The client's certificate, verified, where it was asked for one and has one.
+    pub client_certificate: Option<CertificateDer<'static>>,
 }
 
 /// Why there is no session.
@@ -134,6 +137,7 @@ async fn shake_hands(
         version,
         suite,
         is_resumed,
+        client_certificate,
     } = established.map_err(failed)?;
     count(version, is_resumed);
     Ok(Handshaken {
@@ -143,6 +147,7 @@ async fn shake_hands(
         version,
         suite,
         is_resumed,
+        client_certificate,
     })
 }
 

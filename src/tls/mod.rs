@@ -1,6 +1,7 @@
 //! TLS up to an established session.
 
 pub mod certificate;
+pub mod client_auth;
 pub mod client_config;
 pub mod client_hello;
 pub mod handshake;

@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 
+use super::client_auth::ClientAuthorities;
 use super::client_config::ClientTls;
 use crate::config::{Config, Group, Service, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 use crate::proto::host_names::HostNames;
@@ -24,19 +26,23 @@ pub struct TlsSetup {
     tunnels: HashMap<Vec<String>, Vec<Arc<ServerConfig>>>,
     /// By upstream.
     upstreams: Vec<Option<Arc<ClientTls>>>,
+    client_authorities: ClientAuthorities,
 }
 
 impl TlsSetup {
     /// Builds the setup of `config` with the certificate of each site, in the order of the sites.
     ///
     /// `tickets` is shared by all policies and workers, and is to be kept over reloads, so that
-    /// sessions can be resumed anywhere; see [`ticketer`].
+    /// sessions can be resumed anywhere; see [`ticketer`]. Only policies that want certificates of
+    /// clients have their own: a session of before must not stand for a certificate that nobody looked
+    /// at, nor one for what other authorities had signed. `client_authorities` has what they name.
     ///
     /// # Errors
     /// What rustls says of a policy that cannot work, as one without a suite for its versions.
     pub fn new(
         config: &Config,
         certificates: Vec<Arc<CertifiedKey>>,
+        client_authorities: ClientAuthorities,
         tickets: &Arc<dyn ProducesTickets>,
     ) -> Result<Self, rustls::Error> {
         let site_names = config.sites.iter().map(|site| site.names.as_slice());
@@ -52,7 +58,11 @@ impl TlsSetup {
             let policy = match policies.get(&site.tls) {
                 Some(&policy) => policy,
                 None => {
-                    let built = server_config(&site.tls, &config.session, &resolver, tickets)?;
+                    let verifier = verifier(&site.tls, &client_authorities)?;
+                    let own = verifier.is_some().then(ticketer).transpose()?;
+                    let tickets = own.as_ref().unwrap_or(tickets);
+                    let certificates = (verifier, &resolver);
+                    let built = server_config(&site.tls, &config.session, certificates, tickets)?;
                     configs.push(Arc::new(built));
                     policies.insert(&site.tls, configs.len() - 1);
                     configs.len() - 1
@@ -74,7 +84,13 @@ impl TlsSetup {
             configs,
             tunnels,
             upstreams: Vec::new(),
+            client_authorities,
         })
+    }
+
+    /// The authorities of the policies that want certificates of clients.
+    pub fn client_authorities(&self) -> &ClientAuthorities {
+        &self.client_authorities
     }
 
     /// The same with what each upstream is connected to with, in the order of [`Config::upstreams`];
@@ -141,7 +157,7 @@ pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
 fn server_config(
     policy: &TlsPolicy,
     session: &Session,
-    resolver: &Arc<SiteCertificates>,
+    (verifier, resolver): (Option<Arc<dyn ClientCertVerifier>>, &Arc<SiteCertificates>),
     tickets: &Arc<dyn ProducesTickets>,
 ) -> Result<ServerConfig, rustls::Error> {
     let versions: Vec<&rustls::SupportedProtocolVersion> = [
@@ -152,10 +168,13 @@ fn server_config(
     .filter(|(version, _)| (policy.version_min..=policy.version_max).contains(version))
     .map(|(_, version)| version)
     .collect();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider(policy)))
-        .with_protocol_versions(&versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver.clone());
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider(policy)))
+        .with_protocol_versions(&versions)?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(resolver.clone());
     config.alpn_protocols = match &policy.alpn {
         None => {
             let offered = policy.protocols.iter();
@@ -178,6 +197,16 @@ fn server_config(
         config.send_tls13_tickets = 0;
     }
     Ok(config)
+}
+
+/// What takes certificates of clients under `policy`, where it wants any.
+fn verifier(
+    policy: &TlsPolicy,
+    authorities: &ClientAuthorities,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, rustls::Error> {
+    let wanted = policy.client_auth.as_ref();
+    let verifier = |auth| authorities.verifier(auth, Arc::new(provider(policy)));
+    wanted.map(verifier).transpose()
 }
 
 fn with_alpn(config: &Arc<ServerConfig>, alpn: &[String]) -> ServerConfig {

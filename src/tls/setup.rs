@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use rustls::server::ProducesTickets;
 
 use super::certificate::{self, CertificateError};
+use super::client_auth::ClientAuthorities;
 use super::client_config::{self, ClientTls};
 use super::server_config::TlsSetup;
 use crate::config::{
@@ -55,11 +56,13 @@ pub fn prepare(
             }
         }
     }
+    let authorities = client_authorities(loaded, &mut problems);
     let upstreams = upstreams(loaded, now, &mut problems, &mut warnings);
     if let Some(error) = ConfigError::of(problems) {
         return Err(error);
     }
-    let tls = assemble(&loaded.config, &certificates, tickets)?.with_upstreams(upstreams);
+    let tls = assemble(&loaded.config, &certificates, authorities, tickets)?;
+    let tls = tls.with_upstreams(upstreams);
     Ok(Prepared {
         tls,
         certificates,
@@ -67,7 +70,7 @@ pub fn prepare(
     })
 }
 
-/// The TLS side of `config` with these certificates, in the order of its sites. For `tickets` see
+/// The TLS side of `config` with these certificates, in the order of its sites. For the rest see
 /// [`TlsSetup::new`].
 ///
 /// # Errors
@@ -75,16 +78,34 @@ pub fn prepare(
 pub fn assemble(
     config: &Config,
     certificates: &[certificate::Loaded],
+    client_authorities: ClientAuthorities,
     tickets: &Arc<dyn ProducesTickets>,
 ) -> Result<TlsSetup, Problem> {
     let certified = certificates.iter().map(|loaded| loaded.certified.clone());
-    TlsSetup::new(config, certified.collect(), tickets).map_err(|error| {
+    let setup = TlsSetup::new(config, certified.collect(), client_authorities, tickets);
+    setup.map_err(|error| {
         Problem::new(
             None,
             format!("the TLS library refuses a policy: {error}"),
             "use the defaults of [tls] and [site.tls]",
         )
     })
+}
+
+/// The authorities that sites take certificates of clients from.
+fn client_authorities(loaded: &Loaded, problems: &mut Vec<Problem>) -> ClientAuthorities {
+    let mut authorities = ClientAuthorities::default();
+    for (index, site) in loaded.config.sites.iter().enumerate() {
+        let Some(auth) = &site.tls.client_auth else {
+            continue;
+        };
+        if let Err(message) = authorities.load(&auth.authorities_file) {
+            let places = loaded.places.site(index);
+            let place = places.and_then(|places| places.client_authorities.clone());
+            tell_once(problems, place, message);
+        }
+    }
+    authorities
 }
 
 /// What each upstream is connected to with.

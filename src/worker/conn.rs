@@ -226,6 +226,7 @@ impl Accepted {
             suite,
             is_resumed,
             alpn,
+            client_certificate: _,
         } = handshaken;
         tracing::trace!(%peer, ?server_name, ?version, "handshake done");
         let tls = &local.generation.tls;

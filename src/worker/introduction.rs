@@ -13,8 +13,11 @@ use crate::limits::PROXY_HEADER_BYTES_MAX;
 use crate::metrics::{self, Counter};
 use crate::net::deadline::{Deadline, Wait};
 use crate::net::socket::Socket;
-use crate::proto::proxy_header::{ProxyHeader, VALUE_ALPN, VALUE_AUTHORITY, Value, tls_session};
+use crate::proto::proxy_header::{
+    ProxyHeader, ShownCertificate, VALUE_ALPN, VALUE_AUTHORITY, Value, tls_session,
+};
 use crate::sys;
+use crate::tls::client_auth::common_name;
 use crate::tls::handshake::Handshaken;
 
 /// Reads the header that a proxy sends first, within the deadline that the caller has armed. What came
@@ -87,7 +90,14 @@ pub(super) fn add_session(header: &mut ProxyHeader, handshaken: &Handshaken) {
         false => "TLSv1.2",
     };
     let suite = openssl_name(handshaken.suite);
-    header.values.push(tls_session(version, suite));
+    let certificate = handshaken.client_certificate.as_ref();
+    let client = certificate.map(|certificate| ShownCertificate {
+        common_name: common_name(certificate),
+        is_resumed: handshaken.is_resumed,
+    });
+    header
+        .values
+        .push(tls_session(version, suite, client.as_ref()));
 }
 
 /// Adds the name that the client asked for.

@@ -5,6 +5,8 @@
 //! The browsers, and a compiler or a virtual machine at each start, take minutes in a kernel that runs
 //! as a process; the lab leaves this out.
 
+mod compression;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -21,6 +21,7 @@ mod access;
 mod access_log;
 mod admin;
 mod beside_nginx;
+mod client_certificates;
 mod closing;
 mod command_line;
 mod counting;

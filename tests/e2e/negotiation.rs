@@ -148,7 +148,7 @@ fn each_site_has_its_own_versions() {
 }
 
 /// How a handshake that must fail ends.
-fn refusal(manner: &Manner, server: &Server) -> Ending {
+pub(crate) fn refusal(manner: &Manner, server: &Server) -> Ending {
     match manner.try_connect(server) {
         Err(error) => Ending::of(&error),
         // The client's side of a TLS 1.3 handshake is done before the server has judged.

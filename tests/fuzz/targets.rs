@@ -1,17 +1,22 @@
 //! What is fuzzed. Each target asserts more than that nothing panics: the same bytes mean the same in
 //! whatever pieces they come, bounds hold, and what was made is read back as it was.
 
+#[path = "connections.rs"]
+mod connections;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
+use portcullis::limits::INTERIM_RESPONSES_MAX;
 use portcullis::message::{BodyLength, Fields, Method, Request, Version};
 use portcullis::proto::conditional::{self, EntityTag, Validators, Verdict};
 use portcullis::proto::content_coding::{Acceptable, Coding};
 use portcullis::proto::forwarded::{self, ClientField};
 use portcullis::proto::h1::body::{BodyDecoder, Decoded};
 use portcullis::proto::h1::parse::{Bounds, HeadParser};
+use portcullis::proto::h1::response_head::{Framing, ResponseParser};
 use portcullis::proto::h2;
 use portcullis::proto::h2::frame::{Decoder as FrameDecoder, Frame, Role};
 use portcullis::proto::h2::hpack;
@@ -48,6 +53,12 @@ pub(crate) const TARGETS: &[Target] = &[
         run: h1_body,
         seeds: h1_body_seeds,
         words: &[b"\r\n", b"0\r\n\r\n", b";a=\"b\"", b"ffffffff", b"A: b\r\n"],
+    },
+    Target {
+        name: "h1_response",
+        run: h1_response,
+        seeds: h1_response_seeds,
+        words: H1_RESPONSE_WORDS,
     },
     Target {
         name: "client_hello",
@@ -103,6 +114,18 @@ pub(crate) const TARGETS: &[Target] = &[
             b"\x40\x01a\x01b",
             b"\xff\xff\xff\xff\x0f",
         ],
+    },
+    Target {
+        name: "h2_server",
+        run: connections::h2_server,
+        seeds: connections::h2_server_seeds,
+        words: connections::WORDS,
+    },
+    Target {
+        name: "h2_client",
+        run: connections::h2_client,
+        seeds: connections::h2_client_seeds,
+        words: connections::WORDS,
     },
     Target {
         name: "proxy_header",
@@ -256,6 +279,93 @@ fn h1_body_seeds() -> Vec<Vec<u8>> {
         "00000001\r\na\r\n0;last\r\n\r\n",
     ])
 }
+
+/// The first byte picks the request's method; the rest is what a server answers. What comes of it does
+/// not depend on the pieces it comes in, and of what follows the head nothing belongs to it.
+fn h1_response(input: &[u8]) {
+    let Some((&pick, input)) = input.split_first() else {
+        return;
+    };
+    let method =
+        [Method::Get, Method::Head, Method::Connect, Method::Post][usize::from(pick) % 4].clone();
+    let whole = response_of(input, input.len().max(1), &method);
+    for piece in [1, 7] {
+        assert_eq!(response_of(input, piece, &method), whole);
+    }
+    let Ok((Some(head), rest)) = whole else {
+        return;
+    };
+    let end = input.len() - rest.len();
+    assert_eq!(&input[end..], rest);
+    let alone = response_of(&input[..end], end, &method).expect("as before");
+    assert_eq!(alone, (Some(head.clone()), Vec::new()));
+    let other = [&input[..end], b"HTTP/1.1 200 OK\r\n\n"].concat();
+    let other = response_of(&other, other.len(), &method).expect("as before");
+    assert_eq!(other.0, Some(head));
+    if let Ok((head, _)) = response_of(&input[..end - 1], end, &method) {
+        assert_eq!(head, None, "a head without its end");
+    }
+}
+
+/// The head with the interim responses before it, once it has come, and what is left.
+fn response_of(
+    input: &[u8],
+    piece: usize,
+    method: &Method,
+) -> Result<(Option<String>, Vec<u8>), ()> {
+    let mut parser = ResponseParser::default();
+    let mut buffer = BytesMut::new();
+    let mut pieces = input.chunks(piece);
+    while let Some(piece) = pieces.next() {
+        buffer.extend_from_slice(piece);
+        // What is wrong first may depend on what is there.
+        let Some(head) = parser.parse(&mut buffer, method).map_err(|_| ())? else {
+            continue;
+        };
+        let interims = parser.take_interims();
+        assert!(interims.len() <= INTERIM_RESPONSES_MAX);
+        let of_interims = interims.iter().map(|interim| &interim.fields);
+        for (name, value) in of_interims.chain([&head.fields]).flat_map(Fields::iter) {
+            assert!(!name.is_empty() && !name.contains(&b':'));
+            assert!(!value.iter().any(|byte| b"\r\n\0".contains(byte)));
+        }
+        match head.framing {
+            Framing::None => {}
+            Framing::Length(length) => assert_eq!(head.content_length, Some(length)),
+            Framing::Chunked => assert_eq!(head.content_length, None),
+            Framing::Close => assert!(head.content_length.is_none() && !head.keep_alive),
+        }
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+        }
+        return Ok((Some(format!("{interims:?} {head:?}")), buffer.to_vec()));
+    }
+    Ok((None, Vec::new()))
+}
+
+fn h1_response_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        "\0HTTP/1.1 200 OK\r\nContent-Length: 5\r\nDate: now\r\n\r\nhello",
+        "\0HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 404\r\nA: b\r\n\r\n",
+        "\x03HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n",
+        "\x01HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nConnection: close\r\n\r\n",
+        "\x02HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x01\x01a",
+        "\0HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ])
+}
+
+const H1_RESPONSE_WORDS: &[&[u8]] = &[
+    b"\r\n",
+    b"\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.0 204 \r\n",
+    b"Content-Length: 18446744073709551616\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close, keep-alive\r\n",
+    b" ",
+    b":",
+    b"\x00",
+];
 
 /// A ClientHello, whole and byte by byte.
 fn client_hello(input: &[u8]) {

@@ -91,6 +91,10 @@ impl Server for Nginx {
             .then_some("its stream module is missing (Debian has it as libnginx-mod-stream)")
     }
 
+    fn asks_for_kernel_tls(&self) -> bool {
+        self.kernel_tls
+    }
+
     fn command(&self, site: &Site) -> Result<Command, Failure> {
         let file = site.scratch.join("nginx.conf");
         fs::write(&file, self.configuration(site)?)?;

@@ -30,6 +30,10 @@ impl Server for Portcullis {
         None
     }
 
+    fn asks_for_kernel_tls(&self) -> bool {
+        self.offload == "always"
+    }
+
     fn command(&self, site: &Site) -> Result<Command, Failure> {
         let file = site.scratch.join("portcullis.toml");
         fs::write(&file, configuration(site, self.offload)?)?;

@@ -80,7 +80,7 @@ const BUGS: [Bug; 3] = [
         name: "CVE-2026-23240",
         what: "closing a kernel TLS connection races with its sending",
         meaning: "Under load the kernel may use memory that it has freed, and crash.",
-        mend: "install Linux 6.12.75, 6.18.16, 6.19.6 or later, or offload = \"never\".",
+        mend: "install Linux 6.12.75, 6.18.16, 6.19.6 or later, or set policy = \"never\" in [offload].",
         affected: &[
             ((5, 3, 0), (6, 12, 75)),
             ((6, 13, 0), (6, 18, 16)),
@@ -92,8 +92,8 @@ const BUGS: [Bug; 3] = [
         what: "receiving by kernel TLS can leak memory",
         meaning: "A connection that receives through the kernel may lose its last buffers when memory \
                   is short.",
-        mend: "install Linux 6.1.168, 6.6.131, 6.12.80, 6.18.21, 6.19.11 or later, or offload = \
-               \"never\".",
+        mend: "install Linux 6.1.168, 6.6.131, 6.12.80, 6.18.21, 6.19.11 or later, or set policy = \
+               \"never\" in [offload].",
         affected: &[
             ((0, 0, 0), (6, 1, 168)),
             ((6, 2, 0), (6, 6, 131)),
@@ -106,7 +106,7 @@ const BUGS: [Bug; 3] = [
         name: "CVE-2025-39946",
         what: "receiving by kernel TLS can write past a buffer",
         meaning: "A client that sends broken record headers may corrupt the kernel's memory.",
-        mend: "install Linux 6.1.154, 6.6.108, 6.12.49, 6.16.9 or later, or offload = \"never\".",
+        mend: "install Linux 6.1.154, 6.6.108, 6.12.49, 6.16.9 or later, or set policy = \"never\" in [offload].",
         affected: &[
             ((6, 0, 0), (6, 1, 154)),
             ((6, 2, 0), (6, 6, 108)),
@@ -157,6 +157,19 @@ mod tests {
         ] {
             let expected: Vec<_> = expected.iter().map(|name| degraded(name)).collect();
             assert_eq!(names(release, ""), expected, "{release}");
+        }
+    }
+
+    #[test]
+    fn the_guide_and_the_remedy_name_every_release_that_mends_it() {
+        let guide = include_str!("../../../tuning/ktls.md");
+        for bug in BUGS {
+            assert!(guide.contains(bug.name), "{}", bug.name);
+            for (_, (major, minor, stable)) in bug.affected {
+                let release = format!("{major}.{minor}.{stable}");
+                assert!(guide.contains(&release), "{}: {release}", bug.name);
+                assert!(bug.mend.contains(&release), "{}: {release}", bug.name);
+            }
         }
     }
 

@@ -45,7 +45,10 @@ pub(super) fn check(
         workers: None,
         problems: Vec::new(),
         warnings: Vec::new(),
+        client_authorities: None,
     };
+    let client_ca = raw.tls.client_ca.as_ref();
+    checker.client_authorities = client_ca.map(|ca| checker.place(ca));
     let workers = checker.workers(raw.workers);
     checker.workers = workers;
     let (upstreams, upstream_places) = checker.upstreams(raw.upstream);
@@ -103,6 +106,8 @@ struct Checker<'a> {
     base: &'a Path,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
+    /// Where `[tls]` names the authorities of clients.
+    client_authorities: Option<Place>,
     /// Where their number is set.
     workers: Option<usize>,
 }

@@ -85,6 +85,11 @@ impl Checker<'_> {
         taken: &mut HashMap<String, usize>,
     ) -> Option<(Site, SitePlaces)> {
         self.refuse_files_of_tunnel(&raw);
+        let client_ca = raw
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.get_ref().client_ca.as_ref());
+        let client_authorities = client_ca.map(|ca| self.place(ca));
         let is_tunnel = raw.tunnel.is_some();
         let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "site");
         let access = self.access(raw.allow, raw.deny);
@@ -142,6 +147,7 @@ impl Checker<'_> {
         let places = SitePlaces {
             certificate: self.source.place(certificate),
             key: self.source.place(key),
+            client_authorities: client_authorities.or_else(|| self.client_authorities.clone()),
             names: name_places,
         };
         Some((site, places))

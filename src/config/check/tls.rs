@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::Checker;
 use crate::config::raw::{RawTls, Value};
-use crate::config::{Group, Protocol, Suite, SuiteOrder, TlsPolicy, TlsVersion};
+use crate::config::{ClientAuth, Group, Protocol, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 
 impl Checker<'_> {
     /// The policy of `raw`, with `inherited` for what it leaves open.
@@ -26,11 +26,41 @@ impl Checker<'_> {
             groups: self.choices("groups", &raw.groups, &GROUPS, &inherited.groups),
             protocols: self.choices("alpn", &raw.alpn, &PROTOCOLS, &inherited.protocols),
             alpn: inherited.alpn.clone(),
+            client_auth: self.client_auth(raw, inherited.client_auth.as_ref()),
         };
         if self.problems.len() == before {
             self.coherence(raw, &policy);
         }
         policy
+    }
+
+    fn client_auth(&mut self, raw: &RawTls, inherited: Option<&ClientAuth>) -> Option<ClientAuth> {
+        let wanted = raw.client_certificate.as_ref();
+        let wanted = wanted.and_then(|text| self.choice("client_certificate", text, &WANTED));
+        let authorities_file = match &raw.client_ca {
+            Some(file) => self.file_named("client_ca", file),
+            None => inherited.map(|auth| auth.authorities_file.clone()),
+        };
+        let is_wanted = matches!(wanted, Some(Wanted::Optional | Wanted::Required));
+        if let (Some(written), None, true) = (&raw.client_certificate, &authorities_file, is_wanted)
+            && raw.client_ca.is_none()
+        {
+            self.problem(
+                written.span(),
+                "`client_certificate` without authorities that could have signed one",
+                "add client_ca = \"clients.pem\", or remove it",
+            );
+        }
+        let is_required = match wanted {
+            Some(Wanted::None) => return None,
+            Some(Wanted::Optional) => false,
+            Some(Wanted::Required) => true,
+            None => inherited.is_none_or(|auth| auth.is_required),
+        };
+        Some(ClientAuth {
+            authorities_file: authorities_file?,
+            is_required,
+        })
     }
 
     fn coherence(&mut self, raw: &RawTls, policy: &TlsPolicy) {
@@ -98,6 +128,20 @@ impl Checker<'_> {
 
 pub(super) const VERSIONS: [(&str, TlsVersion); 2] =
     [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+
+/// What is wanted of a client.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wanted {
+    None,
+    Optional,
+    Required,
+}
+
+const WANTED: [(&str, Wanted); 3] = [
+    ("required", Wanted::Required),
+    ("optional", Wanted::Optional),
+    ("none", Wanted::None),
+];
 
 const SUITES: [(&str, Suite); 3] = [
     ("aes-128-gcm", Suite::Aes128Gcm),

@@ -124,7 +124,7 @@ impl Checker<'_> {
     }
 
     /// The path that `written` says; what is in the file is looked at later.
-    fn file_named(&mut self, key: &str, written: &Spanned<String>) -> Option<PathBuf> {
+    pub(super) fn file_named(&mut self, key: &str, written: &Spanned<String>) -> Option<PathBuf> {
         let path = written.get_ref();
         if path.is_empty() || path.contains('\0') {
             self.problem(

@@ -213,8 +213,7 @@ fn start<'a, H: Handler>(
 ) {
     match event {
         Event::Request(stream, request, has_body) => {
-            let request = Rc::from(request);
-            attach(stream, Some(&request), shared);
+            attach(stream, Some(Rc::clone(&request)), shared);
             let known = match has_body {
                 true => None,
                 false => handler.respond_known(&request, shared.now.get()),
@@ -231,16 +230,16 @@ fn start<'a, H: Handler>(
             tasks.add(stream, Box::pin(exchange));
         }
         Event::Refused(stream, request, status, reason) => {
-            attach(stream, request.map(Rc::from).as_ref(), shared);
+            attach(stream, request, shared);
             refuse(stream, status, reason, shared);
         }
         Event::Gone(stream) => tasks.remove(stream),
     }
 }
 
-fn attach(stream: StreamId, request: Option<&Rc<Request>>, shared: &Shared) {
+fn attach(stream: StreamId, request: Option<Rc<Request>>, shared: &Shared) {
     let served = Served {
-        request: request.cloned(),
+        request,
         begun: shared.now.get().monotonic,
     };
     shared.connection.borrow_mut().attach(stream, served);

@@ -33,6 +33,8 @@ pub(in crate::net) struct Setup {
     pub(in crate::net) policy: OffloadPolicy,
     pub(in crate::net) kernel: KernelTls,
     pub(in crate::net) records_per_key_max: u64,
+    /// See [`Offload::sent_bytes_min`].
+    pub(in crate::net) sent_bytes_min: u64,
     /// Both sockets hold little, so that a send blocks soon.
     pub(in crate::net) small_buffers: bool,
     /// The peer can see what our side has not yet taken from its socket.
@@ -45,6 +47,7 @@ impl Setup {
         Self {
             suite: Some(suite),
             policy: OffloadPolicy::Never,
+            sent_bytes_min: u64::MAX,
             kernel: KernelTls::refused(TlsRefusal::NoModule),
             records_per_key_max: u64::MAX,
             small_buffers: false,
@@ -423,7 +426,7 @@ pub(in crate::net) fn context(setup: &Setup, file_threads: &FileThreads) -> Stre
         offload: Offload {
             policy: setup.policy,
             file_bytes_min: AUTO_FILE_BYTES_MIN,
-            sent_bytes_min: u64::MAX,
+            sent_bytes_min: setup.sent_bytes_min,
             tunnel_bytes_min: 0,
         },
         kernel: setup.kernel.clone(),

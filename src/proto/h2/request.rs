@@ -8,7 +8,7 @@ use super::priority::Priority;
 use crate::limits::METHOD_BYTES_MAX;
 use crate::message::{BodyLength, Interims, Method, Request, RequestId, Status, Version};
 use crate::proto::authority::{host_of, is_connect_target};
-use crate::proto::syntax::{decimal, is_field_value_byte, is_tchar, is_token};
+use crate::proto::syntax::{decimal, is_field_value, is_tchar, is_token};
 
 /// What the listener allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn request(list: &HeaderList, end_stream: bool, bounds: &Bounds) -> Result<H
     }
     let (pseudo, first_field) = Pseudo::read(list)?;
     let mut control = Control::default();
-    for (name, value) in list.iter().skip(first_field) {
+    for (name, value) in list.iter_from(first_field) {
         check_field(name, value)?;
         control.read(name, value)?;
     }
@@ -126,6 +126,10 @@ impl<'a> Pseudo<'a> {
 
     fn method(&self) -> Result<Method, Refusal> {
         let method = self.method.ok_or(Refusal::Malformed("no :method"))?;
+        if method == b"GET" {
+            // What most are needs no look at its letters.
+            return Ok(Method::Get);
+        }
         if !is_token(method) {
             return Err(Refusal::Malformed("malformed :method"));
         }
@@ -162,7 +166,8 @@ impl<'a> Pseudo<'a> {
         let path = self.path.ok_or(Refusal::Malformed("no :path"))?;
         let asterisk = *method == Method::Options && path == b"*";
         // The characters are those that a request line may have; white space would end it early.
-        let valid = path.iter().all(|b| matches!(b, 0x21..=0x7e) && *b != b'#');
+        let valid = |valid, &byte| valid & matches!(byte, 0x21..=0x7e) & (byte != b'#');
+        let valid = path.iter().fold(true, valid);
         if !valid || !(path.starts_with(b"/") || asterisk) {
             return Err(Refusal::Malformed("malformed :path"));
         }
@@ -260,7 +265,7 @@ pub(super) fn check_field(name: &[u8], value: &[u8]) -> Result<(), Refusal> {
         return Err(Refusal::Malformed("malformed field name"));
     }
     let padded = matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
-    if padded || !value.iter().copied().all(is_field_value_byte) {
+    if padded || !is_field_value(value) {
         return Err(Refusal::Malformed("malformed field value"));
     }
     Ok(())

@@ -101,6 +101,24 @@ impl<T> Stream<T> {
         matches!(self.state, State::Open | State::HalfClosedLocal)
     }
 
+    /// One that the peer opens.
+    fn new(id: StreamId, opening: Opening, data: T) -> Self {
+        Self {
+            id,
+            state: match opening.end_stream {
+                true => State::HalfClosedRemote,
+                false => State::Open,
+            },
+            was_reset: false,
+            has_begun: true,
+            content_left: opening.content_length,
+            send: opening.send,
+            receive: opening.receive,
+            priority: opening.priority,
+            data,
+        }
+    }
+
     fn end_receiving(&mut self) -> Result<(), StreamError> {
         // RFC 9113 8.1.1: a content-length that differs from what DATA carried is malformed.
         if self.content_left.is_some_and(|left| left > 0) {
@@ -140,8 +158,11 @@ pub struct Opening {
 pub struct Streams<T> {
     /// This side's: a client opens them, a server is asked to.
     role: Role,
-    /// By identifier.
-    streams: Vec<Stream<T>>,
+    /// By identifier. A stream stays where it is while others open and end: only what points to it
+    /// moves.
+    streams: Vec<(StreamId, Place<T>)>,
+    /// Where streams have ended, for the next: with those in use never more than were open at once.
+    free: Vec<Place<T>>,
     concurrent_max: usize,
     /// The highest that has been opened.
     last: StreamId,
@@ -158,6 +179,7 @@ impl<T> Streams<T> {
         Self {
             role,
             streams: Vec::new(),
+            free: Vec::new(),
             concurrent_max,
             last: 0,
             last_served: StreamId::MAX,
@@ -193,11 +215,12 @@ impl<T> Streams<T> {
             last => last + 2,
         };
         let id = self.last;
-        let stream = self.open(id, opening, data);
+        let mut stream = Stream::new(id, opening, data);
         stream.has_begun = false;
         if opening.end_stream {
             stream.state = State::HalfClosedLocal;
         }
+        self.put(stream);
         id
     }
 
@@ -231,12 +254,15 @@ impl<T> Streams<T> {
     /// The open stream `id`.
     pub fn get(&mut self, id: StreamId) -> Option<&mut Stream<T>> {
         let index = self.position(id).ok()?;
-        self.streams.get_mut(index)
+        let (_, place) = self.streams.get_mut(index)?;
+        Option::as_mut(place)
     }
 
     /// Every open stream, by identifier.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream<T>> {
-        self.streams.iter_mut()
+        self.streams
+            .iter_mut()
+            .filter_map(|(_, place)| Option::as_mut(place))
     }
 
     /// Whether the stream `id` was never opened: RST_STREAM must not be sent for it (RFC 9113 6.4).
@@ -283,29 +309,8 @@ impl<T> Streams<T> {
     }
 
     /// Opens the stream `id`, which [`handle_headers`](Self::handle_headers) has just allowed.
-    pub fn open(&mut self, id: StreamId, opening: Opening, data: T) -> &mut Stream<T> {
-        let state = if opening.end_stream {
-            State::HalfClosedRemote
-        } else {
-            State::Open
-        };
-        let index = self.position(id).unwrap_or_else(|index| index);
-        self.streams.insert(
-            index,
-            Stream {
-                id,
-                state,
-                was_reset: false,
-                has_begun: true,
-                content_left: opening.content_length,
-                send: opening.send,
-                receive: opening.receive,
-                priority: opening.priority,
-                data,
-            },
-        );
-        #[expect(clippy::indexing_slicing, reason = "inserted there by the line above")]
-        &mut self.streams[index]
+    pub fn open(&mut self, id: StreamId, opening: Opening, data: T) {
+        self.put(Stream::new(id, opening, data));
     }
 
     /// A DATA frame came: the stream, which may take its content, or `None` when the content was on
@@ -394,7 +399,7 @@ impl<T> Streams<T> {
         old: u32,
         new: u32,
     ) -> Result<(), ConnectionError> {
-        for stream in &mut self.streams {
+        for stream in self.iter_mut() {
             stream.send.change_initial(old, new).map_err(|FlowError| {
                 ConnectionError::new(FlowError::CODE, "a stream's window over its maximum")
             })?;
@@ -402,14 +407,14 @@ impl<T> Streams<T> {
         Ok(())
     }
 
-    /// This side sent END_STREAM on `id`.
-    pub fn end_sending(&mut self, id: StreamId) {
-        if let Some(stream) = self.get(id) {
-            stream.state = match stream.state {
-                State::Open | State::HalfClosedLocal => State::HalfClosedLocal,
-                State::HalfClosedRemote | State::Closed => State::Closed,
-            };
-        }
+    /// This side sent END_STREAM on `id`: the stream.
+    pub fn end_sending(&mut self, id: StreamId) -> Option<&mut Stream<T>> {
+        let stream = self.get(id)?;
+        stream.state = match stream.state {
+            State::Open | State::HalfClosedLocal => State::HalfClosedLocal,
+            State::HalfClosedRemote | State::Closed => State::Closed,
+        };
+        Some(stream)
     }
 
     /// This side sent RST_STREAM on `id`: what is on the way for it will be ignored (RFC 9113 5.1).
@@ -421,10 +426,26 @@ impl<T> Streams<T> {
         }
     }
 
-    /// Lets go of a stream whose service has ended: its place is free for another.
-    pub fn remove(&mut self, id: StreamId) -> Option<Stream<T>> {
-        let index = self.position(id).ok()?;
-        Some(self.streams.remove(index))
+    /// Lets go of a stream whose service has ended: its place is free for another. Whether there was
+    /// one.
+    pub fn remove(&mut self, id: StreamId) -> bool {
+        let Ok(index) = self.position(id) else {
+            return false;
+        };
+        let (_, mut place) = self.streams.remove(index);
+        // It ends where it lies.
+        *place = None;
+        self.free.push(place);
+        true
+    }
+
+    fn put(&mut self, stream: Stream<T>) {
+        let id = stream.id;
+        let mut place = self.free.pop().unwrap_or_default();
+        *place = Some(stream);
+        // Identifiers rise: this is the end.
+        let index = self.position(id).unwrap_or_else(|index| index);
+        self.streams.insert(index, (id, place));
     }
 
     fn handle_response(
@@ -471,19 +492,12 @@ impl<T> Streams<T> {
     fn known(&mut self, id: StreamId) -> Result<Option<&mut Stream<T>>, Violation> {
         self.check_not_idle(id)?;
         let ignored = self.recently_reset.contains(&id) || id > self.last_served;
-        match self.position(id) {
-            Ok(index) => {
-                let stream = self.streams.get_mut(index);
-                // RFC 9113 5.1: after its own RST_STREAM a peer may send nothing; after ours, what
-                // was on the way.
-                match stream {
-                    Some(stream) if stream.was_reset && !ignored => Err(closed(id).into()),
-                    Some(stream) if !stream.was_reset => Ok(Some(stream)),
-                    _ => Ok(None),
-                }
-            }
-            Err(_) if ignored => Ok(None),
-            Err(_) => Err(closed(id).into()),
+        match self.get(id) {
+            Some(stream) if !stream.was_reset => Ok(Some(stream)),
+            // RFC 9113 5.1: after its own RST_STREAM a peer may send nothing; after ours, what was on
+            // the way.
+            Some(_) | None if ignored => Ok(None),
+            Some(_) | None => Err(closed(id).into()),
         }
     }
 
@@ -507,9 +521,12 @@ impl<T> Streams<T> {
     }
 
     fn position(&self, id: StreamId) -> Result<usize, usize> {
-        self.streams.binary_search_by_key(&id, |stream| stream.id)
+        self.streams.binary_search_by_key(&id, |&(id, _)| id)
     }
 }
+
+/// Where a stream lies; `None` only while it is [free](Streams::free).
+type Place<T> = Box<Option<Stream<T>>>;
 
 /// The last stream that a client can open (RFC 9113 5.1.1).
 const LAST_ID: StreamId = 0x7fff_ffff;

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::proto::h2::flow::{WINDOW_BYTES_INITIAL, WINDOW_BYTES_MAX};
 use proptest::prelude::*;
@@ -67,7 +69,7 @@ fn rfc9113_5_1_a_stream_from_idle_to_closed() {
     assert_eq!(streams.get(1).unwrap().state(), State::HalfClosedRemote);
     streams.end_sending(1);
     assert_eq!(streams.get(1).unwrap().state(), State::Closed);
-    assert!(streams.remove(1).is_some() && streams.is_empty());
+    assert!(streams.remove(1) && streams.is_empty());
 }
 
 #[test]
@@ -198,7 +200,7 @@ fn rfc9113_5_1_2_a_stream_too_many_is_refused_until_one_is_removed() {
         headers(&mut streams, 9, true),
         Err((STREAM, ErrorCode::RefusedStream))
     );
-    streams.remove(3).unwrap();
+    assert!(streams.remove(3));
     assert_eq!(headers(&mut streams, 11, true), Ok(HeadersRole::Request));
 }
 
@@ -264,6 +266,36 @@ fn rfc9113_8_1_trailers_must_end_the_stream() {
     );
 }
 
+/// Ending one moves none of the others, whatever they hold, and costs the next no memory.
+#[test]
+fn streams_stay_where_they_are_and_their_places_are_used_again() {
+    let places = |streams: &mut Streams<[u8; 256]>| -> Vec<_> {
+        let place = |stream: &mut Stream<_>| (stream.id(), std::ptr::from_ref(stream).addr());
+        streams.iter_mut().map(place).collect()
+    };
+    let open = |streams: &mut Streams<[u8; 256]>, id: StreamId| {
+        assert_eq!(streams.handle_headers(id, true), Ok(HeadersRole::Request));
+        streams.open(id, opening(true, None), [id.to_be_bytes()[3]; 256]);
+    };
+    let mut streams = Streams::new(Role::Server, 100);
+    (0..100).for_each(|n| open(&mut streams, 2 * n + 1));
+    let first = places(&mut streams);
+    let is_ended = |id: StreamId| id % 7 < 3 || id == 1;
+    for &(id, _) in first.iter().filter(|(id, _)| is_ended(*id)) {
+        assert!(streams.remove(id) && !streams.remove(id));
+    }
+    let (ended, left): (Vec<_>, Vec<_>) = first.iter().copied().partition(|(id, _)| is_ended(*id));
+    assert_eq!(places(&mut streams), left);
+    (0..ended.len()).for_each(|n| open(&mut streams, u32::try_from(2 * n).unwrap() + 201));
+    let second = places(&mut streams);
+    assert_eq!(second[..left.len()], left);
+    let of = |places: &[(StreamId, usize)]| -> BTreeSet<_> {
+        places.iter().map(|&(_, place)| place).collect()
+    };
+    assert_eq!(of(&first), of(&second));
+    assert!(streams.free.is_empty());
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Headers(StreamId, bool),
@@ -319,14 +351,17 @@ proptest! {
                 Step::Update(id, increment) => {
                     let _ = streams.handle_window_update(id, increment);
                 }
-                Step::EndSending(id) => streams.end_sending(id),
+                Step::EndSending(id) => {
+                    streams.end_sending(id);
+                }
                 Step::Reset(id) => streams.reset(id),
                 Step::Remove(id) => {
                     streams.remove(id);
                 }
                 Step::Drain => streams.stop_opening(),
             }
-            prop_assert!(streams.len() <= CONCURRENT_MAX);
+            prop_assert!(streams.len() + streams.free.len() <= CONCURRENT_MAX);
+            prop_assert!(streams.free.iter().all(|place| place.is_none()));
             let ids: Vec<_> = streams.iter_mut().map(|stream| stream.id()).collect();
             prop_assert!(ids.is_sorted_by(|a, b| a < b));
             prop_assert!(streams.recently_reset.len() <= H2_RESETS_REMEMBERED);

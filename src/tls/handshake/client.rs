@@ -80,6 +80,7 @@ async fn shake_hands(
         version,
         suite,
         is_resumed,
+        client_certificate: _,
     } = Driver::new(session).drive(&mut wire).await?;
     Ok(Secured {
         parts,

@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{
@@ -33,6 +34,8 @@ pub(super) struct Established {
     pub(super) version: ProtocolVersion,
     pub(super) suite: CipherSuite,
     pub(super) is_resumed: bool,
+    /// The client's certificate, where it was asked for one and has one.
+    pub(super) client_certificate: Option<CertificateDer<'static>>,
 }
 
 /// The bytes of a handshake: what was received and not yet consumed.
@@ -327,6 +330,13 @@ where
     let common = session.common();
     let alpn = common.alpn_protocol().map(Box::from);
     let is_resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
+    let client_certificate = match S::ROLE {
+        Role::Server => common
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .cloned(),
+        Role::Client => None,
+    };
     let (secrets, connection) = session.into_kernel().map_err(|error| {
         tracing::error!(%error, "the TLS library gives no secrets");
         Cause::Internal("the TLS library gives no secrets")
@@ -351,6 +361,7 @@ where
         version,
         suite: suite.suite(),
         is_resumed,
+        client_certificate,
     })
 }
 

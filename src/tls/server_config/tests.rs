@@ -6,33 +6,37 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::server::ProducesTickets;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     AlertDescription, CipherSuite, ClientConfig, ClientConnection, Error, HandshakeKind,
     NamedGroup, ProtocolVersion, RootCertStore, ServerConnection, SupportedProtocolVersion,
     version,
 };
 
-use super::{TlsSetup, ticketer};
+use super::{ClientAuthorities, TlsSetup, ticketer};
 use crate::config::serve::{Options, config_for};
 use crate::config::{
-    Config, Group, OffloadPolicy, Session, Site, Suite, SuiteOrder, TlsPolicy, TlsVersion,
+    ClientAuth, Config, Group, OffloadPolicy, Session, Site, Suite, SuiteOrder, TlsPolicy,
+    TlsVersion,
 };
 
 /// A site's certificate, and a client's trust in it.
 struct Identity {
+    pem: String,
     certified: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
 }
 
 fn identity(name: &str, key: &rcgen::KeyPair) -> Identity {
     let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-    let certificate = params.self_signed(key).unwrap().der().clone();
+    let made = params.self_signed(key).unwrap();
+    let certificate = made.der().clone();
     let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let signer = aws_lc_rs::sign::any_supported_type(&der).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     Identity {
+        pem: made.pem(),
         certified: Arc::new(CertifiedKey::new(vec![certificate], signer)),
         roots: Arc::new(roots),
     }
@@ -75,6 +79,7 @@ fn setup(policy: TlsPolicy, identity: &Identity) -> TlsSetup {
     TlsSetup::new(
         &config(&[(&["a.test"], policy)]),
         certificates,
+        ClientAuthorities::default(),
         &ticketer().unwrap(),
     )
     .unwrap()
@@ -289,7 +294,13 @@ fn certificates_follow_the_name_whatever_its_case() {
     ]);
     let identities = [p256("*.a.test"), p256("www.a.test")];
     let certificates = identities.iter().map(|i| i.certified.clone()).collect();
-    let setup = TlsSetup::new(&sites, certificates, &ticketer().unwrap()).unwrap();
+    let setup = TlsSetup::new(
+        &sites,
+        certificates,
+        ClientAuthorities::default(),
+        &ticketer().unwrap(),
+    )
+    .unwrap();
     for (name, site) in [("img.a.test", 0), ("www.a.test", 1), ("www.a.test.", 1)] {
         let client = Arc::new(client(&identities[site], rustls::ALL_VERSIONS));
         let (client, _) = handshake(&setup, &client, name).unwrap();
@@ -333,7 +344,13 @@ fn tickets_outlive_a_reload_that_keeps_the_ticketer() {
             session,
             ..config(&[(&["a.test"], TlsPolicy::default())])
         };
-        TlsSetup::new(&config, vec![identity.certified.clone()], tickets).unwrap()
+        TlsSetup::new(
+            &config,
+            vec![identity.certified.clone()],
+            ClientAuthorities::default(),
+            tickets,
+        )
+        .unwrap()
     };
     let default = Session::default();
     let off = Session {
@@ -399,4 +416,106 @@ fn a_site_without_a_certificate_of_its_name_sends_no_other() {
     let refused = Error::AlertReceived(AlertDescription::AccessDenied);
     assert_eq!(client.process_new_packets().unwrap_err(), refused);
     assert_eq!(client.protocol_version(), None::<ProtocolVersion>);
+}
+
+/// A policy that wants certificates which `authority` signed.
+fn wanting(authority: &str, is_required: bool) -> TlsPolicy {
+    TlsPolicy {
+        client_auth: Some(ClientAuth {
+            authorities_file: authority.into(),
+            is_required,
+        }),
+        ..TlsPolicy::default()
+    }
+}
+
+/// A client that trusts `server` and shows `own`.
+fn showing(server: &Identity, own: Option<&Identity>) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .unwrap()
+        .with_root_certificates(server.roots.clone());
+    match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let own = SingleCertAndKey::from(CertifiedKey::clone(&own.certified));
+            builder.with_client_cert_resolver(Arc::new(own))
+        }
+    }
+}
+
+/// The authorities in a file that has this certificate, which is its own issuer.
+fn authorities(own: &Identity) -> (tempfile::TempDir, ClientAuthorities, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &own.pem).unwrap();
+    let mut authorities = ClientAuthorities::default();
+    authorities.load(&file).unwrap();
+    (folder, authorities, file.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn rfc8446_4_4_2_4_certificates_of_clients_are_wanted_and_verified() {
+    let (server, known, stranger) = (p256("a.test"), p256("client"), p256("stranger"));
+    let (_folder, authorities, file) = authorities(&known);
+    let setup = |is_required| {
+        let config = config(&[(&["a.test"], wanting(&file, is_required))]);
+        let certificates = vec![server.certified.clone()];
+        TlsSetup::new(
+            &config,
+            certificates,
+            authorities.clone(),
+            &ticketer().unwrap(),
+        )
+        .unwrap()
+    };
+    for (is_required, own, is_taken) in [
+        (true, Some(&known), true),
+        (true, None, false),
+        (true, Some(&stranger), false),
+        (false, Some(&known), true),
+        (false, None, true),
+        (false, Some(&stranger), false),
+    ] {
+        let client = Arc::new(showing(&server, own));
+        let done = handshake(&setup(is_required), &client, "a.test");
+        assert_eq!(done.is_ok(), is_taken, "{is_required}");
+        if let Ok((_, done)) = done {
+            let shown = done.peer_certificates().map(|chain| chain[0].clone());
+            assert_eq!(shown, own.map(|own| own.certified.cert[0].clone()));
+        }
+    }
+}
+
+#[test]
+fn no_session_of_another_policy_stands_for_a_certificate() {
+    let (server, known) = (p256("a.test"), p256("client"));
+    let (_folder, authorities, file) = authorities(&known);
+    let tickets = ticketer().unwrap();
+    let setup = |policy| {
+        let config = config(&[(&["a.test"], policy)]);
+        let certificates = vec![server.certified.clone()];
+        TlsSetup::new(&config, certificates, authorities.clone(), &tickets).unwrap()
+    };
+    let (open, closed, reloaded) = (
+        setup(TlsPolicy::default()),
+        setup(wanting(&file, true)),
+        setup(wanting(&file, true)),
+    );
+    for (first, second, is_resumed) in [
+        (&open, &closed, false),
+        (&closed, &closed, true),
+        (&closed, &reloaded, false),
+        (&closed, &open, false),
+    ] {
+        let mut client = showing(&server, Some(&known));
+        client.resumption = Resumption::in_memory_sessions(8);
+        let client = Arc::new(client);
+        handshake(first, &client, "a.test").unwrap();
+        let (_, done) = handshake(second, &client, "a.test").unwrap();
+        let kind = done.handshake_kind() == Some(HandshakeKind::Resumed);
+        assert_eq!(kind, is_resumed);
+        let is_closed = !std::ptr::eq(second, &raw const open);
+        assert_eq!(done.peer_certificates().is_some(), is_closed);
+    }
 }

@@ -7,7 +7,7 @@ mod groups;
 mod http2;
 pub(crate) mod http2_backend;
 mod http2_upstreams;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod tls;
 
 use std::path::Path;
@@ -32,7 +32,7 @@ for_each_policy!(
 );
 
 /// A server that passes everything on to `backend`, with lines for `[upstream.http]`.
-fn passing_on(policy: Policy, backend: &Backend, http: &str) -> Setup {
+pub(crate) fn passing_on(policy: Policy, backend: &Backend, http: &str) -> Setup {
     let upstream = format!(
         "name = \"app\"\neject_failures = 0\n[[upstream.server]]\naddress = \"tcp://{}\"\n\
          [upstream.http]\n{http}",

@@ -178,21 +178,21 @@ fn the_address_that_is_told_is_the_one_that_is_limited() {
 }
 
 /// A group of one server that is told.
-fn told(address: SocketAddr, version: &str) -> String {
+pub(crate) fn told(address: SocketAddr, version: &str) -> String {
     format!(
         "[[upstream]]\nname = \"app\"\nsend_proxy_protocol = \"{version}\"\n\
          [[upstream.server]]\naddress = \"tcp://{address}\"\n"
     )
 }
 
-fn listen() -> (TcpListener, SocketAddr) {
+pub(crate) fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
 /// The header that a connection begins with, and what came behind it.
-fn read_header(socket: &mut TcpStream) -> (ProxyHeader, BytesMut) {
+pub(crate) fn read_header(socket: &mut TcpStream) -> (ProxyHeader, BytesMut) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut input = BytesMut::new();
     loop {
@@ -206,7 +206,7 @@ fn read_header(socket: &mut TcpStream) -> (ProxyHeader, BytesMut) {
     }
 }
 
-fn value(header: &ProxyHeader, kind: u8) -> Option<&[u8]> {
+pub(crate) fn value(header: &ProxyHeader, kind: u8) -> Option<&[u8]> {
     let mut values = header.values.iter();
     values
         .find(|value: &&Value| value.kind == kind)

@@ -66,6 +66,16 @@ pub(crate) fn client_leaf(name: &str) -> Leaf {
     })
 }
 
+/// A certificate for a client that is not valid any more.
+pub(crate) fn expired_client_leaf() -> Leaf {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    sign(&key, &["client.test"], |parameters| {
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    })
+}
+
 fn sign(key: &KeyPair, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let mut parameters = CertificateParams::new(names).unwrap();

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{
     AlertDescription, CipherSuite, ClientConfig, ClientConnection, RootCertStore,
     SupportedProtocolVersion,
 };
 use socket2::{Domain, Socket, Type};
 
-use super::certificates::authority_der;
+use super::certificates::{Leaf, authority_der};
 use super::process::find;
 use super::server::Server;
 use super::wait::{PATIENCE, until_settled};
@@ -34,6 +36,8 @@ pub(crate) struct Manner {
     pub(crate) protocols: &'static [&'static str],
     /// SO_RCVBUF: how much the peer can send to a client that does not read.
     pub(crate) receive_buffer_bytes: Option<usize>,
+    /// What it shows when it is asked for a certificate.
+    pub(crate) certificate: Option<Leaf>,
 }
 
 impl Default for Manner {
@@ -44,6 +48,7 @@ impl Default for Manner {
             suite: None,
             protocols: &["http/1.1"],
             receive_buffer_bytes: None,
+            certificate: None,
         }
     }
 }
@@ -84,11 +89,19 @@ impl Manner {
         }
         let mut roots = RootCertStore::empty();
         roots.add(authority_der()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(self.versions)
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match &self.certificate {
+            None => config.with_no_client_auth(),
+            Some(leaf) => {
+                let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes());
+                let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+                let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+                config.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
         config.alpn_protocols = self
             .protocols
             .iter()

@@ -156,6 +156,30 @@ impl Http2 {
         stream
     }
 
+    /// Adds a request of exactly these fields to what is sent next; gives its stream.
+    pub(crate) fn ask_exactly(&mut self, fields: &[(&[u8], &[u8])], end: bool) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        let start = begin_headers(&mut self.out);
+        self.encoder.begin(&mut self.out);
+        for (name, value) in fields {
+            self.encoder
+                .field(name, value, Indexing::Literal, &mut self.out);
+        }
+        finish_headers(start, stream, end, &mut self.out);
+        self.streams.insert(stream, Heard::default());
+        stream
+    }
+
+    /// Adds a request with this header block to what is sent next; gives its stream.
+    pub(crate) fn ask_in(&mut self, block: &[u8]) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        self.push(&frame(1, 5, stream, block));
+        self.streams.insert(stream, Heard::default());
+        stream
+    }
+
     /// Adds bytes to what is sent next.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);

@@ -415,6 +415,19 @@ impl Server {
         kib * files::KIB
     }
 
+    /// How often its threads have waited for something so far: what a worker does is done between two
+    /// waits.
+    pub(crate) fn waits(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let of_task = |entry: std::io::Result<fs::DirEntry>| {
+            let status = fs::read_to_string(entry.unwrap().path().join("status")).ok()?;
+            let mut lines = status.lines();
+            let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            count.trim().parse::<u64>().ok()
+        };
+        tasks.filter_map(of_task).sum()
+    }
+
     /// Waits until the log has `text` in a line after the first `seen` lines.
     pub(crate) fn wait_for_log(&self, text: &str) -> String {
         self.log.wait_for(0, text)

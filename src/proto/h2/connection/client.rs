@@ -16,7 +16,7 @@ use crate::limits::{H2_CONTROL_BYTES_MAX, H2_PING_ACK_MS, INTERIM_RESPONSES_MAX}
 use crate::message::{Fields, Interim, Method, Status};
 use crate::metrics::{self, Counter};
 use crate::proto::h2::flow::{ReceiveWindow, SendWindow};
-use crate::proto::h2::frame::{Headers, PREFACE, put_ping, put_rst_stream};
+use crate::proto::h2::frame::{Frame, Headers, PREFACE, put_ping, put_rst_stream};
 use crate::proto::h2::priority::Priority;
 use crate::proto::h2::response::{self, ResponseHead};
 use crate::proto::h2::stream::{Opening, State as StreamState};
@@ -367,6 +367,30 @@ impl<T> State<T> {
         self.finish_if_drained();
     }
 
+    /// RFC 9113 5.1: a stream is idle until its HEADERS are sent, however long they wait for that.
+    pub(super) fn check_sent(&mut self, frame: &Frame<'_>) -> Result<(), ConnectionError> {
+        let id = match frame {
+            Frame::Data(data) => data.stream,
+            Frame::Headers(headers) => headers.stream,
+            Frame::RstStream { stream, .. } | Frame::WindowUpdate { stream, .. } => *stream,
+            Frame::HeadersPart
+            | Frame::Priority { .. }
+            | Frame::Settings { .. }
+            | Frame::SettingsAck
+            | Frame::Ping(_)
+            | Frame::PingAck(_)
+            | Frame::GoAway { .. }
+            | Frame::PriorityUpdate { .. }
+            | Frame::Unknown
+            | Frame::Faulty(_) => return Ok(()),
+        };
+        let waits = |stream: &mut super::Stream<Exchange<T>>| stream.data.outgoing.head.is_some();
+        match self.streams.get(id).is_some_and(waits) {
+            true => Err(ConnectionError::protocol("a frame for an idle stream")),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn handle_response(
         &mut self,
         headers: &Headers<'_>,
@@ -481,10 +505,12 @@ impl<T> State<T> {
     }
 
     /// RFC 9113 6.4: a stream of which the server knows nothing must not be reset. The next closes it
-    /// (5.1.1).
+    /// (5.1.1). One that was reset is not once more (5.4.2).
     fn say_reset(&mut self, id: StreamId, code: ErrorCode) {
-        let is_idle = |stream: &mut super::Stream<Exchange<T>>| stream.data.outgoing.head.is_some();
-        if !self.streams.get(id).is_some_and(is_idle) {
+        let is_silent = |stream: &mut super::Stream<Exchange<T>>| {
+            stream.data.outgoing.head.is_some() || stream.was_reset()
+        };
+        if !self.streams.get(id).is_some_and(is_silent) {
             put_rst_stream(id, code, &mut self.control);
         }
         self.streams.reset(id);

@@ -15,6 +15,7 @@ mod send;
 mod timing;
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::Waker;
 
 use bytes::BytesMut;
@@ -42,9 +43,9 @@ use crate::metrics::{self, Counter};
 pub enum Event {
     /// A stream has opened with this request: it is to be answered. The second says whether a body
     /// follows.
-    Request(StreamId, Box<Request>, bool),
+    Request(StreamId, Rc<Request>, bool),
     /// A stream has opened with a request that is to be answered with this status.
-    Refused(StreamId, Option<Box<Request>>, Status, &'static str),
+    Refused(StreamId, Option<Rc<Request>>, Status, &'static str),
     /// The stream is gone: whatever serves it is to be dropped.
     Gone(StreamId),
 }
@@ -441,13 +442,13 @@ impl<T> State<T> {
 
     /// Lets go of a stream, and of what it holds of the connection's window.
     fn remove(&mut self, id: StreamId) {
-        let Some(mut stream) = self.streams.remove(id) else {
+        let Some(stream) = self.streams.get(id) else {
             return;
         };
         let held = stream.receive.held();
-        stream.data.wake();
-        let exchange = stream.data;
-        if let Some((data, status)) = exchange.data.zip(exchange.outgoing.sent_status) {
+        let exchange = &mut stream.data;
+        exchange.wake();
+        if let Some((data, status)) = exchange.data.take().zip(exchange.outgoing.sent_status) {
             self.finished.push_back(Finished {
                 stream: id,
                 data,
@@ -456,6 +457,7 @@ impl<T> State<T> {
                 is_complete: exchange.outgoing.has_ended,
             });
         }
+        self.streams.remove(id);
         self.receive_window.release(held);
         self.update_connection_window();
         if self.role == Role::Server {

@@ -1,5 +1,7 @@
 //! Frames in (RFC 9113 5 and 6).
 
+use std::rc::Rc;
+
 use bytes::BytesMut;
 
 use super::client::{LIVENESS_PING, Lost};
@@ -42,6 +44,9 @@ impl<T> State<T> {
         self.clock.handle_frame(&frame, now_ms);
         if self.phase == Phase::FirstSettings {
             return self.handle_first(frame);
+        }
+        if self.is_client() {
+            self.check_sent(&frame)?;
         }
         match frame {
             Frame::Data(data) => self.handle_data(&data, now_ms),
@@ -116,8 +121,14 @@ impl<T> State<T> {
         };
         // RFC 9113 4.3: also of a stream that is refused, or the tables no longer agree.
         let bounds = self.header_bounds();
-        self.hpack_in
-            .decode(headers.block, &bounds, &mut self.list)?;
+        let decoded = self.hpack_in.decode(headers.block, &bounds, &mut self.list);
+        if let Err(error) = decoded {
+            if self.is_client() && role == Ok(HeadersRole::Trailers) {
+                // Its content has come, but not all of it: nothing else would tell whoever waits.
+                self.lose(id, Lost::Protocol(error.reason()));
+            }
+            return Err(error.into());
+        }
         match role {
             Ok(HeadersRole::Request) => self.handle_request(headers, now_ms),
             Ok(HeadersRole::Response) => self.handle_response(headers, now_ms),
@@ -163,7 +174,6 @@ impl<T> State<T> {
             let error = StreamError::new(id, ErrorCode::Protocol, reason);
             return self.handle_stream_error(error, now_ms);
         }
-        let is_head = self.list.iter().any(|field| field == HEAD_METHOD);
         let read = request::request(&self.list, headers.end_stream, &self.request_bounds());
         let mut is_connect = false;
         let (method, event, opening) = match read {
@@ -172,6 +182,7 @@ impl<T> State<T> {
                 return self.handle_stream_error(error, now_ms);
             }
             Err(Refusal::Answer(status, reason)) => {
+                let is_head = self.list.iter().any(|field| field == HEAD_METHOD);
                 let method = if is_head { Method::Head } else { Method::Get };
                 let opening = self.opening(headers.end_stream, None, Priority::default());
                 (method, Event::Refused(id, None, status, reason), opening)
@@ -224,7 +235,7 @@ impl<T> State<T> {
 
     /// The event for `request`: one whose protocol is not spoken, or whose body is known to be too long is refused.
     fn checked(&self, id: StreamId, request: Request, end_stream: bool) -> Event {
-        let request = Box::new(request);
+        let request = Rc::new(request);
         if request.method == Method::Connect {
             let reason = "a :protocol that is not spoken";
             return Event::Refused(id, Some(request), Status(501), reason);

@@ -225,31 +225,25 @@ impl<T> State<T> {
     /// The response was sent to its end. What the client still sends of its request nobody reads: it
     /// may stop (RFC 9113 8.1).
     fn finish_sending(&mut self, id: StreamId) {
-        self.streams.end_sending(id);
-        let state = self.streams.get(id).map(|stream| {
-            stream.data.outgoing.has_ended = true;
-            stream.state()
-        });
-        let is_tunnel = self.streams.get(id).is_some_and(|s| s.data.is_tunnel);
-        if is_tunnel && !self.is_client() {
+        let is_client = self.is_client();
+        let Some(stream) = self.streams.end_sending(id) else {
+            return;
+        };
+        stream.data.outgoing.has_ended = true;
+        if is_client || stream.data.is_tunnel {
             // The other direction goes on by itself.
-            if let Some(stream) = self.streams.get(id) {
-                stream.data.outgoing.stop();
+            stream.data.outgoing.stop();
+            if is_client {
+                let now_ms = self.clock.now_ms;
+                self.clock.look_at(now_ms + self.config.first_byte_ms);
             }
             return;
         }
-        if self.is_client() {
-            if let Some(stream) = self.streams.get(id) {
-                stream.data.outgoing.stop();
+        match stream.state() {
+            StreamState::Closed => self.remove(id),
+            StreamState::Open | StreamState::HalfClosedRemote | StreamState::HalfClosedLocal => {
+                self.reset(id, ErrorCode::No);
             }
-            let now_ms = self.clock.now_ms;
-            self.clock.look_at(now_ms + self.config.first_byte_ms);
-            return;
-        }
-        match state {
-            Some(StreamState::Closed) => self.remove(id),
-            Some(_) => self.reset(id, ErrorCode::No),
-            None => {}
         }
     }
 }
@@ -427,8 +421,9 @@ fn put_response(
     }
     if let Some(block) = &response.block {
         for (name, value) in block.fields() {
-            if Indexing::of(name.as_bytes()) != Indexing::Literal {
-                put_field(encoder, name.as_bytes(), value, out);
+            let indexing = Indexing::of(name.as_bytes());
+            if indexing != Indexing::Literal {
+                put_field_as(encoder, name.as_bytes(), value, indexing, out);
             }
         }
         out.extend_from_slice(block.literals(literals_of));
@@ -454,10 +449,23 @@ fn put_fields(encoder: &mut Encoder, fields: &Fields, out: &mut Vec<u8>) {
 }
 
 fn put_field(encoder: &mut Encoder, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    put_field_as(encoder, name, value, Indexing::of(name), out);
+}
+
+fn put_field_as(
+    encoder: &mut Encoder,
+    name: &[u8],
+    value: &[u8],
+    indexing: Indexing,
+    out: &mut Vec<u8>,
+) {
+    // What the table has went through the checks below when it was put there.
+    if indexing == Indexing::Indexed && encoder.repeat(name, value, out) {
+        return;
+    }
     if is_connection_specific(name) {
         return;
     }
-    let indexing = Indexing::of(name);
     if memchr::memchr3(b'\r', b'\n', 0, value).is_none() {
         encoder.field(name, value, indexing, out);
     } else {

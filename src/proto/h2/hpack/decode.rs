@@ -50,7 +50,14 @@ impl HeaderList {
 
     /// Each field as (name, value).
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.iter_from(0)
+    }
+
+    /// The same from the `first` on.
+    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.entries
+            .get(first..)
+            .unwrap_or_default()
             .iter()
             .map(|(name, value)| (self.text(name), self.text(value)))
     }

@@ -96,12 +96,29 @@ impl Encoder {
 
     /// Appends the response's `:status`.
     pub fn status(&mut self, status: Status, out: &mut Vec<u8>) {
+        if let Some(index) = static_index_of_status(status) {
+            integer(0b1000_0000, 7, index, out);
+            return;
+        }
         let digits = [100, 10, 1].map(|unit| b'0' + (status.0 / unit % 10) as u8);
         self.field(b":status", &digits, Indexing::Indexed, out);
     }
 
+    /// Appends a field if the dynamic table has it: one that was [indexed](Indexing::Indexed) before.
+    pub fn repeat(&self, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
+        let index = self.table.index_of(name, value);
+        if let Some(index) = index {
+            integer(0b1000_0000, 7, STATIC_ENTRIES + 1 + index, out);
+        }
+        index.is_some()
+    }
+
     /// Appends a field. `name` must be in lower case (RFC 9113 8.2).
     pub fn field(&mut self, name: &[u8], value: &[u8], indexing: Indexing, out: &mut Vec<u8>) {
+        // What the static table has is never put into the other.
+        if indexing == Indexing::Indexed && self.repeat(name, value, out) {
+            return;
+        }
         let name_index = match self.find(name, value, indexing) {
             Found::Field(index) => {
                 integer(0b1000_0000, 7, index, out);
@@ -133,37 +150,29 @@ impl Encoder {
             .set_size_max(size.min(HPACK_ENCODER_TABLE_BYTES_MAX));
     }
 
+    /// What the tables have of a field that the dynamic one does not have as a whole.
     fn find(&self, name: &[u8], value: &[u8], indexing: Indexing) -> Found {
-        let in_static = static_index_of(name);
-        let static_matches = in_static
-            .into_iter()
-            .flat_map(|first| first..=STATIC_ENTRIES);
-        for index in static_matches {
+        let Some(first) = static_index_of(name) else {
+            let newest = match indexing {
+                Indexing::Indexed => self.table.index_of_name(name),
+                Indexing::Literal | Indexing::Never => None,
+            };
+            return newest.map_or(Found::Nothing, |index| {
+                Found::Name(STATIC_ENTRIES + 1 + index)
+            });
+        };
+        // Those of one name follow each other; one without a value is alone.
+        for index in first..=STATIC_ENTRIES {
             match static_field(index) {
-                Some((n, v)) if n == name && !v.is_empty() && v == value => {
-                    return Found::Field(index);
+                Some((n, v)) if !v.is_empty() && (index == first || n == name) => {
+                    if v == value {
+                        return Found::Field(index);
+                    }
                 }
-                Some((n, _)) if n == name => {}
                 _ => break,
             }
         }
-        let by_name = in_static.map_or(Found::Nothing, Found::Name);
-        if indexing != Indexing::Indexed {
-            return by_name;
-        }
-        // Lengths tell most apart without a call to compare them.
-        let same = |(n, v): (&[u8], &[u8])| {
-            n.len() == name.len() && v.len() == value.len() && n == name && v == value
-        };
-        if let Some(index) = self.table.iter().position(same) {
-            return Found::Field(STATIC_ENTRIES + 1 + index);
-        }
-        if in_static.is_none()
-            && let Some(index) = self.table.iter().position(|(n, _)| n == name)
-        {
-            return Found::Name(STATIC_ENTRIES + 1 + index);
-        }
-        by_name
+        Found::Name(first)
     }
 }
 
@@ -178,6 +187,20 @@ enum Found {
     Field(usize),
     Name(usize),
     Nothing,
+}
+
+/// RFC 7541 Appendix A.
+fn static_index_of_status(status: Status) -> Option<usize> {
+    match status.0 {
+        200 => Some(8),
+        204 => Some(9),
+        206 => Some(10),
+        304 => Some(11),
+        400 => Some(12),
+        404 => Some(13),
+        500 => Some(14),
+        _ => None,
+    }
 }
 
 /// Appends `value` with a prefix of `prefix_bits` under `pattern` (RFC 7541 5.1).

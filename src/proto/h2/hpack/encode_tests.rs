@@ -68,7 +68,9 @@ fn statuses_of_the_static_table_take_one_byte() {
         (204, 0x89),
         (206, 0x8a),
         (304, 0x8b),
+        (400, 0x8c),
         (404, 0x8d),
+        (500, 0x8e),
     ] {
         let mut out = Vec::new();
         encoder.status(Status(status), &mut out);

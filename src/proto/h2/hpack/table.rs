@@ -94,6 +94,27 @@ impl DynamicTable {
         self.entries.iter().map(|entry| self.field(entry))
     }
 
+    /// The index of the newest field of that name and value.
+    pub fn index_of(&self, name: &[u8], value: &[u8]) -> Option<usize> {
+        for (index, entry) in self.entries.iter().enumerate() {
+            // Lengths tell most apart without a look at the text.
+            if entry.name_len == name.len()
+                && entry.value_len == value.len()
+                && self.field(entry) == (name, value)
+            {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// The index of the newest field of that name.
+    pub fn index_of_name(&self, name: &[u8]) -> Option<usize> {
+        self.entries
+            .iter()
+            .position(|entry| entry.name_len == name.len() && self.field(entry).0 == name)
+    }
+
     /// Changes the bound and evicts what no longer fits (RFC 7541 4.3).
     pub fn set_size_max(&mut self, size_max: usize) {
         self.size_max = size_max;

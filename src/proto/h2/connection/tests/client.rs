@@ -1,12 +1,14 @@
 //! A client's connection, against this program's own server and against frames that no server sends.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::super::client::{Ask, AskBody, ClientConfig, Lost};
+use super::super::testing::{Wakes, frame};
 use super::super::{BodyPoll, Connection, Event, Room};
 use crate::config::{Http2, Limits, Timeouts};
 use crate::limits::{H2_PING_ACK_MS, INTERIM_RESPONSES_MAX};
@@ -403,6 +405,27 @@ fn a_response_is_given_with_its_content_and_trailers() {
 }
 
 #[test]
+fn rfc9113_4_3_a_response_whose_trailers_cannot_be_read_is_not_complete() {
+    let mut alone = Alone::new();
+    let id = alone.get();
+    alone.answer(id, &[(":status", "200")], false);
+    let head = alone.response(id);
+    assert!(matches!(head, Poll::Ready(Ok(_))), "{head:?}");
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let context = Context::from_waker(&waker);
+    assert!(alone.client.poll_body(id, 0, &context).is_pending());
+    let error = alone.hear(&frame(1, 5, id, &[0xff])).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Compression);
+    assert_eq!(wakes.count(), 1);
+    let polled = alone.client.poll_body(id, 0, &context);
+    assert!(
+        matches!(polled, Poll::Ready(BodyPoll::Lost(Lost::Protocol(_)))),
+        "{polled:?}"
+    );
+}
+
+#[test]
 fn rfc9113_8_1_1_malformed_responses_end_their_stream_only() {
     type Pairs = &'static [(&'static str, &'static str)];
     let malformed: [Pairs; 5] = [
@@ -740,6 +763,36 @@ fn rfc9113_6_4_a_stream_that_the_server_knows_nothing_of_is_not_reset() {
     assert!(second > first);
     alone.answer(second, OK, true);
     assert!(matches!(alone.response(second), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn rfc9113_5_1_nothing_comes_for_a_stream_that_waits_to_be_sent() {
+    for early in [
+        frame(1, 5, 1, &[0x88]),
+        frame(0, 1, 1, b""),
+        frame(3, 0, 1, &[0, 0, 0, 8]),
+        frame(8, 0, 1, &[0, 0, 0, 1]),
+    ] {
+        let mut alone = Alone::new();
+        let id = alone.client.ask(ask("/", AskBody::None), 0).unwrap();
+        let error = alone.hear(&early).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Protocol, "{early:?}");
+        assert!(matches!(alone.lost(id), Lost::Protocol(_)));
+    }
+}
+
+#[test]
+fn rfc9113_5_4_2_a_stream_is_reset_once() {
+    let mut alone = Alone::new();
+    let (id, waiting) = (alone.get(), alone.client.ask(ask("/", AskBody::None), 0));
+    let waiting = waiting.unwrap();
+    // PRIORITY of a wrong size, over and over.
+    for stream in [id, waiting] {
+        alone.hear(&frame(2, 0, stream, &[0]).repeat(3)).unwrap();
+    }
+    let mut reset = Vec::new();
+    put_rst_stream(id, ErrorCode::FrameSize, &mut reset);
+    assert_eq!(alone.sent(), reset);
 }
 
 /// Uploads take turns, and requests leave in the order of their numbers.
