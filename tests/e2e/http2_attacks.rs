@@ -389,63 +389,6 @@ fn unfinished_streams() {
 /// get there says what was asked for, in one request.
 #[test]
 fn rfc9113_10_3_nothing_is_smuggled_to_a_server_of_http_1() {
-    type Fields = &'static [(&'static [u8], &'static [u8])];
-    let malformed: &[Fields] = &[
-        &[(b"x", b"a\r\nevil: 1")],
-        &[(b"x", b"a\nevil: 1")],
-        &[(b"x", b"a\rb")],
-        &[(b"x", b"a\0b")],
-        &[(b"x", b" a")],
-        &[(b"x", b"a\t")],
-        &[(b"x\r\nevil", b"1")],
-        &[(b"x: 1\r\nevil", b"1")],
-        &[(b"evil:", b"1")],
-        &[(b"Evil", b"1")],
-        &[(b"evil ", b"1")],
-        &[(b"ev\0il", b"1")],
-        &[(b"ev\xefil", b"1")],
-        &[(b"", b"1")],
-        &[(b"transfer-encoding", b"chunked")],
-        &[(b"connection", b"close")],
-        &[(b"upgrade", b"h2c")],
-        &[(b"proxy-connection", b"keep-alive")],
-        &[(b"te", b"gzip")],
-        &[(b"content-length", b"0, 5")],
-        &[(b"content-length", b"+0")],
-        &[(b"content-length", b"")],
-        &[(b"content-length", b"0"), (b"content-length", b"5")],
-        &[(b"content-length", b"5")],
-        &[(b":path", b"/evil")],
-        &[(b":method", b"POST")],
-        &[(b":evil", b"1")],
-        &[(b":status", b"200")],
-        &[(b"x", b"1"), (b":authority", b"evil")],
-        &[(b"host", b"evil")],
-        &[(b"host", b"localhost"), (b"host", b"localhost")],
-    ];
-    let pseudo: &[(&[u8], Fields)] = &[
-        (b"/evil x", &[]),
-        (b"/evil\r\nevil: 1", &[]),
-        (b"/evil HTTP/1.1\r\n\r\nGET /evil", &[]),
-        (b"/evil\0", &[]),
-        (b"/evil#x", &[]),
-        (b"/\xe9", &[]),
-        (b"http://evil/", &[]),
-        (b"evil", &[]),
-        (b"*", &[]),
-        (b"", &[]),
-        (b"/", &[(b":authority", b"localhost\r\nevil: 1")]),
-        (b"/", &[(b":authority", b"localhost, evil")]),
-        (b"/", &[(b":authority", b"evil@localhost")]),
-        (b"/", &[(b":authority", b"localhost/evil")]),
-        (b"/", &[(b":authority", b"localhost evil")]),
-        (b"/", &[(b":authority", b"")]),
-        (
-            b"/",
-            &[(b":authority", b"localhost"), (b":authority", b"evil")],
-        ),
-        (b"/", &[]),
-    ];
     let backend = Backend::start();
     let server = passing_on(Policy::Auto, &backend, "").start();
     let plain: &[(&[u8], &[u8])] = &[
@@ -455,10 +398,10 @@ fn rfc9113_10_3_nothing_is_smuggled_to_a_server_of_http_1() {
         (b":path", b"/head"),
     ];
     let mut tricks: Vec<Vec<(&[u8], &[u8])>> = Vec::new();
-    for &fields in malformed {
+    for &fields in MALFORMED {
         tricks.push([plain, fields].concat());
     }
-    for &(path, authority) in pseudo {
+    for &(path, authority) in ODD_TARGETS {
         tricks.push([&plain[..2], &[(&b":path"[..], path)], authority].concat());
     }
     for method in [&b"GET /evil HTTP/1.1\r\n\r\nGET"[..], b"G T", b"", b"GET\0"] {
@@ -541,3 +484,64 @@ const WAITS_MAX: u64 = 100;
 
 /// Two threads, a few times each.
 const WAITS_MAX_PER_FLUSH: u64 = 12;
+
+type Fields = &'static [(&'static [u8], &'static [u8])];
+
+/// Fields behind those of a request that is in order.
+const MALFORMED: &[Fields] = &[
+    &[(b"x", b"a\r\nevil: 1")],
+    &[(b"x", b"a\nevil: 1")],
+    &[(b"x", b"a\rb")],
+    &[(b"x", b"a\0b")],
+    &[(b"x", b" a")],
+    &[(b"x", b"a\t")],
+    &[(b"x\r\nevil", b"1")],
+    &[(b"x: 1\r\nevil", b"1")],
+    &[(b"evil:", b"1")],
+    &[(b"Evil", b"1")],
+    &[(b"evil ", b"1")],
+    &[(b"ev\0il", b"1")],
+    &[(b"ev\xefil", b"1")],
+    &[(b"", b"1")],
+    &[(b"transfer-encoding", b"chunked")],
+    &[(b"connection", b"close")],
+    &[(b"upgrade", b"h2c")],
+    &[(b"proxy-connection", b"keep-alive")],
+    &[(b"te", b"gzip")],
+    &[(b"content-length", b"0, 5")],
+    &[(b"content-length", b"+0")],
+    &[(b"content-length", b"")],
+    &[(b"content-length", b"0"), (b"content-length", b"5")],
+    &[(b"content-length", b"5")],
+    &[(b":path", b"/evil")],
+    &[(b":method", b"POST")],
+    &[(b":evil", b"1")],
+    &[(b":status", b"200")],
+    &[(b"x", b"1"), (b":authority", b"evil")],
+    &[(b"host", b"evil")],
+    &[(b"host", b"localhost"), (b"host", b"localhost")],
+];
+/// A `:path`, and what is there of `:authority`.
+const ODD_TARGETS: &[(&[u8], Fields)] = &[
+    (b"/evil x", &[]),
+    (b"/evil\r\nevil: 1", &[]),
+    (b"/evil HTTP/1.1\r\n\r\nGET /evil", &[]),
+    (b"/evil\0", &[]),
+    (b"/evil#x", &[]),
+    (b"/\xe9", &[]),
+    (b"http://evil/", &[]),
+    (b"evil", &[]),
+    (b"*", &[]),
+    (b"", &[]),
+    (b"/", &[(b":authority", b"localhost\r\nevil: 1")]),
+    (b"/", &[(b":authority", b"localhost, evil")]),
+    (b"/", &[(b":authority", b"evil@localhost")]),
+    (b"/", &[(b":authority", b"localhost/evil")]),
+    (b"/", &[(b":authority", b"localhost evil")]),
+    (b"/", &[(b":authority", b"")]),
+    (
+        b"/",
+        &[(b":authority", b"localhost"), (b":authority", b"evil")],
+    ),
+    (b"/", &[]),
+];
