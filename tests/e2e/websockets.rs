@@ -3,6 +3,7 @@
 use portcullis::proto::h2::ErrorCode;
 use portcullis::proto::h2::frame::put_rst_stream;
 
+use crate::proxying::backend::Backend;
 use crate::proxying::http2_backend::Http2Backend;
 use crate::support::Policy;
 use crate::support::client::{Client, Manner, field, status};
@@ -207,6 +208,58 @@ fn rfc8441_5_through_http2_on_both_sides() {
         .hear(|client| client.streams[&socket].is_over())
         .unwrap();
     assert_eq!(client.streams[&socket].status, Some(501));
+}
+
+/// A tunnel to HTTP/2 in plain text would pass by everything that is done to requests here.
+#[test]
+fn rfc9110_7_8_an_upgrade_that_is_not_passed_on_is_ignored() {
+    let old = Backend::start();
+    let new = Http2Backend::start(&[(8, 1)]);
+    for (address, http) in [(old.address, ""), (new.address, "protocol = \"h2c\"")] {
+        let server = passing_on(Policy::Never, &format!("tcp://{address}"), http);
+        let mut client = Client::connect(&server);
+        for protocols in ["h2c", "TLS/1.0, h2c"] {
+            client.send(
+                format!(
+                    "GET /hello HTTP/1.1\r\nHost: localhost\r\nUpgrade: {protocols}\r\n\
+                     Connection: Upgrade, HTTP2-Settings\r\n\
+                     HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
+                )
+                .as_bytes(),
+            );
+            let answer = client.read_response();
+            assert_eq!((answer.status(), &*answer.body), (200, &b"hello"[..]));
+        }
+        let mut client = Http2::connect(&Manner::default(), &server, &[]);
+        let socket = client.ask_with(
+            &[CONNECT[0], (":protocol", "h2c"), (":path", "/hello")],
+            false,
+        );
+        client.flush().unwrap();
+        client
+            .hear(|client| client.streams[&socket].is_over())
+            .unwrap();
+        assert_eq!(client.streams[&socket].status, Some(501));
+    }
+    for head in old.heads() {
+        let head = head.to_ascii_lowercase();
+        assert!(
+            !head.contains("upgrade") && !head.contains("http2-settings"),
+            "{head}"
+        );
+    }
+    // What HTTP/2 has no tunnel for.
+    let server = passing_on(
+        Policy::Never,
+        &format!("tcp://{}", new.address),
+        "protocol = \"h2c\"",
+    );
+    let mut client = Client::connect(&server);
+    client.send(
+        b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n",
+    );
+    assert_eq!(client.read_response().body, b"hello");
+    assert_eq!((old.heads().len(), new.asked_for("/hello").len()), (2, 3));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::error::{Cause, Error, Side};
 use crate::limits::UPSTREAM_TRIES_MAX;
 use crate::message::{
     Body, BodyStream, Fields, LocalFuture, Method, Request, RequestBody, Response, Span, Status,
+    Version,
 };
 use crate::metrics::{self, Counter};
 use crate::proto::h1::request_head::Framing;
@@ -44,10 +45,12 @@ impl Proxy {
             return Err(NoAnswer::Failed(blamed(error)));
         };
         let is_head = request.method == Method::Head;
-        let tunnel = match outgoing.is_upgrade {
-            true => Some(Tunnel::of(&fields).ok_or_else(not_spoken)?),
-            false => None,
-        };
+        let tunnel = Tunnel::of(&fields);
+        // RFC 8441 4: a client of HTTP/2 asks for the tunnel and for nothing else. RFC 9110 7.8: to one of
+        // HTTP/1.1 the request is what it is without its Upgrade.
+        if tunnel.is_none() && !outgoing.upgrade.is_empty() && request.version == Version::Http2 {
+            return Err(not_spoken());
+        }
         let fields = tunnel.as_ref().map_or(fields, Tunnel::request);
         let mut tries = 0;
         loop {

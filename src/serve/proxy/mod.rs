@@ -239,15 +239,17 @@ fn answer(
 ) -> Result<Response, NoAnswer> {
     let malformed = |what| NoAnswer::Failed(exchange::blamed(Cause::Protocol(what)));
     let is_upgrade = head.status == Status(101);
-    if is_upgrade && !outgoing.is_upgrade {
-        return Err(malformed("a change of protocol that nobody asked for"));
-    }
     let fields = head.fields.clone();
     let Ok(options) = ConnectionOptions::of(&fields) else {
         return Err(malformed("too many connection options"));
     };
-    if is_upgrade && options.upgrade(&fields).is_none() {
-        return Err(malformed("a change of protocol without its name"));
+    if is_upgrade {
+        let Some(chosen) = options.upgrade(&fields) else {
+            return Err(malformed("a change of protocol without its name"));
+        };
+        if !request::was_asked(&outgoing.upgrade, chosen) {
+            return Err(malformed("a change of protocol that nobody asked for"));
+        }
     }
     let key = outgoing.websocket_key.as_deref();
     if is_upgrade && key.is_some_and(|key| !websocket::is_accepted(&fields, key)) {

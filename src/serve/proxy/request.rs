@@ -18,8 +18,8 @@ use crate::proto::syntax::list_members;
 pub(super) struct Outgoing {
     pub(super) head: Vec<u8>,
     pub(super) framing: Framing,
-    /// It asks for another protocol.
-    pub(super) is_upgrade: bool,
+    /// The protocols that it asks for instead of this one; empty where it asks for none.
+    pub(super) upgrade: Vec<u8>,
     /// The key that was made for it, which the answer must know.
     pub(super) websocket_key: Option<String>,
 }
@@ -58,7 +58,12 @@ pub(super) fn outgoing(
     // RFC 9110 7.8: not in 1.0, and what comes before the answer to it would be a body.
     // HTTP/2 asks with extended CONNECT, which its driver has made one of.
     let may_upgrade = request.version != Version::Http10 && request.body_length.is_none();
-    let upgrade = options.upgrade(&request.fields).filter(|_| may_upgrade);
+    let asked = options.upgrade(&request.fields).filter(|_| may_upgrade);
+    let upgrade = asked.map(tunnelled).unwrap_or_default();
+    if request.version == Version::Http2 && asked.is_some() && upgrade.is_empty() {
+        // RFC 8441 4: it asks for the tunnel and for nothing else.
+        return Err(501);
+    }
     let target = match proxy.strip_prefix {
         true => rules::target_behind(request, normal, route),
         false => request.target.to_string(),
@@ -84,7 +89,7 @@ pub(super) fn outgoing(
     forwarded::push_fields(&mut head, proxy.forwarded, &origin, &request.fields);
     push_via(&mut head, request);
     // RFC 8441 5: HTTP/2 has no key.
-    let needs_key = request.version == Version::Http2 && upgrade.is_some_and(is_websocket);
+    let needs_key = request.version == Version::Http2 && is_websocket(&upgrade);
     let websocket_key = needs_key.then(|| new_key().ok_or(500_u16)).transpose()?;
     if let Some(key) = &websocket_key {
         push_field_line(&mut head, b"sec-websocket-key", key.as_bytes());
@@ -98,15 +103,43 @@ pub(super) fn outgoing(
     let mut codings = request.fields.all("te").flat_map(list_members);
     let connection = Connection {
         close: false,
-        upgrade,
+        upgrade: Some(&upgrade[..]).filter(|names| !names.is_empty()),
         trailers: codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
     };
     request_head::push_request_end(&mut head, framing, &connection);
     Ok(Outgoing {
         head,
         framing,
-        is_upgrade: upgrade.is_some(),
+        upgrade,
         websocket_key,
+    })
+}
+
+/// Those of `protocols` that may follow, as a list: what is a tunnel from then on. HTTP itself, in whatever
+/// version and over whatever else, is none: the requests in it would pass by the routes, the limits and the
+/// log.
+fn tunnelled(protocols: &[u8]) -> Vec<u8> {
+    let names = list_members(protocols).filter(|protocol| {
+        let name = protocol_name(protocol);
+        !NOT_TUNNELLED
+            .iter()
+            .any(|never| name.eq_ignore_ascii_case(never.as_bytes()))
+    });
+    names.collect::<Vec<_>>().join(&b", "[..])
+}
+
+/// A protocol's name without its version (RFC 9110 7.8).
+fn protocol_name(protocol: &[u8]) -> &[u8] {
+    let end = memchr::memchr(b'/', protocol).unwrap_or(protocol.len());
+    protocol.get(..end).unwrap_or_default().trim_ascii()
+}
+
+/// Whether all of the protocols that a server changes to are among those that it was `asked` for (RFC 9110
+/// 7.8: it must not choose another).
+pub(super) fn was_asked(asked: &[u8], chosen: &[u8]) -> bool {
+    list_members(chosen).all(|chosen| {
+        let name = protocol_name(chosen);
+        list_members(asked).any(|asked| protocol_name(asked).eq_ignore_ascii_case(name))
     })
 }
 
@@ -165,9 +198,12 @@ fn push_via(head: &mut Vec<u8>, request: &Request) {
     push_field_line(head, b"via", &value);
 }
 
-/// Written anew, obeyed here (the body is asked for when it is passed on), or taken for something else
-/// by CGI (`Proxy` becomes HTTP_PROXY).
-const NOT_PASSED_ON: [&str; 4] = ["host", "expect", "proxy", "via"];
+/// Written anew, obeyed here (the body is asked for when it is passed on), taken for something else by CGI
+/// (`Proxy` becomes HTTP_PROXY), or for an upgrade that is not passed on (RFC 7540 3.2.1).
+const NOT_PASSED_ON: [&str; 5] = ["host", "expect", "http2-settings", "proxy", "via"];
+
+/// RFC 7540 3.2, RFC 2817 3, and the names of both protocols in general.
+const NOT_TUNNELLED: [&str; 6] = ["h2", "h2c", "h3", "http", "https", "tls"];
 
 const HEAD_BYTES_USUAL: usize = 1024;
 

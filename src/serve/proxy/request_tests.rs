@@ -173,6 +173,74 @@ fn rfc9110_7_8_an_upgrade_is_passed_on_in_http_1_1_without_a_body() {
     );
 }
 
+/// RFC 7540 3.2: behind a 101 to that, a client would speak to the server alone.
+#[test]
+fn no_upgrade_to_http_itself_is_passed_on() {
+    let upgrade = |protocols: &str| {
+        let fields = [
+            ("Connection", "Upgrade, HTTP2-Settings"),
+            ("Upgrade", protocols),
+            ("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+        ];
+        let head = sent(&asked(Method::Get, "/", &fields), &route(), &proxy()).unwrap();
+        assert!(
+            !head.to_ascii_lowercase().contains("http2-settings"),
+            "{head}"
+        );
+        let line = head.lines().find_map(|line| line.strip_prefix("upgrade: "));
+        assert_eq!(
+            line.is_some(),
+            head.contains("connection: upgrade"),
+            "{head}"
+        );
+        line.map(str::to_owned)
+    };
+    for gone in [
+        "h2c",
+        "H2C",
+        "h2",
+        "TLS/1.3",
+        "tls",
+        "HTTP/2.0",
+        "h2c, TLS/1.0",
+        ", ,",
+    ] {
+        assert_eq!(upgrade(gone), None, "{gone}");
+    }
+    for (asked, kept) in [
+        ("h2c,websocket", "websocket"),
+        ("WebSocket", "WebSocket"),
+        ("irc/6.9, TLS/1.2 ,x", "irc/6.9, x"),
+    ] {
+        assert_eq!(upgrade(asked).as_deref(), Some(kept), "{asked}");
+    }
+    // An extended CONNECT has nothing else to ask for.
+    let mut connect = asked(
+        Method::Get,
+        "/",
+        &[("Connection", "upgrade"), ("Upgrade", "h2c")],
+    );
+    connect.version = Version::Http2;
+    assert_eq!(sent(&connect, &route(), &proxy()), Err(501));
+    // Not named by Connection, it ends here all the same.
+    let alone = asked(Method::Get, "/", &[("HTTP2-Settings", "AAMAAABk")]);
+    assert!(!sent(&alone, &route(), &proxy()).unwrap().contains("AAMA"));
+}
+
+#[test]
+fn rfc9110_7_8_a_server_may_not_choose_what_nobody_asked_for() {
+    for (asked, chosen, expected) in [
+        ("websocket", "WebSocket", true),
+        ("irc/6.9, x", "IRC", true),
+        ("websocket", "h2c", false),
+        ("websocket", "websocket, h2c", false),
+        ("", "websocket", false),
+    ] {
+        let was = was_asked(asked.as_bytes(), chosen.as_bytes());
+        assert_eq!(was, expected, "{asked} -> {chosen}");
+    }
+}
+
 #[test]
 fn what_is_not_passed_on() {
     let trace = asked(Method::Trace, "/", &[]);

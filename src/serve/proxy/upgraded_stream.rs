@@ -17,6 +17,7 @@ use crate::proto::h2::connection::Room;
 use crate::proto::h2::connection::client::Lost;
 use crate::proto::h2::response::ResponseHead;
 use crate::proto::hop_by_hop::ConnectionOptions;
+use crate::proto::syntax::list_members;
 use crate::upstream::{Http2Sink, Http2Stream, Pool};
 
 /// A WebSocket that is asked for.
@@ -27,12 +28,11 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// What asks for the protocol of `fields`, which are those of a request of HTTP/1.1; `None` for
-    /// another protocol than WebSocket.
+    /// What asks for a WebSocket as `fields` do, which are those of a request of HTTP/1.1; `None` where they
+    /// ask for none.
     pub(super) fn of(fields: &Fields) -> Option<Self> {
-        fields
-            .only("upgrade")
-            .filter(|name| websocket::is_websocket(name))?;
+        let mut protocols = list_members(fields.only("upgrade")?);
+        protocols.find(|name| websocket::is_websocket(name))?;
         let key = fields.only("sec-websocket-key").map(<[u8]>::to_vec);
         let pseudo = [
             (&b":method"[..], &b"CONNECT"[..]),

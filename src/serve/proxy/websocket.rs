@@ -20,9 +20,9 @@ pub(super) fn accept(key: &[u8]) -> String {
     base64(context.finish().as_ref())
 }
 
-/// Whether the protocols that `upgrade` names are this one.
-pub(super) fn is_websocket(upgrade: &[u8]) -> bool {
-    upgrade.eq_ignore_ascii_case(b"websocket")
+/// Whether `protocol` is the name of this one.
+pub(super) fn is_websocket(protocol: &[u8]) -> bool {
+    protocol.eq_ignore_ascii_case(b"websocket")
 }
 
 /// Whether `fields` have the answer to `key`.
