@@ -361,12 +361,23 @@ impl<T: FileThreads> Serve<T> {
                 .respond(request, now)
                 .await;
         };
+        let strip_prefix = match &rule.route.action {
+            RouteAction::Proxy(proxy) => Some(proxy.strip_prefix),
+            RouteAction::Files(_) | RouteAction::Redirect { .. } | RouteAction::Fixed { .. } => {
+                None
+            }
+        };
+        let target = strip_prefix.map_or_else(Cow::default, |strip_prefix| {
+            site.rules
+                .target_passed_on(request, &normal, rule, strip_prefix)
+        });
         let config = &self.routes.config;
         let asking = proxy::Asking {
             client,
             is_trusted: config.proxies.trusts(client.address),
             request,
             normal: &normal,
+            target: &target,
             id_field: config
                 .request_id
                 .to_upstreams

@@ -79,6 +79,56 @@ impl Rules {
             nearest = rule.within;
         }
     }
+
+    /// What the server of `rule` is asked for, its query included: as the client spelled it, where each
+    /// server finds by it what is found here. One that takes `%2F` for a byte of a segment, or an empty
+    /// segment for one, may find another rule's; and what dot segments leave depends on both. It is asked
+    /// for the normal form then.
+    pub fn target_passed_on<'r>(
+        &self,
+        request: &'r Request,
+        normal: &Normal<'_>,
+        rule: &Rule,
+        strip_prefix: bool,
+    ) -> Cow<'r, str> {
+        if strip_prefix {
+            return target_behind(request, normal, &rule.route).into();
+        }
+        let is_plain = matches!(normal, Cow::Borrowed(_));
+        match is_plain || self.is_found_by_all(request.path(), rule) {
+            true => Cow::Borrowed(&request.target),
+            false => with_query(escaped(normal, false), request).into(),
+        }
+    }
+
+    /// Whether every way to read `path` leads to `rule`.
+    fn is_found_by_all(&self, path: &str, rule: &Rule) -> bool {
+        let Ok(decoded) = decode(path.as_bytes()) else {
+            return false;
+        };
+        let mut segments = decoded.split(|&byte| byte == b'/');
+        if segments.any(|segment| matches!(segment, b"." | b"..")) {
+            return false;
+        }
+        let pieces = || path.split("%2f").flat_map(|piece| piece.split("%2F"));
+        if pieces().nth(1).is_none() && !path.contains("//") {
+            return true;
+        }
+        let pieces: Option<Vec<_>> = pieces()
+            .map(|piece| decode(piece.as_bytes()).ok())
+            .collect();
+        let Some(pieces) = pieces else {
+            return false;
+        };
+        let slash_kept = pieces.join(&b"%2F"[..]);
+        let merged = [merge_slashes(&decoded), merge_slashes(&slash_kept)];
+        let mut readings = [decoded, slash_kept].into_iter().chain(merged);
+        readings.all(|reading| {
+            let reading = Cow::Owned(reading);
+            let found = self.find(&reading);
+            found.is_some_and(|found| std::ptr::eq(found, rule))
+        })
+    }
 }
 
 impl Rule {
@@ -171,6 +221,13 @@ fn decode(path: &[u8]) -> Result<Vec<u8>, BadPath> {
     }
 }
 
+/// `path` without empty segments, but for the last.
+fn merge_slashes(path: &[u8]) -> Vec<u8> {
+    let mut merged = path.to_vec();
+    merged.dedup_by(|byte, before| *byte == b'/' && *before == b'/');
+    merged
+}
+
 /// What is left of `path`, whose normal form is `normal`, behind the route's prefix: from a '/' on, in
 /// the client's own spelling where that is the normal form, and escaped anew where it is not: what it
 /// names must not change by what is cut off.
@@ -180,12 +237,17 @@ pub fn behind_prefix(normal: &Normal<'_>, route: &Route) -> String {
         RoutePath::Exact(_) => b"",
     };
     let rest = normal.strip_prefix(prefix).unwrap_or(normal);
-    let mut text = String::with_capacity(rest.len() + 1);
-    if !rest.starts_with(b"/") {
+    escaped(rest, matches!(normal, Cow::Borrowed(_)))
+}
+
+/// `path` from a '/' on as it stands in a target; `keeps` the spelling of what could be escaped and need not
+/// be.
+fn escaped(path: &[u8], keeps: bool) -> String {
+    let mut text = String::with_capacity(path.len() + 1);
+    if !path.starts_with(b"/") {
         text.push('/');
     }
-    let keeps = matches!(normal, Cow::Borrowed(_));
-    for &byte in rest {
+    for &byte in path {
         let is_plain = byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte);
         if is_plain || (keeps && byte.is_ascii_graphic()) {
             text.push(char::from(byte));
@@ -198,7 +260,10 @@ pub fn behind_prefix(normal: &Normal<'_>, route: &Route) -> String {
 
 /// The request's target as it is behind the route's prefix, its query included.
 pub fn target_behind(request: &Request, normal: &Normal<'_>, route: &Route) -> String {
-    let mut target = behind_prefix(normal, route);
+    with_query(behind_prefix(normal, route), request)
+}
+
+fn with_query(mut target: String, request: &Request) -> String {
     if let Some(query) = request.query() {
         target.push('?');
         target.push_str(query);
@@ -390,6 +455,115 @@ mod tests {
         })
     }
 
+    fn target(path: &str) -> Request {
+        Request {
+            target: path.into(),
+            ..crate::proto::testing::request(crate::message::Method::Get, &[])
+        }
+    }
+
+    fn passed_on(rules: &Rules, path: &str) -> Option<(usize, String)> {
+        let request = target(path);
+        let normal = normalize(request.path()).ok()?;
+        let rule = rules.find(&normal)?;
+        let index = rules.rules.iter().position(|each| std::ptr::eq(each, rule));
+        let target = rules.target_passed_on(&request, &normal, rule, false);
+        Some((index.unwrap(), target.into_owned()))
+    }
+
+    #[test]
+    fn a_server_is_asked_as_the_client_spelled_it_where_that_leads_to_the_same() {
+        let routes = [
+            prefix("/", 200),
+            prefix("/admin", 200),
+            prefix("/admin/open", 200),
+        ];
+        let rules = Rules::new(&routes, |_| 0);
+        for (path, index, sent) in [
+            ("/x?a=/../b", 0, "/x?a=/../b"),
+            ("/a%20b|%41", 0, "/a%20b|%41"),
+            ("/group%2Fproject?q", 0, "/group%2Fproject?q"),
+            ("/https://a.test//b", 0, "/https://a.test//b"),
+            ("/.well-known/x", 0, "/.well-known/x"),
+            ("/admin/a%2fb", 1, "/admin/a%2fb"),
+            // RFC 3986 5.2.4 makes the first two of these /admin/x.
+            ("/admin//../x", 0, "/x"),
+            ("/admin/a//../../x?q", 0, "/x?q"),
+            ("/admin%2f..%2fx", 0, "/x"),
+            ("/admin/%2e%2E/x", 0, "/x"),
+            ("/x/../admin/y", 1, "/admin/y"),
+            ("//admin/y", 1, "/admin/y"),
+            ("/admin%2Fopen/y", 2, "/admin/open/y"),
+            ("/admin//open/%C3%BC", 2, "/admin/open/%C3%BC"),
+        ] {
+            let (found, target) = passed_on(&rules, path).unwrap();
+            assert_eq!((found, &*target), (index, sent), "{path}");
+        }
+    }
+
+    /// What a server makes of a path.
+    #[derive(Clone, Copy, Debug)]
+    struct Reader {
+        decodes_slash: bool,
+        merges_before: bool,
+        removes_dots: bool,
+        merges_after: bool,
+    }
+
+    impl Reader {
+        fn all() -> impl Iterator<Item = Self> {
+            (0..16).map(|bits| Self {
+                decodes_slash: bits & 1 > 0,
+                merges_before: bits & 2 > 0,
+                removes_dots: bits & 4 > 0,
+                merges_after: bits & 8 > 0,
+            })
+        }
+
+        fn read(self, target: &str) -> Vec<u8> {
+            let marked = match self.decodes_slash {
+                true => target.to_owned(),
+                false => target.replace("%2f", "%252F").replace("%2F", "%252F"),
+            };
+            let mut path = decode(marked.as_bytes()).unwrap();
+            if self.merges_before {
+                path = merge_slashes(&path);
+            }
+            if self.removes_dots {
+                path = remove_dot_segments(&path);
+            }
+            if self.merges_after {
+                path = merge_slashes(&path);
+            }
+            path
+        }
+    }
+
+    /// RFC 3986 5.2.4
+    fn remove_dot_segments(path: &[u8]) -> Vec<u8> {
+        let mut left = Vec::new();
+        let segments: Vec<_> = path.split(|&byte| byte == b'/').skip(1).collect();
+        for (index, segment) in segments.iter().enumerate() {
+            let is_dots = match *segment {
+                b"." => true,
+                b".." => {
+                    left.pop();
+                    true
+                }
+                segment => {
+                    left.push(segment);
+                    false
+                }
+            };
+            if is_dots && index + 1 == segments.len() {
+                left.push(b"");
+            }
+        }
+        let mut out = vec![b'/'];
+        out.extend(left.join(&b"/"[..]));
+        out
+    }
+
     proptest! {
         #[test]
         fn a_search_finds_what_looking_at_each_route_finds(
@@ -413,6 +587,34 @@ mod tests {
                 let expected = find_by_definition(&routes, &path).map(|index| &routes[index]);
                 let found = rules.find(&path).map(|rule| &rule.route.path);
                 prop_assert_eq!(found, expected.map(|route| &route.path));
+            }
+        }
+
+        #[test]
+        fn every_server_finds_what_the_route_was_found_for(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "/", "/", "//", "a", "b", "c", ".", "..", "%2e", "%2E.", "%2f", "%2F", "%61", ";",
+                ]),
+                0..12,
+            ),
+            prefixes in prop::collection::btree_set("(/[abc]){1,3}/?", 1..5),
+            exact in "(/[abc]){1,3}/?",
+        ) {
+            let mut routes = vec![prefix("/", 200)];
+            routes.extend(prefixes.iter().map(|text| prefix(text, 200)));
+            routes.push(route(RoutePath::Exact(exact), 200));
+            let rules = Rules::new(&routes, |_| 0);
+            let path = format!("/{}", pieces.concat());
+            if let Some((index, target)) = passed_on(&rules, &path) {
+                for reader in Reader::all() {
+                    let read = Cow::Owned(reader.read(&target));
+                    let found = rules.find(&read).unwrap();
+                    prop_assert!(
+                        std::ptr::eq(found, &rules.rules[index]),
+                        "{path} was sent as {target}: {reader:?}"
+                    );
+                }
             }
         }
 

@@ -49,6 +49,8 @@ pub(super) struct Asking<'a> {
     pub(super) request: &'a Request,
     /// The request's path as routes compare it.
     pub(super) normal: &'a Normal<'a>,
+    /// What the server behind is asked for.
+    pub(super) target: &'a str,
     /// The field in which the server behind is told the request's id.
     pub(super) id_field: Option<&'a str>,
 }
@@ -86,8 +88,9 @@ impl Proxy {
             client,
             is_trusted,
             request,
-            normal,
+            target,
             id_field,
+            ..
         } = asking;
         let visitor = Visitor {
             address: client.address,
@@ -95,7 +98,7 @@ impl Proxy {
             is_secure: client.tls_policy.is_some(),
             id: id_field.map(|field| (field, &*identity.id)),
         };
-        let outgoing = match request::outgoing(request, normal, route, proxy, &visitor) {
+        let outgoing = match request::outgoing(request, target, route, proxy, &visitor) {
             Ok(outgoing) => outgoing,
             Err(status) => return error_page::page(Status(status)),
         };

@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 
-use super::super::rules;
 use super::websocket::{is_websocket, new_key};
 use crate::config::{FieldEdits, Route, RouteProxy};
 use crate::message::{BodyLength, Method, Request, Version};
@@ -37,10 +36,10 @@ pub(super) struct Visitor<'a> {
     pub(super) id: Option<(&'a str, &'a str)>,
 }
 
-/// The head for `request`, which `route` passes on as `proxy` says.
+/// The head for `request`, which `route` passes on as `proxy` says, to ask for `target`.
 pub(super) fn outgoing(
     request: &Request,
-    normal: &rules::Normal<'_>,
+    target: &str,
     route: &Route,
     proxy: &RouteProxy,
     visitor: &Visitor<'_>,
@@ -64,12 +63,8 @@ pub(super) fn outgoing(
         // RFC 8441 4: it asks for the tunnel and for nothing else.
         return Err(501);
     }
-    let target = match proxy.strip_prefix {
-        true => rules::target_behind(request, normal, route),
-        false => request.target.to_string(),
-    };
     let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
-    if !request_head::push_request_line(&mut head, &request.method, &target) {
+    if !request_head::push_request_line(&mut head, &request.method, target) {
         return Err(400);
     }
     let received_host = received_host(request);

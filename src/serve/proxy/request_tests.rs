@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{FieldEdits, RouteAction, RoutePath};
 use crate::proto::forwarded::Style;
 use crate::proto::testing::request;
-use crate::serve::rules::normalize;
+use crate::serve::rules::{normalize, target_behind};
 
 const VISITOR: Visitor<'_> = Visitor {
     address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
@@ -30,8 +30,14 @@ fn route() -> Route {
 }
 
 fn sent(request: &Request, route: &Route, proxy: &RouteProxy) -> Result<String, Refused> {
-    let normal = normalize(request.path()).unwrap();
-    let outgoing = outgoing(request, &normal, route, proxy, &VISITOR)?;
+    let target = match proxy.strip_prefix {
+        true => {
+            let normal = normalize(request.path()).unwrap();
+            target_behind(request, &normal, route)
+        }
+        false => request.target.to_string(),
+    };
+    let outgoing = outgoing(request, &target, route, proxy, &VISITOR)?;
     Ok(String::from_utf8(outgoing.head).unwrap())
 }
 
@@ -80,8 +86,7 @@ fn the_id_of_a_request_takes_the_place_of_the_clients() {
     );
     let sent_with = |route: &Route, id| {
         let visitor = Visitor { id, ..VISITOR };
-        let normal = normalize(request.path()).unwrap();
-        let outgoing = outgoing(&request, &normal, route, &proxy(), &visitor).unwrap();
+        let outgoing = outgoing(&request, "/", route, &proxy(), &visitor).unwrap();
         String::from_utf8(outgoing.head).unwrap()
     };
     let head = sent_with(&route(), Some(("x-request-id", "ours")));

@@ -386,6 +386,32 @@ fn routes_lead_to_what_they_name() {
     assert_eq!(client.get("/%zz").status(), 400);
 }
 
+/// A server that resolves paths in another way is left nothing to resolve.
+#[test]
+fn rfc3986_5_2_4_a_server_finds_what_the_route_was_found_for() {
+    let backend = Backend::start();
+    let upstream = format!(
+        "name = \"app\"\n[[upstream.server]]\naddress = \"tcp://{}\"",
+        backend.address
+    );
+    let routes = "prefix = \"/\"\nupstream = \"app\"\n\
+                  [[site.route]]\nprefix = \"/admin\"\nstatus = 403";
+    let server = Setup::new(Policy::Auto)
+        .table("[upstream]", &upstream)
+        .table("[site.route]", routes)
+        .start();
+    let mut client = Client::connect(&server);
+    assert_eq!(client.get("/admin/hello").status(), 403);
+    for path in ["/admin//../hello", "/admin%2f..%2Fhello", "/x/%2e%2e/hello"] {
+        assert_eq!(client.get(path).body, b"hello", "{path}");
+    }
+    assert_eq!(backend.asked_for("/hello"), 3);
+    for path in ["/group%2Fproject", "/a//b"] {
+        assert_eq!(client.get(path).status(), 404);
+        assert_eq!(backend.asked_for(path), 1, "as it was spelled");
+    }
+}
+
 /// A process that ends with the test, whatever becomes of it.
 struct Ended(Child);
 
