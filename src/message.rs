@@ -659,7 +659,8 @@ pub trait Upgrade {
     /// Its two directions.
     fn into_halves(self: Box<Self>) -> (Box<dyn BodyStream>, Box<dyn BodySink>);
 
-    /// How long the connection may be without a byte in either direction.
+    /// How long the connection may be without a byte in either direction, also when one of them has ended.
+    /// Whoever carries the bytes sees to it.
     fn idle_max(&self) -> Duration;
 }
 
@@ -668,8 +669,7 @@ pub trait BodySink {
     /// Sends `data` and waits until it is taken.
     fn send(&mut self, data: Bytes) -> LocalFuture<'_, Result<(), Error>>;
 
-    /// Says that nothing more comes. From then on the other direction must not be silent for longer than
-    /// [`Upgrade::idle_max`].
+    /// Says that nothing more comes.
     fn finish(&mut self) -> LocalFuture<'_, Result<(), Error>>;
 }
 

@@ -12,6 +12,7 @@ use crate::support::for_each_policy;
 use crate::support::http2::{Http2, frame};
 use crate::support::process::{CHROMIUM, DEBIAN_PYTHON, Running, quiet_chromium};
 use crate::support::server::{Server, Setup};
+use crate::support::wait::until_equal;
 
 for_each_policy!(through_both_versions);
 
@@ -279,6 +280,26 @@ fn silence_ends_a_tunnel_in_a_stream() {
     );
     server.wait_for_counter("timeouts_idle", 1);
     assert_eq!(client.get("/result/x").status, Some(200));
+}
+
+/// A client of HTTP/1.1 that has ended its direction, and a server of HTTP/2 that says nothing to it.
+#[test]
+fn silence_after_the_clients_end_ends_a_tunnel_in_a_stream() {
+    let backend = Http2Backend::start(&[(8, 1)]);
+    let address = format!("tcp://{}", backend.address);
+    let http = "protocol = \"h2c\"\nupgraded_idle_ms = 500";
+    let server = passing_on(Policy::Auto, &address, http);
+    let mut client = Client::connect(&server);
+    client.send(
+        b"GET /open HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    let head = client.read_head();
+    assert_eq!(status(&head), 101, "{head}");
+    client.close_notify();
+    until_equal("ends of streams", &1, || backend.resets());
+    assert_eq!(server.counters()["timeouts_idle"], 1);
+    server.wait_for_counter("connections_closed", 1);
 }
 
 #[test]

@@ -30,16 +30,15 @@ pub(super) async fn run<R: Receive, W: Transmit>(
     let (stream, sink) = upgrade.into_halves();
     // Bytes carried in either direction, wrapping: that it changes is all that counts.
     let carried = Cell::new(0_u64);
-    let mut up = pin!(to_the_other_end(receiving, sink, &carried, idle_max));
+    let up_done = Cell::new(false);
+    let mut up = pin!(to_the_other_end(
+        receiving, sink, &carried, &up_done, idle_max
+    ));
     let mut down = pin!(to_the_client(stream, write, &carried));
-    let (mut up_done, mut down_done) = (false, false);
+    let mut down_done = false;
     let ended = poll_fn(|context| {
-        if !up_done && let Poll::Ready(ended) = up.as_mut().poll(context) {
-            match ended {
-                Ok(Ended::InOrder) => up_done = true,
-                Ok(Ended::Idle) => return Poll::Ready(Ok(())),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        if let Poll::Ready(ended) = up.as_mut().poll(context) {
+            return Poll::Ready(ended);
         }
         if !down_done && let Poll::Ready(ended) = down.as_mut().poll(context) {
             match ended {
@@ -47,7 +46,7 @@ pub(super) async fn run<R: Receive, W: Transmit>(
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        match up_done && down_done {
+        match up_done.get() && down_done {
             true => Poll::Ready(Ok(())),
             false => Poll::Pending,
         }
@@ -55,17 +54,15 @@ pub(super) async fn run<R: Receive, W: Transmit>(
     ended.await
 }
 
-enum Ended {
-    InOrder,
-    Idle,
-}
-
+/// Carries what the client sends, tells the other end of its end, sets `up_done`, and goes on timing the
+/// other direction: ends by silence in both, or by a failure.
 async fn to_the_other_end<R: Receive>(
     receiving: &mut Receiving<R>,
     mut sink: Box<dyn BodySink>,
     carried: &Cell<u64>,
+    up_done: &Cell<bool>,
     idle_max: Duration,
-) -> Result<Ended, Error> {
+) -> Result<(), Error> {
     let Receiving { read, input } = receiving;
     loop {
         if !input.is_empty() {
@@ -74,18 +71,22 @@ async fn to_the_other_end<R: Receive>(
         }
         let before = carried.get();
         read.arm(Phase::Tunnel, idle_max);
-        match read.receive(input).await {
+        let received = match up_done.get() {
+            false => read.receive(input).await,
+            true => Ok(Received::Expired(read.expire().await)),
+        };
+        match received {
             Ok(Received::Data(_)) => {}
             Ok(Received::Closed(_)) => {
                 read.disarm();
                 sink.finish().await?;
-                return Ok(Ended::InOrder);
+                up_done.set(true);
             }
             // The other direction may have been busy.
             Ok(Received::Expired(_)) if carried.get() != before => {}
             Ok(Received::Expired(_)) => {
                 metrics::count(Counter::TimeoutsIdle);
-                return Ok(Ended::Idle);
+                return Ok(());
             }
             Err(cause) => return Err(Error::on_connection(Stage::RequestBody, cause)),
         }

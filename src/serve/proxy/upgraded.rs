@@ -1,8 +1,6 @@
 //! The server's end of a connection that has changed its protocol.
 
-use std::cell::Cell;
 use std::io::IoSlice;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +8,6 @@ use bytes::{Bytes, BytesMut};
 use super::exchange::blamed;
 use crate::error::{Cause, Error};
 use crate::message::{BodySink, BodyStream, LocalFuture, Upgrade};
-use crate::net::deadline::Phase;
 use crate::net::stream::{Closure, ReadHalf, Received, WriteHalf};
 use crate::upstream::Place;
 
@@ -31,22 +28,14 @@ impl Upgrade for Upgraded {
             write,
             input,
             place,
-            idle_max,
+            ..
         } = *self;
-        let half_closed = Rc::new(Cell::new(false));
         let stream = FromServer {
             read,
             input,
-            half_closed: half_closed.clone(),
-            idle_max,
             _place: place,
         };
-        let sink = ToServer {
-            write,
-            half_closed,
-            idle_max,
-        };
-        (Box::new(stream), Box::new(sink))
+        (Box::new(stream), Box::new(ToServer { write }))
     }
 
     fn idle_max(&self) -> Duration {
@@ -57,23 +46,18 @@ impl Upgrade for Upgraded {
 struct FromServer {
     read: ReadHalf,
     input: BytesMut,
-    /// Nothing more goes to the server: its silence is all there is to time.
-    half_closed: Rc<Cell<bool>>,
-    idle_max: Duration,
     _place: Place,
 }
 
 impl FromServer {
     async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
-        if self.input.is_empty() {
-            if self.half_closed.get() {
-                self.read.deadline().arm(Phase::Tunnel, self.idle_max);
-            }
+        while self.input.is_empty() {
             match self.read.receive(&mut self.input).await.map_err(blamed)? {
                 Received::Data(_) => {}
                 Received::Closed(Closure::Orderly) => return Ok(None),
                 Received::Closed(Closure::WithoutNotify) => return Err(blamed(Cause::Truncated)),
-                Received::Expired(_) => return Err(blamed(Cause::Timeout(IDLE_KEY))),
+                // Armed by nobody.
+                Received::Expired(_) => {}
             }
         }
         Ok(Some(self.input.split().freeze()))
@@ -88,8 +72,6 @@ impl BodyStream for FromServer {
 
 struct ToServer {
     write: WriteHalf,
-    half_closed: Rc<Cell<bool>>,
-    idle_max: Duration,
 }
 
 impl BodySink for ToServer {
@@ -103,13 +85,6 @@ impl BodySink for ToServer {
     }
 
     fn finish(&mut self) -> LocalFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            self.half_closed.set(true);
-            // The other half waits already.
-            self.write.deadline().arm(Phase::Tunnel, self.idle_max);
-            self.write.finish().await.map_err(blamed)
-        })
+        Box::pin(async move { self.write.finish().await.map_err(blamed) })
     }
 }
-
-const IDLE_KEY: &str = "upstream.http.upgraded_idle_ms";

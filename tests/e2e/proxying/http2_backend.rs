@@ -244,7 +244,8 @@ impl<'a> Serving<'a> {
                 );
                 self.data(stream, b"hello", true);
             }
-            "/echo" => self.headers(stream, ok, false),
+            // Says nothing more on the second.
+            "/echo" | "/open" => self.headers(stream, ok, false),
             "/hold" => {}
             "/fields-alone" => {
                 self.headers(stream, &[(":status", "200"), ("grpc-status", "5")], true)
