@@ -20,8 +20,8 @@ use super::*;
 use crate::config::{Limits, Timeouts};
 use crate::limits::{BODY_DISCARD_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::message::{
-    Body, BodyStream, Fields, FileRange, Interim, LocalFuture, Now, Part, Request, RequestBody,
-    Response, Status,
+    Body, BodySink, BodyStream, Fields, FileRange, Interim, LocalFuture, Now, Part, Request,
+    RequestBody, Response, Status, Upgrade,
 };
 use crate::net::stream::{AtOnce, Closure};
 
@@ -30,6 +30,7 @@ mod counts;
 mod duplex;
 mod endings;
 mod slow_bodies;
+mod upgrades;
 
 /// What the client does next.
 #[derive(Clone, Debug)]
@@ -103,7 +104,7 @@ struct Wire(Rc<RefCell<Script>>);
 impl Receive for Wire {
     async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
         let mut script = self.0.borrow_mut();
-        if script.phase == Some(Phase::Idle) {
+        if matches!(script.phase, Some(Phase::Idle | Phase::Tunnel)) {
             script.idle_capacity_max = script.idle_capacity_max.max(into.capacity());
         }
         assert!(script.phase.is_some(), "a receive without a deadline");
@@ -373,6 +374,9 @@ impl Handler for Site {
                 RequestBody::Stream(body) => ok(Body::Stream(body, None)),
                 RequestBody::Empty => ok(Body::Empty),
             },
+            "/upgrade" => Response::new(Status(101))
+                .with("upgrade", "echo")
+                .with_body(Body::Upgrade(Box::new(upgrades::Echo))),
             "/duplex/asked" => match body {
                 RequestBody::Stream(mut body) => {
                     // Asked for, and not there yet, when the response is.

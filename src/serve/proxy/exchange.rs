@@ -311,7 +311,8 @@ impl Download {
                 },
                 Decoder::Close => {
                     if !exchange.input.is_empty() {
-                        return Ok(Some(exchange.input.split().freeze()));
+                        // What a split leaves would keep the whole buffer while the server is silent.
+                        return Ok(Some(std::mem::take(&mut exchange.input).freeze()));
                     }
                 }
             }

@@ -52,6 +52,7 @@ struct FromServer {
 impl FromServer {
     async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
         while self.input.is_empty() {
+            self.input = BytesMut::new();
             match self.read.receive(&mut self.input).await.map_err(blamed)? {
                 Received::Data(_) => {}
                 Received::Closed(Closure::Orderly) => return Ok(None),
@@ -60,7 +61,8 @@ impl FromServer {
                 Received::Expired(_) => {}
             }
         }
-        Ok(Some(self.input.split().freeze()))
+        // What a split leaves would keep the whole buffer while the connection is idle.
+        Ok(Some(std::mem::take(&mut self.input).freeze()))
     }
 }
 
