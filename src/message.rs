@@ -664,7 +664,7 @@ pub trait Upgrade {
     fn idle_max(&self) -> Duration;
 }
 
-/// Where bytes go.
+/// Where bytes go. Dropped before it has finished, it lets the other end see that they are not all.
 pub trait BodySink {
     /// Sends `data` and waits until it is taken.
     fn send(&mut self, data: Bytes) -> LocalFuture<'_, Result<(), Error>>;

@@ -68,6 +68,9 @@ pub trait Transmit {
     /// As [`WriteHalf::finish`].
     fn finish(&mut self) -> impl Future<Output = Result<(), Cause>>;
 
+    /// As [`WriteHalf::abort`].
+    fn abort(&mut self) {}
+
     /// As [`WriteHalf::is_nearly_exhausted`].
     fn is_nearly_exhausted(&self) -> bool;
 
@@ -160,6 +163,10 @@ impl Transmit for WriteHalf {
 
     async fn finish(&mut self) -> Result<(), Cause> {
         WriteHalf::finish(self).await
+    }
+
+    fn abort(&mut self) {
+        WriteHalf::abort(self);
     }
 
     fn is_nearly_exhausted(&self) -> bool {

@@ -105,6 +105,14 @@ pub fn refuse(client: Stream) {
     abort(&read.transport);
 }
 
+impl WriteHalf {
+    /// Makes the end of the connection look like none that was meant, as that of a tunnel that is broken
+    /// off: a fatal alert under TLS, a reset without. It is to be dropped then.
+    pub fn abort(&mut self) {
+        abort(&self.transport);
+    }
+}
+
 /// One direction of a tunnel.
 struct Direction<'a> {
     read: &'a mut ReadHalf,

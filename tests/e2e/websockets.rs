@@ -6,7 +6,7 @@ use portcullis::proto::h2::frame::put_rst_stream;
 use crate::proxying::backend::Backend;
 use crate::proxying::http2_backend::Http2Backend;
 use crate::support::Policy;
-use crate::support::client::{Client, Manner, field, status};
+use crate::support::client::{Client, Ending, Manner, field, status};
 use crate::support::files::{KIB, MIB, assert_same_bytes, content};
 use crate::support::for_each_policy;
 use crate::support::http2::{Http2, frame};
@@ -191,6 +191,8 @@ fn rfc8441_5_through_http2_on_both_sides() {
     old.read_into(&mut back, 5);
     assert_eq!(back, b"bytes");
     // Its end is the stream's.
+    old.close_notify();
+    assert_eq!(old.read_to_ending(), Ending::CloseNotify);
     drop(old);
     server.wait_for_counter("connections_closed", 1);
     assert_eq!(backend.resets(), 0);

@@ -15,6 +15,7 @@ use bytes::BytesMut;
 
 use self::request_body::{Body, Failure, Loan, Receiving};
 use self::response::{Begun, Delivered, Delivery, Follows, poll_once};
+use self::upgraded::UpgradedEnd;
 use super::transport::{Receive, Transmit};
 use super::{Context, Exchange, Handler, Outcome, close, count_response, finish};
 use crate::buf;
@@ -125,6 +126,8 @@ enum Next {
 enum After {
     NextRequest,
     Close(Outcome),
+    /// Nothing: not even an orderly end is to be seen.
+    Aborted(Outcome),
 }
 
 /// An exchange that has begun.
@@ -154,15 +157,18 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                     return Ok(outcome);
                 }
             };
-            if let After::Close(outcome) = after {
-                let Some(Receiving { read, input }) = &mut self.receiving else {
-                    return Err(lost_receiving());
-                };
-                // What is buffered is not looked at any more.
-                *input = BytesMut::new();
-                Box::pin(close(read, &mut self.write, self.context)).await;
-                return Ok(outcome);
-            }
+            let outcome = match after {
+                After::NextRequest => continue,
+                After::Aborted(outcome) => return Ok(outcome),
+                After::Close(outcome) => outcome,
+            };
+            let Some(Receiving { read, input }) = &mut self.receiving else {
+                return Err(lost_receiving());
+            };
+            // What is buffered is not looked at any more.
+            *input = BytesMut::new();
+            Box::pin(close(read, &mut self.write, self.context)).await;
+            return Ok(outcome);
         }
     }
 
@@ -297,8 +303,14 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 let Some(receiving) = &mut self.receiving else {
                     return Err(lost_receiving());
                 };
-                Box::pin(upgraded::run(receiving, &mut self.write, upgrade)).await?;
-                Ok(After::Close(Outcome::Closed))
+                let ended = Box::pin(upgraded::run(receiving, &mut self.write, upgrade)).await;
+                if !matches!(ended, Ok(UpgradedEnd::Complete)) {
+                    self.write.abort();
+                }
+                Ok(match ended? {
+                    UpgradedEnd::Complete => After::Close(Outcome::Closed),
+                    UpgradedEnd::Idle => After::Aborted(Outcome::IdleTimeout),
+                })
             }
         }
     }

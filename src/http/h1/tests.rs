@@ -63,6 +63,7 @@ struct Script {
     /// The bytes of each send.
     sends: Vec<usize>,
     finished: bool,
+    aborted: bool,
     phase: Option<Phase>,
     /// How long it may last.
     after: Duration,
@@ -88,6 +89,7 @@ impl Default for Script {
             asked_at_once: 0,
             keeps: false,
             finished: false,
+            aborted: false,
             phase: None,
             after: Duration::ZERO,
             lingered: 0,
@@ -231,6 +233,10 @@ impl Transmit for Wire {
     async fn finish(&mut self) -> Result<(), Cause> {
         self.0.borrow_mut().finished = true;
         Ok(())
+    }
+
+    fn abort(&mut self) {
+        self.0.borrow_mut().aborted = true;
     }
 
     fn is_nearly_exhausted(&self) -> bool {

@@ -13,18 +13,30 @@ use crate::http::transport::{Receive, Transmit};
 use crate::message::{BodySink, BodyStream, Upgrade};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
-use crate::net::stream::Received;
+use crate::net::stream::{Closure, Received};
+
+/// How an upgraded connection ended when nothing failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UpgradedEnd {
+    /// Both ends have ended their directions.
+    Complete,
+    /// Neither has sent anything for as long as the upgrade allows.
+    Idle,
+}
 
 /// Carries bytes until both ends have ended their directions, or neither has sent any for as long as
 /// the upgrade allows. What was received already goes first.
 ///
+/// Unless it is complete, neither end is to take it for that: the client's is to be
+/// [aborted](Transmit::abort), the other has been.
+///
 /// # Errors
-/// When either end breaks off: the connection must then be closed without close_notify.
+/// When either end breaks off. The client does so too by an end without close_notify (RFC 8446 6.1).
 pub(super) async fn run<R: Receive, W: Transmit>(
     receiving: &mut Receiving<R>,
     write: &mut W,
     upgrade: Box<dyn Upgrade>,
-) -> Result<(), Error> {
+) -> Result<UpgradedEnd, Error> {
     metrics::count(Counter::UpgradedConnections);
     let idle_max = upgrade.idle_max();
     let (stream, sink) = upgrade.into_halves();
@@ -38,7 +50,7 @@ pub(super) async fn run<R: Receive, W: Transmit>(
     let mut down_done = false;
     let ended = poll_fn(|context| {
         if let Poll::Ready(ended) = up.as_mut().poll(context) {
-            return Poll::Ready(ended);
+            return Poll::Ready(ended.map(|()| UpgradedEnd::Idle));
         }
         if !down_done && let Poll::Ready(ended) = down.as_mut().poll(context) {
             match ended {
@@ -47,7 +59,7 @@ pub(super) async fn run<R: Receive, W: Transmit>(
             }
         }
         match up_done.get() && down_done {
-            true => Poll::Ready(Ok(())),
+            true => Poll::Ready(Ok(UpgradedEnd::Complete)),
             false => Poll::Pending,
         }
     });
@@ -79,7 +91,10 @@ async fn to_the_other_end<R: Receive>(
         };
         match received {
             Ok(Received::Data(_)) => {}
-            Ok(Received::Closed(_)) => {
+            Ok(Received::Closed(Closure::WithoutNotify)) => {
+                return Err(Error::client(Stage::RequestBody, Cause::Truncated));
+            }
+            Ok(Received::Closed(Closure::Orderly)) => {
                 read.disarm();
                 sink.finish().await?;
                 up_done.set(true);

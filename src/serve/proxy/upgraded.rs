@@ -35,7 +35,11 @@ impl Upgrade for Upgraded {
             input,
             _place: place,
         };
-        (Box::new(stream), Box::new(ToServer { write }))
+        let to_server = ToServer {
+            write,
+            has_finished: false,
+        };
+        (Box::new(stream), Box::new(to_server))
     }
 
     fn idle_max(&self) -> Duration {
@@ -74,6 +78,15 @@ impl BodyStream for FromServer {
 
 struct ToServer {
     write: WriteHalf,
+    has_finished: bool,
+}
+
+impl Drop for ToServer {
+    fn drop(&mut self) {
+        if !self.has_finished {
+            self.write.abort();
+        }
+    }
 }
 
 impl BodySink for ToServer {
@@ -87,6 +100,10 @@ impl BodySink for ToServer {
     }
 
     fn finish(&mut self) -> LocalFuture<'_, Result<(), Error>> {
-        Box::pin(async move { self.write.finish().await.map_err(blamed) })
+        Box::pin(async move {
+            self.write.finish().await.map_err(blamed)?;
+            self.has_finished = true;
+            Ok(())
+        })
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Backend {
 struct Shared {
     accepted: AtomicUsize,
     ended: AtomicUsize,
+    /// Upgraded connections that were reset.
+    reset: AtomicUsize,
     heads: Mutex<Vec<String>>,
 }
 
@@ -58,6 +60,11 @@ impl Backend {
         self.accepted() - self.shared.ended.load(Ordering::Relaxed)
     }
 
+    /// How many upgraded connections were reset by the other side.
+    pub(crate) fn reset(&self) -> usize {
+        self.shared.reset.load(Ordering::Relaxed)
+    }
+
     /// The heads of the requests it has seen.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.shared.heads.lock().unwrap().clone()
@@ -81,6 +88,9 @@ fn serve(socket: TcpStream, shared: &Shared) {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         shared.heads.lock().unwrap().push(head.clone());
         let then = answer(&mut reader, &mut socket, &head, &path, answered);
+        if path == "/upgrade" && then.is_err() {
+            shared.reset.fetch_add(1, Ordering::Relaxed);
+        }
         answered += 1;
         match then {
             Ok(Then::Next) => {}

@@ -214,8 +214,27 @@ fn an_upgraded_connection_in_which_nothing_moves_is_closed() {
     let head = client.read_head();
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let (rest, ending) = client.read_rest();
-    assert_eq!((&*rest, ending), (&b"hi"[..], Ending::CloseNotify));
+    // Neither end is to take it for the whole.
+    assert_eq!(&*rest, b"hi");
+    assert_ne!(ending, Ending::CloseNotify);
     assert_eq!(server.counters()["timeouts_idle"], 1);
+    until_equal("open connections at the backend", &0, || backend.open());
+    assert_eq!(backend.reset(), 1);
+}
+
+#[test]
+fn an_upgraded_connection_that_its_client_breaks_off_is_reset() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "").start();
+    for (index, leave) in (1..).zip(Leave::ALL) {
+        let mut client = Client::connect(&server);
+        client.send(
+            b"GET /upgrade HTTP/1.1\r\nHost: localhost\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n",
+        );
+        client.read_head();
+        leave.end(client.socket);
+        until_equal("resets at the backend", &index, || backend.reset());
+    }
     until_equal("open connections at the backend", &0, || backend.open());
 }
 

@@ -58,3 +58,18 @@ fn an_upgraded_connection_holds_no_buffer_while_it_is_idle() {
     assert!(ended.sent().ends_with("\r\n\r\nsome bytesand more"));
     assert_eq!(ended.script.idle_capacity_max, 0);
 }
+
+#[test]
+fn only_a_complete_upgraded_connection_looks_like_one() {
+    let orderly = ended([data(UPGRADE), data("x"), Close(Closure::Orderly)]);
+    assert_eq!(orderly.outcome(), Outcome::Closed);
+    assert!(orderly.script.finished && !orderly.script.aborted);
+    let silent = ended([data(UPGRADE), data("x"), Silence(Phase::Tunnel)]);
+    assert_eq!(silent.outcome(), Outcome::IdleTimeout);
+    assert!(silent.script.aborted && !silent.script.finished);
+    for end in [Close(Closure::WithoutNotify), Reset] {
+        let broken = ended([data(UPGRADE), data("x"), end]);
+        assert_eq!(broken.result.as_ref().unwrap_err().side, Side::Client);
+        assert!(broken.script.aborted && !broken.script.finished);
+    }
+}
