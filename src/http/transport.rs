@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::IoSlice;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -55,12 +56,14 @@ pub trait Transmit {
     ) -> impl Future<Output = Result<(), Cause>>;
 
     /// Sends what is in `head`, and then up to `bytes` off `source`, if that can be done without looking
-    /// at them: gives how many, and why no more can be had. Leaves `head` where it cannot.
+    /// at them: gives how many, and why no more can be had. Leaves `head` where it cannot. Fails with what
+    /// `leaving` gives, which is polled while the source is waited for.
     fn relay(
         &mut self,
         _head: &mut Vec<u8>,
         _source: Source<'_>,
         _bytes: u64,
+        _leaving: Pin<&mut impl Future<Output = Cause>>,
     ) -> impl Future<Output = Result<(u64, Option<Cause>), Cause>> {
         std::future::ready(Ok((0, None)))
     }
@@ -148,11 +151,12 @@ impl Transmit for WriteHalf {
         head: &mut Vec<u8>,
         source: Source<'_>,
         bytes: u64,
+        leaving: Pin<&mut impl Future<Output = Cause>>,
     ) -> Result<(u64, Option<Cause>), Cause> {
         let Some(from) = source.connection.downcast_mut::<ReadHalf>() else {
             return Ok((0, None));
         };
-        let relaying = WriteHalf::relay(self, head, from, bytes, source.idle_max);
+        let relaying = WriteHalf::relay(self, head, (from, bytes), source.idle_max, leaving);
         let relayed = relaying.await?;
         let failure = relayed.failure.map(|failure| match failure {
             RelayFailure::Cause(cause) => cause,

@@ -91,7 +91,7 @@ counters! {
     Requests = "requests",
     /// Of the requests, those over HTTP/2.
     RequestsHttp2 = "requests_http2",
-    /// Requests whose client vanished while their answer was awaited.
+    /// Requests whose client vanished while their answer, or the rest of it, was awaited.
     RequestsAbandoned = "requests_abandoned",
     /// Responses with a status below 300.
     Responses2xx = "responses_2xx",

@@ -1,6 +1,9 @@
 //! A body that comes over one connection and goes out over another, spliced where both ends permit.
 
+use std::future::{Future, poll_fn};
 use std::io::IoSlice;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::deadline::Phase;
@@ -32,7 +35,7 @@ pub enum RelayFailure {
 }
 
 impl WriteHalf {
-    /// Sends what is in `head`, and then up to `bytes` as they come over `from`, without a byte of
+    /// Sends what is in `head`, and then up to so many bytes as they come over another connection, without a byte of
     /// them in user space: where that pays, [`RELAYED_BYTES_MIN`], and both ends are in the kernel or
     /// without TLS. Under the policy `auto` they are moved there as for a file. Nothing is done, and
     /// `head` is left, where that cannot be.
@@ -40,13 +43,13 @@ impl WriteHalf {
     /// It ends early at what only a receive can tell: a control record, the end.
     ///
     /// # Errors
-    /// As [`WriteHalf::send`].
+    /// As [`WriteHalf::send`], and what `leaving` gives, which is polled while nothing comes.
     pub async fn relay(
         &mut self,
         head: &mut Vec<u8>,
-        from: &mut ReadHalf,
-        bytes: u64,
+        (from, bytes): (&mut ReadHalf, u64),
         idle_max: Duration,
+        mut leaving: Pin<&mut impl Future<Output = Cause>>,
     ) -> Result<Relayed, Cause> {
         let mut relayed = Relayed::default();
         if bytes < RELAYED_BYTES_MIN || !self.prepare_relay(from, bytes).await? {
@@ -65,9 +68,16 @@ impl WriteHalf {
             }
             if source.receiving.borrow().must_wait_in_tunnel() {
                 source.deadline.arm(Phase::Header, idle_max);
-                let waited = source.wait_readable().await;
+                let waited = {
+                    let mut readable = pin!(source.wait_readable());
+                    poll_fn(|context| match readable.as_mut().poll(context) {
+                        Poll::Ready(waited) => Poll::Ready(Ok(waited)),
+                        Poll::Pending => leaving.as_mut().poll(context).map(Err),
+                    })
+                    .await
+                };
                 source.deadline.disarm();
-                match waited {
+                match waited? {
                     Ok(None) => is_productive = false,
                     Ok(Some(_)) => relayed.failure = Some(RelayFailure::Idle),
                     Err(cause) => relayed.failure = Some(RelayFailure::Cause(cause)),

@@ -1,5 +1,6 @@
 //! A connection whose bytes are relayed to itself: an echo that is spliced.
 
+use std::future::pending;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Instant;
@@ -18,7 +19,33 @@ const BYTES: usize = 3 * 1024 * 1024;
 
 async fn relay(served: &mut Served, bytes: u64) -> Result<Relayed, Cause> {
     let Served { read, write, .. } = served;
-    write.relay(&mut Vec::new(), read, bytes, MINUTE).await
+    let staying = pin!(pending());
+    write
+        .relay(&mut Vec::new(), (read, bytes), MINUTE, staying)
+        .await
+}
+
+/// Whoever the bytes go to is watched while none come.
+#[test]
+fn a_relay_ends_with_whom_it_is_for() {
+    on_each_driver(
+        &Setup::plain(),
+        async |mut served| {
+            let mut polls = 0;
+            let leaving = pin!(std::future::poll_fn(|_| {
+                polls += 1;
+                std::task::Poll::Ready(Cause::Truncated)
+            }));
+            let from = (&mut served.read, BYTES as u64);
+            let mut head = Vec::new();
+            let relaying = served.write.relay(&mut head, from, MINUTE, leaving);
+            assert!(matches!(relaying.await, Err(Cause::Truncated)));
+            assert_eq!(polls, 1);
+        },
+        |mut peer| {
+            drop(peer.socket.read(&mut [0; 1]));
+        },
+    );
 }
 
 #[test]
@@ -27,9 +54,9 @@ fn bytes_go_out_as_they_come_behind_the_head() {
         &Setup::plain().with_small_buffers(),
         async |mut served| {
             let mut head = b"head".to_vec();
-            let relaying = served
-                .write
-                .relay(&mut head, &mut served.read, BYTES as u64, MINUTE);
+            let from = (&mut served.read, BYTES as u64);
+            let staying = pin!(pending());
+            let relaying = served.write.relay(&mut head, from, MINUTE, staying);
             let relayed = relaying.await.unwrap();
             assert_eq!(relayed.bytes, BYTES as u64);
             assert!(relayed.failure.is_none() && head.is_empty());
@@ -84,9 +111,9 @@ fn what_is_short_or_sealed_here_is_left_alone() {
             &setup,
             async |mut served| {
                 let mut head = b"head".to_vec();
-                let relaying = served
-                    .write
-                    .relay(&mut head, &mut served.read, bytes, MINUTE);
+                let from = (&mut served.read, bytes);
+                let staying = pin!(pending());
+                let relaying = served.write.relay(&mut head, from, MINUTE, staying);
                 let relayed = relaying.await.unwrap();
                 assert_eq!((relayed.bytes, &*head), (0, &b"head"[..]));
             },

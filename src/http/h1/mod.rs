@@ -258,7 +258,9 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
 
     /// Sends the rest of a known response.
     async fn complete(&mut self, head: Head, begun: Begun) -> Result<After, Error> {
-        let delivered = begun.complete(&mut self.write, self.context).await;
+        let delivered = begun
+            .complete(&mut self.write, self.context, pending::<Cause>)
+            .await;
         let follows = self.delivered(&head.request, delivered)?;
         self.after(follows).await
     }
@@ -322,17 +324,14 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         request: &Request,
         mut answer: Pin<&mut F>,
     ) -> Result<Response, Error> {
-        let bytes_max = self.context.limits.header_bytes_max;
         loop {
             let response = {
-                let Some(receiving) = &mut self.receiving else {
-                    return Err(lost_receiving());
-                };
-                let mut leaving = pin!(client_leaves(receiving, bytes_max));
+                let watch = Watch::new(&mut self.receiving, None, self.context);
+                let mut leaving = pin!(watch.client_leaves());
                 poll_fn(|context| match answer.as_mut().poll(context) {
                     Poll::Ready(response) => Poll::Ready(Ok(Some(response))),
                     Poll::Pending if !request.interims.is_empty() => Poll::Ready(Ok(None)),
-                    Poll::Pending => leaving.as_mut().poll(context).map(Err),
+                    Poll::Pending => leaving.as_mut().poll(context).map(left).map(Err),
                 })
                 .await?
             };
@@ -371,6 +370,13 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let (lent, loan) = Loan::new(body, request.expects_continue);
         let lent = RequestBody::Stream(Box::new(lent));
         let answered = self.respond(request, lent, &loan, now).await;
+        if self.receiving.is_some() {
+            // The body was read to its end, and the client watched from then on.
+            let response = answered?;
+            let now = self.write.now();
+            let delivered = self.deliver(request, keep_alive, now, response).await?;
+            return Ok(Exchanged::Answered(delivered));
+        }
         let Some(mut body) = loan.take_returned() else {
             return self
                 .deliver_early(request, keep_alive, answered?, &loan)
@@ -398,7 +404,8 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
     }
 
     /// The handler's response to a request with a body, with 100 (Continue) sent when it asks for
-    /// the body first.
+    /// the body first. When the handler has read all of it, it waits for as long as the client does, as
+    /// [`Connection::awaited`].
     async fn respond(
         &mut self,
         request: &Request,
@@ -409,12 +416,20 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let handler = self.handler;
         let mut answer = pin!(handler.respond(request, body, now));
         loop {
-            let response = poll_fn(|context| match answer.as_mut().poll(context) {
-                Poll::Ready(response) => Poll::Ready(Some(response)),
-                Poll::Pending if !request.interims.is_empty() => Poll::Ready(None),
-                Poll::Pending => loan.interim.poll_wanted(context).map(|()| None),
-            });
-            if let Some(response) = response.await {
+            let response = {
+                let watch = Watch::new(&mut self.receiving, Some(loan), self.context);
+                let mut leaving = pin!(watch.client_leaves());
+                poll_fn(|context| match answer.as_mut().poll(context) {
+                    Poll::Ready(response) => Poll::Ready(Ok(Some(response))),
+                    Poll::Pending if !request.interims.is_empty() => Poll::Ready(Ok(None)),
+                    Poll::Pending if loan.interim.poll_wanted(context).is_ready() => {
+                        Poll::Ready(Ok(None))
+                    }
+                    Poll::Pending => leaving.as_mut().poll(context).map(left).map(Err),
+                })
+                .await?
+            };
+            if let Some(response) = response {
                 return Ok(response);
             }
             match request.interims.is_empty() {
@@ -448,7 +463,12 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         let keep_alive = keep_alive && !loan.interim.is_owed();
         loan.interim.settle();
         let now = self.write.now();
-        let delivered = self.deliver(request, keep_alive, now, response).await;
+        let delivering = self.deliver_watching(request, keep_alive, now, response, Some(&**loan));
+        let delivered = delivering.await;
+        if self.receiving.is_some() {
+            // The body was read to its end, and the client watched from then on.
+            return Ok(Exchanged::Answered(delivered?));
+        }
         let Some(mut body) = loan.take_returned() else {
             return Err(Error::us(
                 Stage::Response,
@@ -486,12 +506,27 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         now: Now,
         response: Response,
     ) -> Result<Follows, Error> {
+        self.deliver_watching(request, may_go_on, now, response, None)
+            .await
+    }
+
+    /// Sends `response`, whose body may still read the one that `loan` has lent.
+    async fn deliver_watching(
+        &mut self,
+        request: &Request,
+        may_go_on: bool,
+        now: Now,
+        response: Response,
+        loan: Option<&Loan<R>>,
+    ) -> Result<Follows, Error> {
         if !request.interims.is_empty() {
             // They came together with the response.
             Box::pin(self.send_interims(request)).await?;
         }
         let begun = self.begin_delivery(request, may_go_on, now, response);
-        let delivered = begun.complete(&mut self.write, self.context).await;
+        let watch = Watch::new(&mut self.receiving, loan, self.context);
+        let completing = begun.complete(&mut self.write, self.context, || watch.client_leaves());
+        let delivered = completing.await;
         self.delivered(request, delivered)
     }
 
@@ -573,22 +608,64 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
     }
 }
 
-/// Waits until the client has vanished, and gives the failure that this is. One that has said that it
-/// will send nothing more still waits for its answer (RFC 9112 9.6).
-async fn client_leaves<R: Receive>(receiving: &mut Receiving<R>, bytes_max: usize) -> Error {
-    let Receiving { read, input } = receiving;
-    let cause = loop {
-        if input.len() >= bytes_max {
-            pending::<()>().await;
+/// The client of a request, watched while its answer is waited for.
+struct Watch<'a, R> {
+    receiving: &'a mut Option<Receiving<R>>,
+    /// Where the receiving side comes back from when the request's body has been read.
+    loan: Option<&'a Loan<R>>,
+    /// Of the next request, received meanwhile.
+    bytes_max: usize,
+}
+
+impl<'a, R: Receive> Watch<'a, R> {
+    fn new(
+        receiving: &'a mut Option<Receiving<R>>,
+        loan: Option<&'a Loan<R>>,
+        context: &Context,
+    ) -> Self {
+        Self {
+            receiving,
+            loan,
+            bytes_max: context.limits.header_bytes_max,
         }
-        match read.receive(input).await {
-            Ok(Received::Data(_)) => {}
-            Ok(Received::Closed(Closure::WithoutNotify)) => break Cause::Truncated,
-            Ok(Received::Closed(Closure::Orderly) | Received::Expired(_)) => pending().await,
-            Err(cause) => break cause,
-        }
-    };
-    metrics::count(Counter::RequestsAbandoned);
+    }
+
+    /// Waits until the client has vanished, and gives the failure that this is. One that has said that
+    /// it will send nothing more still waits for its answer (RFC 9112 9.6). While a body has the
+    /// receiving side, whoever reads that meets the failure.
+    ///
+    /// It is to be polled whenever the answer has been: nothing else tells that a body is back.
+    async fn client_leaves(self) -> Cause {
+        poll_fn(|_| {
+            if self.receiving.is_none() {
+                *self.receiving = self.loan.and_then(Loan::take_read);
+            }
+            match self.receiving.is_some() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+        let Some(Receiving { read, input }) = self.receiving else {
+            return pending().await;
+        };
+        let cause = loop {
+            if input.len() >= self.bytes_max {
+                pending::<()>().await;
+            }
+            match read.receive(input).await {
+                Ok(Received::Data(_)) => {}
+                Ok(Received::Closed(Closure::WithoutNotify)) => break Cause::Truncated,
+                Ok(Received::Closed(Closure::Orderly) | Received::Expired(_)) => pending().await,
+                Err(cause) => break cause,
+            }
+        };
+        metrics::count(Counter::RequestsAbandoned);
+        cause
+    }
+}
+
+fn left(cause: Cause) -> Error {
     Error::on_connection(Stage::Serve, cause)
 }
 

@@ -212,6 +212,21 @@ impl<R> Loan<R> {
     }
 }
 
+impl<R: Receive> Loan<R> {
+    /// The connection's receiving side, once the body is back and was read to its end. One that was not
+    /// stays.
+    pub(super) fn take_read(&self) -> Option<Receiving<R>> {
+        let body = self.returned.take()?;
+        if !body.is_done() {
+            self.returned.set(Some(body));
+            return None;
+        }
+        let (receiving, _) = body.into_parts();
+        receiving.read.disarm();
+        Some(receiving)
+    }
+}
+
 impl<R: Receive> LentBody<R> {
     async fn next_data(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(body) = &mut self.body else {

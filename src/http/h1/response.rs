@@ -1,8 +1,8 @@
 //! Sending one response.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io::IoSlice;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::SystemTime;
 
@@ -79,7 +79,7 @@ impl Delivery<'_> {
         response: Response,
     ) -> Delivered {
         let begun = self.begin(write, context, response);
-        begun.complete(write, context).await
+        begun.complete(write, context, pending::<Cause>).await
     }
 
     /// Sends what of `response` can be sent without waiting.
@@ -163,16 +163,18 @@ impl Begun {
         }
     }
 
-    /// Sends the rest.
-    pub(super) async fn complete<W: Transmit>(
+    /// Sends the rest. What `leaving` makes is polled while a body's next bytes are waited for, and ends
+    /// the response with the failure of the client that it gives.
+    pub(super) async fn complete<W: Transmit, L: Future<Output = Cause>>(
         mut self,
         write: &mut W,
         context: &Context,
+        leaving: impl FnOnce() -> L,
     ) -> Delivered {
         let rest = match self.sent {
             Ok(AtOnce::Sent) | Err(_) => return self.into_delivered(write),
             Ok(AtOnce::Kept) => write.send(&[]).await.map_err(failed),
-            Ok(AtOnce::Nothing) => self.send_all(write).await,
+            Ok(AtOnce::Nothing) => self.send_all(write, leaving).await,
         };
         if rest.is_ok() {
             context.return_head_buffer(self.head);
@@ -184,12 +186,16 @@ impl Begun {
         }
     }
 
-    async fn send_all<W: Transmit>(&mut self, write: &mut W) -> Result<(), Error> {
+    async fn send_all<W: Transmit, L: Future<Output = Cause>>(
+        &mut self,
+        write: &mut W,
+        leaving: impl FnOnce() -> L,
+    ) -> Result<(), Error> {
         let (head, body) = (&mut self.head, std::mem::take(&mut self.body));
         match body {
             Body::Stream(stream, _) => {
                 let sender = StreamSender::new(write, self.framing, self.takes_trailers);
-                Box::pin(sender.send(head, stream)).await
+                Box::pin(sender.send(head, stream, leaving())).await
             }
             body @ (Body::Empty
             | Body::Bytes(_)
@@ -273,14 +279,17 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
     }
 
     /// Sends what is in `out`, together with the first bytes where they are there already, and
-    /// all of `stream`.
+    /// all of `stream`, unless the client has left while it is waited for.
     async fn send(
         mut self,
         out: &mut Vec<u8>,
         mut stream: Box<dyn BodyStream>,
+        leaving: impl Future<Output = Cause>,
     ) -> Result<(), Error> {
+        // One for all waits: each that is begun costs operations on the socket.
+        let mut leaving = pin!(leaving);
         loop {
-            if !self.chunked && self.relay(out, &mut *stream).await? {
+            if !self.chunked && self.relay(out, &mut *stream, leaving.as_mut()).await? {
                 continue;
             }
             let mut next = stream.next();
@@ -289,7 +298,11 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
                 Poll::Pending => {
                     // The client does not wait for our source with what is already known.
                     self.flush(out, b"").await?;
-                    next.await?
+                    poll_fn(|context| match next.as_mut().poll(context) {
+                        Poll::Ready(data) => Poll::Ready(data),
+                        Poll::Pending => leaving.as_mut().poll(context).map(failed).map(Err),
+                    })
+                    .await?
                 }
             };
             match data {
@@ -320,13 +333,18 @@ impl<'a, W: Transmit> StreamSender<'a, W> {
         &mut self,
         out: &mut Vec<u8>,
         stream: &mut dyn BodyStream,
+        leaving: Pin<&mut impl Future<Output = Cause>>,
     ) -> Result<bool, Error> {
         let Some(source) = stream.source().filter(|source| source.bytes > 0) else {
             return Ok(false);
         };
         // Never more than the head promises: the rest would be read as the next response.
         let bytes = source.bytes.min(self.promised.unwrap_or(u64::MAX));
-        let (moved, failure) = self.write.relay(out, source, bytes).await.map_err(failed)?;
+        let (moved, failure) = self
+            .write
+            .relay(out, source, bytes, leaving)
+            .await
+            .map_err(failed)?;
         if let Some(promised) = &mut self.promised {
             *promised -= moved.min(*promised);
         }

@@ -103,13 +103,28 @@ impl Default for Script {
 #[derive(Clone)]
 struct Wire(Rc<RefCell<Script>>);
 
+impl Wire {
+    fn is_watched_for_nothing(&self) -> bool {
+        let script = self.0.borrow();
+        let leaves = matches!(
+            script.events.front(),
+            Some(Event::Reset | Event::Close(Closure::WithoutNotify))
+        );
+        script.phase.is_none() && !leaves
+    }
+}
+
 impl Receive for Wire {
+    /// Without a deadline it is watched whether the client leaves, which the script says next or not at
+    /// all.
     async fn receive(&mut self, into: &mut BytesMut) -> Result<Received, Cause> {
+        if self.is_watched_for_nothing() {
+            std::future::pending::<()>().await;
+        }
         let mut script = self.0.borrow_mut();
         if matches!(script.phase, Some(Phase::Idle | Phase::Tunnel)) {
             script.idle_capacity_max = script.idle_capacity_max.max(into.capacity());
         }
-        assert!(script.phase.is_some(), "a receive without a deadline");
         loop {
             match script.events.pop_front() {
                 None => return Ok(Received::Closed(Closure::Orderly)),
@@ -357,6 +372,9 @@ impl Handler for Site {
     async fn respond(&self, request: &Request, body: RequestBody, _now: Now) -> Response {
         self.seen.borrow_mut().push(request.target.to_string());
         let ok = |body| Response::new(Status(200)).with_body(body);
+        if let Some(stream) = stream(request.path()) {
+            return ok(stream);
+        }
         match request.path() {
             "/echo" => match read_all(body).await {
                 Ok(bytes) => ok(Body::Bytes(bytes.into())),
@@ -372,14 +390,11 @@ impl Handler for Site {
                 Part::File(self.range(0, 1)),
                 Part::Bytes(">".into()),
             ])),
-            "/stream" => ok(Body::Stream(parts(&["ab", "", "cde"]), None)),
-            "/stream/5" => ok(Body::Stream(parts(&["ab", "cde"]), Some(5))),
-            "/stream/short" => ok(Body::Stream(parts(&["ab"]), Some(5))),
-            "/stream/long" => ok(Body::Stream(parts(&["abcd", "efg"]), Some(5))),
             "/duplex" => match body {
                 RequestBody::Stream(body) => ok(Body::Stream(body, None)),
                 RequestBody::Empty => ok(Body::Empty),
             },
+            "/late" => ok(late(body).await),
             "/upgrade" => Response::new(Status(101))
                 .with("upgrade", "echo")
                 .with_body(Body::Upgrade(Box::new(upgrades::Echo))),
@@ -425,6 +440,28 @@ impl Handler for Site {
             ))),
         }
     }
+}
+
+/// What is made while it is sent.
+fn stream(path: &str) -> Option<Body> {
+    let (texts, length): (&[&'static str], _) = match path {
+        "/stream" => (&["ab", "", "cde"], None),
+        "/stream/slow" => (&["ab", "", "", "cde"], None),
+        "/stream/5" => (&["ab", "cde"], Some(5)),
+        "/stream/short" => (&["ab"], Some(5)),
+        "/stream/long" => (&["abcd", "efg"], Some(5)),
+        _ => return None,
+    };
+    Some(Body::Stream(parts(texts), length))
+}
+
+/// The request's body, some time after it has come.
+async fn late(body: RequestBody) -> Body {
+    let read = read_all(body).await;
+    // Polled again at once by some, before they look at anything else.
+    wait_once().await;
+    wait_once().await;
+    Body::Bytes(read.unwrap_or_default().into())
 }
 
 /// Is there when it is polled again.

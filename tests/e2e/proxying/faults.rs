@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::{passing_on, read_chunk};
 use crate::support::Policy;
 use crate::support::client::{Client, Ending};
+use crate::support::files::MIB;
 use crate::support::server::Setup;
 use crate::support::wait::until_equal;
 use crate::support_faults::Leave;
@@ -307,6 +308,47 @@ fn a_client_that_vanishes_is_not_answered_by_anybody() {
     drop(client);
     server.wait_for_counter("connections_closed", 3);
     assert!(server.holdings().descriptors <= before.descriptors + 1);
+}
+
+/// Long before `first_byte_ms` or `between_bytes_ms`.
+#[test]
+fn a_client_that_vanishes_ends_its_request_in_each_phase() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "").start();
+    let before = server.holdings();
+    let mut gone = 0;
+    for leave in Leave::ALL {
+        // After the end of its own body, however that is framed.
+        for rest in [
+            "Content-Length: 4\r\n\r\nbody",
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
+            let asked = backend.asked_for("/stall");
+            let mut client = Client::connect(&server);
+            client.send(format!("POST /stall HTTP/1.1\r\nHost: localhost\r\n{rest}").as_bytes());
+            until_equal("requests", &(asked + 1), || backend.asked_for("/stall"));
+            leave.end(client.socket);
+            gone += 1;
+            server.wait_for_counter("requests_abandoned", gone);
+            until_equal("open connections at the backend", &0, || backend.open());
+        }
+        // In the middle of an answer whose rest does not come, small and spliced.
+        for (path, bytes) in [("/stall/body", 4), ("/stall/late", 2 * MIB)] {
+            let mut client = Client::connect(&server);
+            client.ask(path);
+            client.read_head();
+            client.read_into(&mut Vec::new(), bytes);
+            leave.end(client.socket);
+            gone += 1;
+            server.wait_for_counter("requests_abandoned", gone);
+            until_equal("open connections at the backend", &0, || backend.open());
+        }
+    }
+    until_equal("open connections of clients", &0, || {
+        server.holdings().connections
+    });
+    // The worker keeps one pipe.
+    assert!(server.holdings().descriptors <= before.descriptors + 2);
 }
 
 /// Requests that come while the first is awaited are answered in their order.

@@ -207,3 +207,39 @@ proptest! {
         prop_assert_eq!(ended.statuses(), [200; 4]);
     }
 }
+
+#[test]
+fn a_client_that_leaves_while_an_answer_is_made_ends_it() {
+    for end in [Close(Closure::WithoutNotify), Reset] {
+        for asked in [
+            get("/late"),
+            get("/stream/slow"),
+            post("/late", "Content-Length: 3", "all"),
+            post(
+                "/late",
+                "Transfer-Encoding: chunked",
+                "3\r\nall\r\n0\r\n\r\n",
+            ),
+        ] {
+            let text = format!("{asked:?} {end:?}");
+            let ended = ended([asked, end.clone()]);
+            let error = ended.result.as_ref().unwrap_err();
+            assert_eq!(error.side, Side::Client, "{text}");
+            assert!(
+                !ended.script.finished && !ended.sent().contains("cde"),
+                "{text}"
+            );
+        }
+    }
+    // One that has only ended its direction is answered, and so is what came meanwhile.
+    let kept = ended([
+        post("/late", "Content-Length: 3", "all"),
+        get("/stream/slow"),
+        Close(Closure::Orderly),
+    ]);
+    assert_eq!(
+        (kept.outcome(), kept.statuses()),
+        (Outcome::PeerClosed, vec![200, 200])
+    );
+    assert!(kept.sent().contains("\r\n\r\nall") && kept.sent().contains("cde"));
+}
