@@ -279,6 +279,10 @@ pub const TUNNEL_BUFFERS_KEPT_PER_WORKER_MAX: usize = 16;
 /// Servers of a group that one connection tries, one after the other.
 pub const UPSTREAM_TRIES_MAX: usize = 3;
 
+/// Connections over HTTP/2 that one request for a tunnel finds full when their servers have said that they
+/// take it. Each was filled by others that waited with it, so that some request gets on each time.
+pub const UPSTREAM_ROOM_LOST_MAX: usize = 64;
+
 /// Groups of servers: each that looks up names or checks health has a thread of its own.
 pub const UPSTREAMS_MAX: usize = 256;
 

@@ -150,9 +150,15 @@ impl Http2Connection {
     }
 
     /// As [`h2::Connection::poll_extended_connect`].
-    pub fn poll_extended_connect(&self, context: &Context<'_>) -> Poll<bool> {
+    pub fn poll_extended_connect(&self, context: &Context<'_>) -> Poll<Option<bool>> {
         let mut connection = self.0.connection.borrow_mut();
         connection.poll_extended_connect(context)
+    }
+
+    /// As [`Http2Stream::report_failure`], for a connection that has ended before anything could be asked
+    /// over it.
+    pub fn report_failure(&self) {
+        self.0.report_failure(self.0.start);
     }
 }
 
@@ -171,13 +177,7 @@ impl Http2Stream {
     /// As [`Place::report_failure`]. A connection that ends is one failure, however many requests were
     /// open on it.
     pub fn report_failure(&self) {
-        match self.shared.end.get() {
-            End::NotYet => {}
-            End::Come => self.shared.end.set(End::Reported),
-            End::Reported => return,
-        }
-        let server = &self.shared.server;
-        server.report_failure(Step::Exchange, self.began, Instant::now());
+        self.shared.report_failure(self.began);
     }
 
     /// The response's head, once.
@@ -280,6 +280,16 @@ impl Shared {
         tracing::warn!(%error, "HTTP/2 connection to a server ended");
         self.ends();
         self.connection.borrow_mut().fail(error);
+    }
+
+    fn report_failure(&self, began: Instant) {
+        match self.end.get() {
+            End::NotYet => {}
+            End::Come => self.end.set(End::Reported),
+            End::Reported => return,
+        }
+        let server = &self.server;
+        server.report_failure(Step::Exchange, began, Instant::now());
     }
 
     fn ends(&self) {

@@ -284,6 +284,52 @@ fn silence_ends_a_tunnel_in_a_stream() {
     assert_eq!(client.get("/result/x").status, Some(200));
 }
 
+/// All wait for the first connection's server to say what it takes; each connection carries two of them.
+#[test]
+fn a_burst_of_tunnels_is_spread_over_connections() {
+    let backend = Http2Backend::start(&[(8, 1), (3, 2)]);
+    let address = format!("tcp://{}", backend.address);
+    let http = "protocol = \"h2c\"\nhttp2_connections_max = 8";
+    let server = passing_on(Policy::Never, &address, http);
+    let mut client = Http2::connect(&Manner::default(), &server, &[]);
+    let fields = [CONNECT[0], CONNECT[1], (":path", "/open"), CONNECT[3]];
+    let sockets: Vec<_> = (0..10).map(|_| client.ask_with(&fields, false)).collect();
+    client.flush().unwrap();
+    client
+        .hear(|client| {
+            let mut heard = sockets.iter().map(|id| &client.streams[id]);
+            heard.all(|heard| heard.status.is_some())
+        })
+        .unwrap();
+    for socket in &sockets {
+        assert_eq!(client.streams[socket].status, Some(200));
+    }
+    assert_eq!((backend.streams_most(), backend.accepted()), (2, 5));
+    assert_eq!(server.counters()["upgraded_connections"], 10);
+}
+
+/// Whether it takes tunnels is not known: it has failed.
+#[test]
+fn a_server_that_ends_before_it_has_said_anything_is_502() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let accepting = std::thread::spawn(move || {
+        for _ in 0..3 {
+            drop(listener.accept().unwrap());
+        }
+    });
+    let server = passing_on(Policy::Never, &address, "protocol = \"h2c\"");
+    let mut client = Http2::connect(&Manner::default(), &server, &[]);
+    let socket = client.ask_with(&CONNECT, false);
+    client.flush().unwrap();
+    client
+        .hear(|client| client.streams[&socket].is_over())
+        .unwrap();
+    assert_eq!(client.streams[&socket].status, Some(502));
+    accepting.join().unwrap();
+    assert_eq!(server.counters()["upstream_connects"], 3);
+}
+
 /// A client of HTTP/1.1 that has ended its direction, and a server of HTTP/2 that says nothing to it.
 #[test]
 fn silence_after_the_clients_end_ends_a_tunnel_in_a_stream() {

@@ -14,7 +14,7 @@ use super::request::Outgoing;
 use super::upgraded_stream::Tunnel;
 use super::{NoAnswer, Nothing, Proxy};
 use crate::error::{Cause, Error, Side};
-use crate::limits::UPSTREAM_TRIES_MAX;
+use crate::limits::{UPSTREAM_ROOM_LOST_MAX, UPSTREAM_TRIES_MAX};
 use crate::message::{
     Body, BodyStream, Fields, LocalFuture, Method, Request, RequestBody, Response, Span, Status,
     Version,
@@ -25,7 +25,7 @@ use crate::proto::h2::connection::Room;
 use crate::proto::h2::connection::client::{Ask, AskBody, Lost};
 use crate::proto::h2::response::ResponseHead;
 use crate::proto::hop_by_hop::{ConnectionOptions, may_be_trailer};
-use crate::upstream::{Http2Connection, Http2Sink, Http2Stream, Pool};
+use crate::upstream::{Http2Connection, Http2Sink, Http2Stream, NoConnection, Pool};
 
 impl Proxy {
     /// Sends the request over a connection that it shares with others, and takes the answer's head. Sends
@@ -54,16 +54,8 @@ impl Proxy {
         let fields = tunnel.as_ref().map_or(fields, Tunnel::request);
         let mut tries = 0;
         loop {
-            let connection = pool
-                .multiplexed(Some(key), &self.connector, &self.context)
-                .await
-                .map_err(NoAnswer::NoConnection)?;
+            let connection = self.multiplexed(pool, key, tunnel.is_some()).await?;
             tries += 1;
-            if tunnel.is_some()
-                && !poll_fn(|context| connection.poll_extended_connect(context)).await
-            {
-                return Err(not_spoken());
-            }
             let ask = Ask {
                 fields: fields.clone(),
                 body: ask_body(&body, outgoing.framing, tunnel.is_some()),
@@ -97,6 +89,46 @@ impl Proxy {
                     body = untouched;
                 }
                 None => return Err(NoAnswer::Failed(error)),
+            }
+        }
+    }
+}
+
+impl Proxy {
+    /// A connection that has room for a request, to be used before anything else is waited for; one for
+    /// a tunnel to a server that takes it.
+    async fn multiplexed(
+        &self,
+        pool: &Pool,
+        key: &[u8],
+        is_tunnel: bool,
+    ) -> Result<Http2Connection, NoAnswer> {
+        let (mut ended, mut filled) = (0, 0);
+        loop {
+            let connection = pool
+                .multiplexed(Some(key), &self.connector, &self.context)
+                .await
+                .map_err(NoAnswer::NoConnection)?;
+            if !is_tunnel {
+                return Ok(connection);
+            }
+            // A new connection's server is waited for, and so do others that want the same room.
+            match poll_fn(|context| connection.poll_extended_connect(context)).await {
+                Some(true) if connection.has_room() => return Ok(connection),
+                Some(true) => filled += 1,
+                Some(false) => return Err(not_spoken()),
+                None => {
+                    connection.report_failure();
+                    ended += 1;
+                }
+            }
+            if ended == UPSTREAM_TRIES_MAX {
+                let error = Failed::Server(Lost::Closed).into_error();
+                return Err(NoAnswer::Failed(error));
+            }
+            if filled == UPSTREAM_ROOM_LOST_MAX {
+                metrics::count(Counter::UpstreamQueueFull);
+                return Err(NoAnswer::NoConnection(NoConnection::QueueFull));
             }
         }
     }

@@ -121,17 +121,17 @@ impl<T> Connection<T> {
         self.state.streams.len()
     }
 
-    /// Whether the server takes extended CONNECT (RFC 8441 3), which its SETTINGS say; `false` when the
+    /// Whether the server takes extended CONNECT (RFC 8441 3), which its SETTINGS say; `None` when the
     /// connection has ended.
-    pub fn poll_extended_connect(&mut self, context: &Context<'_>) -> Poll<bool> {
+    pub fn poll_extended_connect(&mut self, context: &Context<'_>) -> Poll<Option<bool>> {
         let state = &mut self.state;
         match state.phase {
             Phase::Preface | Phase::FirstSettings => {
                 state.settings_wakers.push(context.waker().clone());
                 Poll::Pending
             }
-            Phase::Open => Poll::Ready(state.peer.enable_connect_protocol),
-            Phase::Finished => Poll::Ready(false),
+            Phase::Open => Poll::Ready(Some(state.peer.enable_connect_protocol)),
+            Phase::Finished => Poll::Ready(None),
         }
     }
 
