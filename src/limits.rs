@@ -286,6 +286,10 @@ pub const UPSTREAM_ROOM_LOST_MAX: usize = 64;
 /// Groups of servers: each that looks up names or checks health has a thread of its own.
 pub const UPSTREAMS_MAX: usize = 256;
 
+/// How long a server is waited for that does not say whether it wants a body that its client sends only when
+/// it is asked for. RFC 9110 10.1.1: clients must not wait for ever; curl does for as long.
+pub const UPSTREAM_CONTINUE_WAIT_MS: u64 = 1000;
+
 /// Servers in one group: choosing looks at each of them.
 pub const UPSTREAM_SERVERS_MAX: usize = 256;
 

@@ -56,6 +56,7 @@ pub struct ResponseParser {
     interim: usize,
     /// Those that are to be passed on.
     interims: Vec<Interim>,
+    has_continue: bool,
 }
 
 impl ResponseParser {
@@ -74,6 +75,7 @@ impl ResponseParser {
             *self = Self {
                 interim: self.interim,
                 interims: std::mem::take(&mut self.interims),
+                has_continue: self.has_continue,
                 ..Self::default()
             };
             let block = input.split_to(end).freeze();
@@ -85,12 +87,12 @@ impl ResponseParser {
             if self.interim > INTERIM_RESPONSES_MAX {
                 return Err(Malformed("too many interim responses"));
             }
-            // RFC 9110 10.1.1: whether the client is told to go on is decided here.
-            if head.status != Status(100) {
-                self.interims.push(Interim {
-                    status: head.status,
+            match head.status {
+                Status(100) => self.has_continue = true,
+                status => self.interims.push(Interim {
+                    status,
                     fields: head.fields,
-                });
+                }),
             }
         }
         Ok(None)
@@ -99,6 +101,12 @@ impl ResponseParser {
     /// The interim responses that have come, but for 100 (Continue).
     pub fn take_interims(&mut self) -> Vec<Interim> {
         std::mem::take(&mut self.interims)
+    }
+
+    /// Whether 100 (Continue) has come: the server wants the request's body (RFC 9110 10.1.1). A client is
+    /// told so where its body is asked for.
+    pub fn has_continue(&self) -> bool {
+        self.has_continue
     }
 
     fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, Malformed> {

@@ -1,16 +1,20 @@
 //! One request over one connection to a server, and its answer, both ways at once.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::interim::Asked;
+use super::request::Outgoing;
 use crate::error::{Cause, Error, Side, Stage};
-use crate::message::{BodyStream, Fields, LocalFuture, RequestBody, Source};
+use crate::limits::UPSTREAM_CONTINUE_WAIT_MS;
+use crate::message::{BodyStream, Fields, LocalFuture, RequestBody, Source, Status};
 use crate::metrics::{self, Counter};
 use crate::net::deadline::Phase;
 use crate::net::stream::{Closure, ReadHalf, Received, WriteHalf};
@@ -29,6 +33,9 @@ pub(super) struct Exchange {
     input: BytesMut,
     place: Place,
     upload: Option<Upload>,
+    /// Whether the upload may ask the client for the body: not while the server is asked whether it wants
+    /// it.
+    may_upload: Rc<Cell<bool>>,
     /// Something of the answer has come.
     has_answer: bool,
 }
@@ -52,12 +59,11 @@ enum UploadEnd {
 }
 
 impl Exchange {
-    /// Sends `head`, and begins to send `body`.
+    /// Sends the head of `outgoing`, and begins to send `body`.
     pub(super) async fn begin(
         connection: Connection,
-        head: &[u8],
+        outgoing: &Outgoing,
         body: RequestBody,
-        framing: Framing,
     ) -> Result<Self, Failed> {
         metrics::count(Counter::UpstreamRequests);
         let Connection {
@@ -72,10 +78,11 @@ impl Exchange {
             input,
             place,
             upload: None,
+            may_upload: Rc::new(Cell::new(!outgoing.expects_continue)),
             has_answer: false,
         };
         match body {
-            RequestBody::Empty => match write.send(&[IoSlice::new(head)]).await {
+            RequestBody::Empty => match write.send(&[IoSlice::new(&outgoing.head)]).await {
                 Ok(()) => this.write = Some(write),
                 // It may have answered before it closed: a refusal for its own reasons.
                 Err(cause) if is_gone(&cause) => {}
@@ -86,7 +93,10 @@ impl Exchange {
                 }
             },
             RequestBody::Stream(body) => {
-                this.upload = Some(Box::pin(upload(write, head.to_vec(), body, framing)));
+                let may_upload = this.may_upload.clone();
+                let (head, framing) = (outgoing.head.clone(), outgoing.framing);
+                let upload = upload_body(write, head, body, framing, may_upload);
+                this.upload = Some(Box::pin(upload));
             }
         }
         Ok(this)
@@ -104,17 +114,46 @@ impl Exchange {
             let parsed = parser.parse(&mut self.input, &asked.request.method);
             asked.inform(parser.take_interims());
             match parsed {
-                Ok(Some(head)) => return Ok(head),
+                Ok(Some(head)) => {
+                    self.decide_upload(head.status, first_byte).await?;
+                    return Ok(head);
+                }
+                Ok(None) if parser.has_continue() => self.may_upload.set(true),
                 Ok(None) => {}
                 Err(malformed) => return Err(self.failed(Cause::Protocol(malformed.0))),
             }
             match self.receive(first_byte).await {
                 Ok(Received::Data(_)) => self.has_answer = true,
                 Ok(Received::Closed(_)) => return Err(self.failed(Cause::Truncated)),
+                // It does not know the expectation, or does not care.
+                Ok(Received::Expired(_)) if self.is_held() => self.may_upload.set(true),
                 Ok(Received::Expired(_)) => return Err(self.failed(Cause::Timeout(FIRST_BYTE_KEY))),
                 Err(error) => return Err(self.failed_with(error)),
             }
         }
+    }
+
+    /// Whether the server is still to say that it wants the body.
+    fn is_held(&self) -> bool {
+        self.upload.is_some() && !self.may_upload.get()
+    }
+
+    /// What becomes of a body that the server was asked about, when `status` is its answer to that (RFC
+    /// 9110 10.1.1). It is not sent for nothing; then the connection is not used again: the server may
+    /// wait for it. One that answers as if it had the body is sent it.
+    async fn decide_upload(&mut self, status: Status, limit: Duration) -> Result<(), Failed> {
+        if !self.is_held() {
+            return Ok(());
+        }
+        if status.0 >= 300 {
+            self.upload = None;
+            return Ok(());
+        }
+        self.may_upload.set(true);
+        // So that the client is asked for it before it has its answer.
+        let Self { write, upload, .. } = self;
+        let polled = poll_fn(|context| Poll::Ready(poll_upload(upload, write, limit, context)));
+        polled.await.map_err(|error| self.failed_with(error))
     }
 
     /// The answer's body if all of it is there.
@@ -148,6 +187,7 @@ impl Exchange {
     /// Receives, and sends of the request's body what can be sent meanwhile. The time of `limit` passes
     /// when the request has been sent.
     async fn receive(&mut self, limit: Duration) -> Result<Received, Error> {
+        let is_held = self.is_held();
         let Self {
             read,
             write,
@@ -155,7 +195,9 @@ impl Exchange {
             upload,
             ..
         } = self;
-        if upload.is_none() {
+        if is_held {
+            read.deadline().arm(Phase::Header, CONTINUE_WAIT);
+        } else if upload.is_none() {
             read.deadline().arm(Phase::Header, limit);
         }
         let received = {
@@ -189,7 +231,7 @@ impl Exchange {
     pub(super) fn report(&self, failed: &Failed) {
         let is_protocol = matches!(failed.error.cause, Cause::Protocol(_));
         let is_servers = failed.error.side == Side::Upstream && !failed.was_stale;
-        if is_servers && (is_protocol || self.upload.is_none()) {
+        if is_servers && (is_protocol || self.upload.is_none() || self.is_held()) {
             self.place.report_failure();
         }
     }
@@ -382,12 +424,14 @@ impl BodyStream for Download {
     }
 }
 
-/// Sends a request with its body, as the client brings it and the server takes it.
-async fn upload(
+/// Sends a request with its body, as the client brings it and the server takes it, once that `may` be. It
+/// is polled by whoever sets that.
+async fn upload_body(
     mut write: WriteHalf,
     mut out: Vec<u8>,
     mut body: Box<dyn BodyStream>,
     framing: Framing,
+    may: Rc<Cell<bool>>,
 ) -> UploadEnd {
     // The server need not wait for the client's body to see the head.
     loop {
@@ -397,6 +441,11 @@ async fn upload(
             }
             out.clear();
         }
+        poll_fn(|_| match may.get() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
         let data = match body.next().await {
             Err(error) => return UploadEnd::Client(error),
             Ok(None) => break,
@@ -465,6 +514,8 @@ fn is_gone(cause: &Cause) -> bool {
             | io::ErrorKind::NotConnected
     )
 }
+
+const CONTINUE_WAIT: Duration = Duration::from_millis(UPSTREAM_CONTINUE_WAIT_MS);
 
 const FIRST_BYTE_KEY: &str = "upstream.http.first_byte_ms";
 const BETWEEN_BYTES_KEY: &str = "upstream.http.between_bytes_ms";

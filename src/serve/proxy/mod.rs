@@ -98,12 +98,13 @@ impl Proxy {
             is_secure: client.tls_policy.is_some(),
             id: id_field.map(|field| (field, &*identity.id)),
         };
-        let outgoing = match request::outgoing(request, target, route, proxy, &visitor) {
-            Ok(outgoing) => outgoing,
-            Err(status) => return error_page::page(Status(status)),
-        };
         let Some(pool) = self.pools.get(proxy.upstream) else {
             return error_page::page(Status(500));
+        };
+        let asks = (target, pool.http().protocol);
+        let outgoing = match request::outgoing(request, asks, route, proxy, &visitor) {
+            Ok(outgoing) => outgoing,
+            Err(status) => return error_page::page(Status(status)),
         };
         let key = hash_key(pool.hash_key(), request, identity.address);
         let whose = (&key[..], client.introduction.as_deref());
@@ -148,8 +149,7 @@ impl Proxy {
                 .map_err(NoAnswer::NoConnection)?;
             let sending = std::mem::take(&mut body);
             let first_byte = pool.http().first_byte;
-            let begun =
-                Exchange::begin(connection, &outgoing.head, sending, outgoing.framing).await;
+            let begun = Exchange::begin(connection, outgoing, sending).await;
             let answered = match begun {
                 Ok(mut exchange) => match exchange.head(asked, first_byte).await {
                     Ok(head) => {

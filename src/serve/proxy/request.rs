@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::websocket::{is_websocket, new_key};
-use crate::config::{FieldEdits, Route, RouteProxy};
+use crate::config::{FieldEdits, Route, RouteProxy, UpstreamProtocol};
 use crate::message::{BodyLength, Method, Request, Version};
 use crate::proto::authority::host_of;
 use crate::proto::forwarded::{self, Origin};
@@ -21,6 +21,8 @@ pub(super) struct Outgoing {
     pub(super) upgrade: Vec<u8>,
     /// The key that was made for it, which the answer must know.
     pub(super) websocket_key: Option<String>,
+    /// It asks whether its body is wanted (RFC 9110 10.1.1).
+    pub(super) expects_continue: bool,
 }
 
 /// Why a request is not passed on, as a status.
@@ -36,10 +38,11 @@ pub(super) struct Visitor<'a> {
     pub(super) id: Option<(&'a str, &'a str)>,
 }
 
-/// The head for `request`, which `route` passes on as `proxy` says, to ask for `target`.
+/// The head for `request`, which `route` passes on as `proxy` says, to ask for `target` of a server that is
+/// spoken to in `protocol`.
 pub(super) fn outgoing(
     request: &Request,
-    target: &str,
+    (target, protocol): (&str, UpstreamProtocol),
     route: &Route,
     proxy: &RouteProxy,
     visitor: &Visitor<'_>,
@@ -75,6 +78,12 @@ pub(super) fn outgoing(
         .id
         .filter(|(name, _)| !edits.replaces(name.as_bytes()));
     push_passed_on(&mut head, request, &options, edits, id);
+    let expects_continue = request.expects_continue
+        && protocol == UpstreamProtocol::Http11
+        && !edits.replaces(b"expect");
+    if expects_continue {
+        push_field_line(&mut head, b"expect", b"100-continue");
+    }
     let origin = Origin {
         client: visitor.address,
         is_trusted: visitor.is_trusted,
@@ -107,6 +116,7 @@ pub(super) fn outgoing(
         framing,
         upgrade,
         websocket_key,
+        expects_continue,
     })
 }
 
@@ -193,8 +203,7 @@ fn push_via(head: &mut Vec<u8>, request: &Request) {
     push_field_line(head, b"via", &value);
 }
 
-/// Written anew, obeyed here (the body is asked for when it is passed on), taken for something else by CGI
-/// (`Proxy` becomes HTTP_PROXY), or for an upgrade that is not passed on (RFC 7540 3.2.1).
+/// Written anew, taken for something else by CGI (`Proxy` becomes HTTP_PROXY), or for an upgrade that is not passed on (RFC 7540 3.2.1).
 const NOT_PASSED_ON: [&str; 5] = ["host", "expect", "http2-settings", "proxy", "via"];
 
 /// RFC 7540 3.2, RFC 2817 3, and the names of both protocols in general.

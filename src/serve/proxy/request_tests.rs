@@ -37,7 +37,13 @@ fn sent(request: &Request, route: &Route, proxy: &RouteProxy) -> Result<String, 
         }
         false => request.target.to_string(),
     };
-    let outgoing = outgoing(request, &target, route, proxy, &VISITOR)?;
+    let outgoing = outgoing(
+        request,
+        (&target, UpstreamProtocol::Http11),
+        route,
+        proxy,
+        &VISITOR,
+    )?;
     Ok(String::from_utf8(outgoing.head).unwrap())
 }
 
@@ -86,7 +92,14 @@ fn the_id_of_a_request_takes_the_place_of_the_clients() {
     );
     let sent_with = |route: &Route, id| {
         let visitor = Visitor { id, ..VISITOR };
-        let outgoing = outgoing(&request, "/", route, &proxy(), &visitor).unwrap();
+        let outgoing = outgoing(
+            &request,
+            ("/", UpstreamProtocol::Http11),
+            route,
+            &proxy(),
+            &visitor,
+        )
+        .unwrap();
         String::from_utf8(outgoing.head).unwrap()
     };
     let head = sent_with(&route(), Some(("x-request-id", "ours")));
@@ -244,6 +257,31 @@ fn rfc9110_7_8_a_server_may_not_choose_what_nobody_asked_for() {
         let was = was_asked(asked.as_bytes(), chosen.as_bytes());
         assert_eq!(was, expected, "{asked} -> {chosen}");
     }
+}
+
+#[test]
+fn rfc9110_10_1_1_an_expectation_is_the_servers_to_meet() {
+    let mut request = asked(Method::Put, "/", &[("Expect", "100-Continue")]);
+    request.body_length = BodyLength::Known(3);
+    request.expects_continue = true;
+    let outgoing_with = |route: &Route, protocol| {
+        let outgoing = outgoing(&request, ("/", protocol), route, &proxy(), &VISITOR).unwrap();
+        let head = String::from_utf8(outgoing.head).unwrap();
+        let is_said = head.contains("\r\nexpect: 100-continue\r\n");
+        assert_eq!(is_said, outgoing.expects_continue, "{head}");
+        assert_eq!(
+            is_said,
+            head.to_ascii_lowercase().contains("expect"),
+            "{head}"
+        );
+        is_said
+    };
+    assert!(outgoing_with(&route(), UpstreamProtocol::Http11));
+    assert!(!outgoing_with(&route(), UpstreamProtocol::Http2));
+    // What the route takes out.
+    let mut route = route();
+    route.request_fields.remove = vec!["expect".to_owned()];
+    assert!(!outgoing_with(&route, UpstreamProtocol::Http11));
 }
 
 #[test]

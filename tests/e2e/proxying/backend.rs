@@ -17,6 +17,8 @@ pub(crate) struct Backend {
 struct Shared {
     accepted: AtomicUsize,
     ended: AtomicUsize,
+    /// Bytes that came when nothing more was to be said.
+    held_bytes: AtomicUsize,
     /// Upgraded connections that were reset.
     reset: AtomicUsize,
     heads: Mutex<Vec<String>>,
@@ -60,6 +62,11 @@ impl Backend {
         self.accepted() - self.shared.ended.load(Ordering::Relaxed)
     }
 
+    /// How many bytes came of requests that were answered already.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.shared.held_bytes.load(Ordering::Relaxed)
+    }
+
     /// How many upgraded connections were reset by the other side.
     pub(crate) fn reset(&self) -> usize {
         self.shared.reset.load(Ordering::Relaxed)
@@ -97,6 +104,7 @@ fn serve(socket: TcpStream, shared: &Shared) {
             Ok(Then::Hold) => {
                 let mut rest = Vec::new();
                 drop(reader.read_to_end(&mut rest));
+                shared.held_bytes.fetch_add(rest.len(), Ordering::Relaxed);
                 return;
             }
             Ok(Then::Close) | Err(_) => return,
@@ -154,12 +162,8 @@ fn answer(
             socket.write_all(b"HTTP/1.0 200 OK\r\n\r\nall of it")?;
             return Ok(Then::Close);
         }
-        "/echo" => {
-            echo(reader, socket, head)?;
-        }
-        "/refuse-body" => {
-            socket.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")?;
-            return Ok(Then::Hold);
+        "/echo" | "/echo/asked" | "/count/4" | "/refuse-body" => {
+            return with_body(reader, socket, head, path);
         }
         // Closes an idle connection the moment it is used again.
         "/once" if answered == 0 => whole(socket, b"once")?,
@@ -189,6 +193,34 @@ fn answer(
             return Ok(Then::Close);
         }
         path => return misbehave(socket, path),
+    }
+    Ok(Then::Next)
+}
+
+fn with_body(
+    reader: &mut impl BufRead,
+    socket: &mut TcpStream,
+    head: &str,
+    path: &str,
+) -> std::io::Result<Then> {
+    match path {
+        // Knows nothing of expectations, and answers when it has the whole body.
+        "/count/4" => {
+            let mut body = [0; 4];
+            reader.read_exact(&mut body)?;
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
+            socket.write_all(&[&head[..], &body].concat())?;
+        }
+        "/refuse-body" => {
+            socket.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")?;
+            return Ok(Then::Hold);
+        }
+        path => {
+            if path == "/echo/asked" {
+                socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            }
+            echo(reader, socket, head)?;
+        }
     }
     Ok(Then::Next)
 }

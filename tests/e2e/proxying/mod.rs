@@ -386,6 +386,48 @@ fn routes_lead_to_what_they_name() {
     assert_eq!(client.get("/%zz").status(), 400);
 }
 
+/// The client of HTTP/1.1 sends its body when the server behind wants it, and is spared it when it does not.
+#[test]
+fn rfc9110_10_1_1_the_server_behind_meets_the_expectation() {
+    let backend = Backend::start();
+    let server = passing_on(Policy::Auto, &backend, "").start();
+    let ask = |path: &str| {
+        let mut client = Client::connect(&server);
+        client.send(
+            format!(
+                "PUT {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
+                 Content-Length: 4\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        client
+    };
+    let mut refused = ask("/refuse-body");
+    let head = refused.read_head();
+    assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    assert_eq!(refused.read_to_ending(), Ending::CloseNotify);
+    drop(refused);
+    until_equal("open connections at the backend", &0, || backend.open());
+    assert_eq!(backend.held_bytes(), 0);
+    // One that asks for it, and one that says nothing.
+    for path in ["/echo/asked", "/count/4"] {
+        let mut client = ask(path);
+        let head = client.read_head();
+        assert!(head.starts_with("HTTP/1.1 100 "), "{path}: {head}");
+        client.send(b"body");
+        let body = match path {
+            "/count/4" => client.read_response().body,
+            _ => read_chunked(&mut client).body,
+        };
+        assert_eq!(body, b"body", "{path}");
+        assert_eq!(client.get("/hello").status(), 200);
+    }
+    for head in backend.heads() {
+        let is_asked = head.contains("\r\nexpect: 100-continue\r\n");
+        assert_eq!(is_asked, head.starts_with("PUT"), "{head}");
+    }
+}
+
 /// A server that resolves paths in another way is left nothing to resolve.
 #[test]
 fn rfc3986_5_2_4_a_server_finds_what_the_route_was_found_for() {
