@@ -101,6 +101,9 @@ pub trait TransmitGathered: Transmit {
 
     /// Tells the moment, on the clocks of [`Receive::now`].
     fn clock(&self) -> Box<dyn Fn() -> Now>;
+
+    /// As [`Receive::arm`], while the other half receives: the deadline is of both.
+    fn arm_both(&self, phase: Phase, after: Duration);
 }
 
 impl Receive for ReadHalf {
@@ -201,5 +204,9 @@ impl TransmitGathered for WriteHalf {
 
     fn clock(&self) -> Box<dyn Fn() -> Now> {
         Box::new(Now::read)
+    }
+
+    fn arm_both(&self, phase: Phase, after: Duration) {
+        self.deadline().arm(phase, after);
     }
 }

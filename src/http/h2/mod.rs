@@ -54,6 +54,7 @@ pub async fn serve<R: Receive, W: TransmitGathered, H: Handler>(
         now: Cell::new(now),
         now_ms: Cell::new(0),
         is_reader_held: Cell::new(false),
+        armed: Cell::new(None),
         failure: Cell::new(None),
         outcome: Cell::new(Outcome::Closed),
         is_sending: Cell::new(false),
@@ -98,6 +99,8 @@ struct Shared {
     now_ms: Cell<u64>,
     /// The reader waits for answers to be sent.
     is_reader_held: Cell<bool>,
+    /// What the deadline is set for.
+    armed: Cell<Option<Wait>>,
     /// Why the connection was ended by this side.
     failure: Cell<Option<Error>>,
     outcome: Cell<Outcome>,
@@ -138,6 +141,32 @@ impl Shared {
         let cause = Cause::Protocol(error.reason);
         self.failure
             .set(Some(Error::client(Stage::RequestHead, cause)));
+    }
+
+    /// When, and for what, a connection that waits so is to be looked at.
+    fn deadline(&self, wait: Wait) -> (Phase, Duration) {
+        let is_draining = self.connection.borrow().is_draining();
+        let phase = match wait {
+            Wait::First { .. } => Phase::Header,
+            Wait::Idle { .. } => Phase::Idle,
+            Wait::Busy { .. } if is_draining => Phase::Draining,
+            Wait::Busy { .. } => Phase::Streams,
+        };
+        let after_ms = wait.until_ms().saturating_sub(self.now_ms.get());
+        (phase, Duration::from_millis(after_ms))
+    }
+
+    /// The deadline, where it is nearer than the one that is set: an answer may have begun, or a body be
+    /// waited for, after the reader went to wait.
+    fn nearer_deadline(&self) -> Option<(Phase, Duration)> {
+        let connection = self.connection.borrow();
+        let wait = connection.wait();
+        let armed = self.armed.get()?;
+        if wait.until_ms() >= armed.until_ms() || connection.has_input_ended() {
+            return None;
+        }
+        self.armed.set(Some(wait));
+        Some(self.deadline(wait))
     }
 
     /// Whether the reader waited for answers to be sent, and they have been.
@@ -384,7 +413,6 @@ struct Reader<'a, R> {
     shared: &'a Shared,
     /// Received, and not yet a whole frame. Holds no memory while the connection is idle.
     input: BytesMut,
-    armed: Option<Wait>,
 }
 
 impl<'a, R: Receive> Reader<'a, R> {
@@ -394,7 +422,6 @@ impl<'a, R: Receive> Reader<'a, R> {
             context,
             shared,
             input,
-            armed: None,
         }
     }
 
@@ -416,7 +443,7 @@ impl<'a, R: Receive> Reader<'a, R> {
             match received {
                 Ok(Received::Data(_)) => self.handle_input(),
                 Ok(Received::Expired(expiry)) => {
-                    self.armed = None;
+                    self.shared.armed.set(None);
                     self.expired(expiry);
                 }
                 Ok(Received::Closed(closure)) => return self.closed(closure).await,
@@ -460,21 +487,12 @@ impl<'a, R: Receive> Reader<'a, R> {
         .await;
     }
 
-    fn arm(&mut self) {
+    fn arm(&self) {
         let wait = self.shared.connection.borrow().wait();
-        if self.armed == Some(wait) {
-            return;
+        if self.shared.armed.replace(Some(wait)) != Some(wait) {
+            let (phase, after) = self.shared.deadline(wait);
+            self.read.arm(phase, after);
         }
-        self.armed = Some(wait);
-        let is_draining = self.shared.connection.borrow().is_draining();
-        let (phase, until_ms) = match wait {
-            Wait::First { until_ms } => (Phase::Header, until_ms),
-            Wait::Idle { until_ms } => (Phase::Idle, until_ms),
-            Wait::Busy { until_ms } if is_draining => (Phase::Draining, until_ms),
-            Wait::Busy { until_ms } => (Phase::Streams, until_ms),
-        };
-        let after_ms = until_ms.saturating_sub(self.shared.now_ms.get());
-        self.read.arm(phase, Duration::from_millis(after_ms));
     }
 
     fn expired(&self, expiry: Expiry) {
@@ -573,10 +591,14 @@ async fn write_all<W: TransmitGathered, H: Handler>(
                 return Poll::Ready(Some(gather));
             }
             context.return_gather(gather);
-            match connection.is_finished() {
-                true => Poll::Ready(None),
-                false => Poll::Pending,
+            if connection.is_finished() {
+                return Poll::Ready(None);
             }
+            drop(connection);
+            if let Some((phase, after)) = shared.nearer_deadline() {
+                write.arm_both(phase, after);
+            }
+            Poll::Pending
         });
         let Some(mut gather) = next.await else {
             return Ok(End::Finished);

@@ -31,6 +31,8 @@ struct State {
     exhausted: bool,
     is_reset: bool,
     phase: Option<Phase>,
+    /// How long from when it was armed.
+    after: Duration,
     passed: Duration,
 }
 
@@ -68,8 +70,10 @@ impl Receive for Wire {
         .await
     }
 
-    fn arm(&self, phase: Phase, _: Duration) {
-        self.state.borrow_mut().phase = Some(phase);
+    fn arm(&self, phase: Phase, after: Duration) {
+        let mut state = self.state.borrow_mut();
+        state.phase = Some(phase);
+        state.after = after;
     }
 
     fn disarm(&self) {
@@ -143,6 +147,10 @@ impl TransmitGathered for Wire {
     fn clock(&self) -> Box<dyn Fn() -> Now> {
         let wire = self.clone();
         Box::new(move || wire.moment())
+    }
+
+    fn arm_both(&self, phase: Phase, after: Duration) {
+        self.arm(phase, after);
     }
 }
 
@@ -637,6 +645,29 @@ fn silence_ends_a_connection() {
         ));
         let last = u32::from(asks);
         assert_eq!(bench.receive(), [Got::GoAway(last, ErrorCode::No)]);
+    }
+}
+
+/// The deadline that an answer or a wait for content sets is armed, also when nothing comes behind the
+/// request.
+#[test]
+fn deadlines_that_begin_while_the_reader_waits_are_armed() {
+    let mut context = context();
+    context.timeouts.send_progress = Duration::from_millis(300);
+    context.timeouts.body_progress = Duration::from_millis(400);
+    let site = Site::default();
+    // The second time the answer takes a future.
+    for (path, end, after_ms) in [("/", true, 300), ("/", true, 300), ("/echo", false, 400)] {
+        let mut bench = Bench::new(&site, &context);
+        let mut segment = Vec::new();
+        put_settings(&[(4, 0)], &mut segment);
+        segment.extend_from_slice(&bench.request(1, path, end));
+        bench.send(segment);
+        assert!(bench.turn().is_pending());
+        let state = bench.state.borrow();
+        let armed = (state.phase, state.after);
+        let wanted = (Some(Phase::Streams), Duration::from_millis(after_ms));
+        assert_eq!(armed, wanted, "{path}");
     }
 }
 

@@ -424,7 +424,6 @@ pub(crate) fn h2_server_seeds() -> Vec<Vec<u8>> {
     let post = |pick: u8, id| line(11, pick << 4, id, b"");
     let open = |id, high: u8| line(8, 0, id, &[0, high, 0, 0]);
     let script = |lines: &[Vec<u8>]| [&[1][..], &lines.concat()].concat();
-    let wire = |frames: &[Vec<u8>]| [&[40][..], &frames.concat()].concat();
     vec![
         // Files, one of which is reset.
         script(&[
@@ -481,16 +480,7 @@ pub(crate) fn h2_server_seeds() -> Vec<Vec<u8>> {
             vec![0x80, 0, 0x89, 0xff, 0x8c, 0, 0x8e, 0, 0x89, 40],
             get(0, 3),
         ]),
-        wire(&[
-            frame(1, 5, 1, HEADS[0]),
-            frame(8, 0, 0, &[0, 1, 0, 0]),
-            frame(1, 4, 3, HEADS[2]),
-            frame(0, 1, 3, b"hello"),
-            frame(1, 1, 5, &HEADS[5][..3]),
-            frame(9, 4, 5, &HEADS[5][3..]),
-            frame(6, 0, 0, b"12345678"),
-            frame(7, 0, 0, &[0; 8]),
-        ]),
+        seed_as_it_is_sent(),
         [
             &[42][..],
             PREFACE,
@@ -499,6 +489,21 @@ pub(crate) fn h2_server_seeds() -> Vec<Vec<u8>> {
         ]
         .concat(),
     ]
+}
+
+/// Frames that are no script.
+fn seed_as_it_is_sent() -> Vec<u8> {
+    let frames = [
+        frame(1, 5, 1, HEADS[0]),
+        frame(8, 0, 0, &[0, 1, 0, 0]),
+        frame(1, 4, 3, HEADS[2]),
+        frame(0, 1, 3, b"hello"),
+        frame(1, 1, 5, &HEADS[5][..3]),
+        frame(9, 4, 5, &HEADS[5][3..]),
+        frame(6, 0, 0, b"12345678"),
+        frame(7, 0, 0, &[0; 8]),
+    ];
+    [&[40][..], &frames.concat()].concat()
 }
 
 /// GET, HEAD, POST, POST that waits for 100 (Continue), an extended CONNECT, GET with trailers and a

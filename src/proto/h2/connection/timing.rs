@@ -33,6 +33,17 @@ pub enum Wait {
     },
 }
 
+impl Wait {
+    /// Until when it waits.
+    pub fn until_ms(self) -> u64 {
+        match self {
+            Self::First { until_ms } | Self::Idle { until_ms } | Self::Busy { until_ms } => {
+                until_ms
+            }
+        }
+    }
+}
+
 /// What it means that time has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begun {
