@@ -161,7 +161,8 @@ pub struct Streams<T> {
     /// By identifier. A stream stays where it is while others open and end: only what points to it
     /// moves.
     streams: Vec<(StreamId, Place<T>)>,
-    /// Where streams have ended, for the next: with those in use never more than were open at once.
+    /// Where streams have ended, for the next: with those in use never more than were open at once,
+    /// and few while none is open.
     free: Vec<Place<T>>,
     concurrent_max: usize,
     /// The highest that has been opened.
@@ -436,6 +437,11 @@ impl<T> Streams<T> {
         // It ends where it lies.
         *place = None;
         self.free.push(place);
+        if self.streams.is_empty() && self.free.len() > FREE_PLACES_MAX {
+            self.free.truncate(FREE_PLACES_MAX);
+            self.free.shrink_to_fit();
+            self.streams.shrink_to(FREE_PLACES_MAX);
+        }
         true
     }
 
@@ -529,6 +535,9 @@ impl<T> Streams<T> {
 type Place<T> = Box<Option<Stream<T>>>;
 
 /// The last stream that a client can open (RFC 9113 5.1.1).
+/// Places kept while no stream is open: enough for the next few requests, and a few KB.
+const FREE_PLACES_MAX: usize = 8;
+
 const LAST_ID: StreamId = 0x7fff_ffff;
 
 fn closed(id: StreamId) -> StreamError {

@@ -294,6 +294,11 @@ fn streams_stay_where_they_are_and_their_places_are_used_again() {
     };
     assert_eq!(of(&first), of(&second));
     assert!(streams.free.is_empty());
+    // A connection that rests keeps few of them.
+    for (id, _) in second {
+        assert!(streams.remove(id));
+    }
+    assert_eq!(streams.free.len(), FREE_PLACES_MAX);
 }
 
 #[derive(Clone, Debug)]
