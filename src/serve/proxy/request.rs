@@ -104,11 +104,10 @@ pub(super) fn outgoing(
     for (name, value) in route.request_fields.put() {
         push_field_line(&mut head, name.as_bytes(), value.as_bytes());
     }
-    let mut codings = request.fields.all("te").flat_map(list_members);
     let connection = Connection {
         close: false,
         upgrade: Some(&upgrade[..]).filter(|names| !names.is_empty()),
-        trailers: codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
+        trailers: takes_trailers(request),
     };
     request_head::push_request_end(&mut head, framing, &connection);
     Ok(Outgoing {
@@ -118,6 +117,12 @@ pub(super) fn outgoing(
         websocket_key,
         expects_continue,
     })
+}
+
+/// RFC 9110 10.1.4
+fn takes_trailers(request: &Request) -> bool {
+    let mut codings = request.fields.all("te").flat_map(list_members);
+    codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Those of `protocols` that may follow, as a list: what is a tunnel from then on. HTTP itself, in whatever
