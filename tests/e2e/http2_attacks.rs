@@ -292,6 +292,11 @@ fn compression_bombs_that_are_held() {
     server.wait_for_holdings(before);
 }
 
+/// Begins a request whose body is to follow, to a server that does not answer before it has come.
+fn ask_with_body(client: &mut Http2) -> u32 {
+    client.ask_with(&[(":method", "POST"), (":path", "/stall")], false)
+}
+
 /// Bodies that stop, and bodies that go on for longer than one may: each is answered, and the server
 /// behind is let go of.
 #[test]
@@ -304,9 +309,7 @@ fn slow_bodies() {
     bystander.get("/hello");
     let before = server.holdings();
     let mut client = Http2::connect(&Manner::default(), &server, &[]);
-    let ask =
-        |client: &mut Http2| client.ask_with(&[(":method", "POST"), (":path", "/stall")], false);
-    let slow: Vec<u32> = (0..60).map(|_| ask(&mut client)).collect();
+    let slow: Vec<u32> = (0..60).map(|_| ask_with_body(&mut client)).collect();
     for &stream in &slow {
         client.push_data(stream, b"half", false);
     }
@@ -344,10 +347,10 @@ fn unfinished_streams() {
     bystander.get("/hello");
     let before = server.holdings();
     let mut client = Http2::connect(&Manner::default(), &server, &[]);
-    let ask =
-        |client: &mut Http2| client.ask_with(&[(":method", "POST"), (":path", "/stall")], false);
-    let opened: Vec<u32> = (0..STREAMS_MAX).map(|_| ask(&mut client)).collect();
-    let refused: Vec<u32> = (0..60).map(|_| ask(&mut client)).collect();
+    let opened: Vec<u32> = (0..STREAMS_MAX)
+        .map(|_| ask_with_body(&mut client))
+        .collect();
+    let refused: Vec<u32> = (0..60).map(|_| ask_with_body(&mut client)).collect();
     client.flush().unwrap();
     client
         .hear(|client| refused.iter().all(|id| client.streams[id].is_over()))
@@ -366,7 +369,7 @@ fn unfinished_streams() {
     // There is room again, and once more too much is asked for.
     assert_eq!(client.get("/hello").body, b"hello");
     for round in 0..STREAMS_MAX + 300 {
-        ask(&mut client);
+        ask_with_body(&mut client);
         if round % 100 == 99 {
             drop(client.flush());
             assert_eq!(bystander.get("/hello").body, b"hello");

@@ -112,10 +112,7 @@ fn through_both_versions(policy: Policy) {
     }
     // Its end is answered with the server's, and both with the stream's.
     client.push_data(socket, &message(8, &[0x03, 0xe8]), true);
-    client.flush().unwrap();
-    client
-        .hear(|client| client.streams[&socket].is_over())
-        .unwrap();
+    client.hear_out(socket);
     assert_eq!(client.streams[&socket].reset, None);
     // One that is refused is told so.
     let refused = client.ask_with(
@@ -206,10 +203,7 @@ fn rfc8441_5_through_http2_on_both_sides() {
     let server = passing_on(Policy::Never, &address, "protocol = \"h2c\"");
     let mut client = Http2::connect(&Manner::default(), &server, &[]);
     let socket = client.ask_with(&fields, false);
-    client.flush().unwrap();
-    client
-        .hear(|client| client.streams[&socket].is_over())
-        .unwrap();
+    client.hear_out(socket);
     assert_eq!(client.streams[&socket].status, Some(501));
 }
 
@@ -238,10 +232,7 @@ fn rfc9110_7_8_an_upgrade_that_is_not_passed_on_is_ignored() {
             &[CONNECT[0], (":protocol", "h2c"), (":path", "/hello")],
             false,
         );
-        client.flush().unwrap();
-        client
-            .hear(|client| client.streams[&socket].is_over())
-            .unwrap();
+        client.hear_out(socket);
         assert_eq!(client.streams[&socket].status, Some(501));
     }
     for head in old.heads() {
@@ -271,10 +262,7 @@ fn silence_ends_a_tunnel_in_a_stream() {
     let server = passing_on(Policy::Auto, &address, "upgraded_idle_ms = 500");
     let mut client = Http2::connect(&Manner::default(), &server, &[]);
     let socket = client.ask_with(&CONNECT, false);
-    client.flush().unwrap();
-    client
-        .hear(|client| client.streams[&socket].is_over())
-        .unwrap();
+    client.hear_out(socket);
     let heard = &client.streams[&socket];
     assert_eq!(
         (heard.status, heard.reset),
@@ -321,10 +309,7 @@ fn a_server_that_ends_before_it_has_said_anything_is_502() {
     let server = passing_on(Policy::Never, &address, "protocol = \"h2c\"");
     let mut client = Http2::connect(&Manner::default(), &server, &[]);
     let socket = client.ask_with(&CONNECT, false);
-    client.flush().unwrap();
-    client
-        .hear(|client| client.streams[&socket].is_over())
-        .unwrap();
+    client.hear_out(socket);
     assert_eq!(client.streams[&socket].status, Some(502));
     accepting.join().unwrap();
     assert_eq!(server.counters()["upstream_connects"], 3);
@@ -368,19 +353,13 @@ fn rfc8441_4_a_malformed_extended_connect_is_refused() {
     ];
     for fields in malformed {
         let stream = client.ask_with(fields, false);
-        client.flush().unwrap();
-        client
-            .hear(|client| client.streams[&stream].is_over())
-            .unwrap();
+        client.hear_out(stream);
         assert_eq!(client.streams[&stream].reset, Some(ErrorCode::Protocol));
     }
     // Files are no WebSockets.
     let file = client.ask_with(&CONNECT, false);
     client.push(&frame(0, 0, file, b"bytes"));
-    client.flush().unwrap();
-    client
-        .hear(|client| client.streams[&file].is_over())
-        .unwrap();
+    client.hear_out(file);
     assert_eq!(client.streams[&file].status, Some(404));
 }
 

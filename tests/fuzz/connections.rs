@@ -10,13 +10,13 @@ mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::BytesMut;
 use portcullis::limits::{H2_CONTROL_BYTES_MAX, SEND_CHUNK_BYTES};
 use portcullis::message::gather::{Gather, Part};
 use portcullis::proto::h2::StreamId;
-use portcullis::proto::h2::connection::Connection;
+use portcullis::proto::h2::connection::{Connection, Room};
 use portcullis::proto::h2::frame::PREFACE;
 
 pub(crate) use client::{h2_client, h2_client_seeds};
@@ -48,6 +48,32 @@ enum Step {
     Bytes(Vec<u8>),
     /// The driver does what the first number says, with the second.
     Act(u8, u8),
+}
+
+/// Makes `bytes` more of a body, where there is room. `promised` is what is still to be made of it,
+/// `maker` who waits for room.
+fn make_more(
+    connection: &mut Connection<StreamId>,
+    id: StreamId,
+    bytes: usize,
+    (promised, maker): (&mut Option<Option<usize>>, &mut Option<Waiting>),
+) {
+    let Some(left) = promised else {
+        return;
+    };
+    let waiting = Waiting::new();
+    let context = Context::from_waker(&waiting.waker);
+    *maker = None;
+    match connection.poll_room(id, &context) {
+        Poll::Pending => *maker = Some(waiting),
+        Poll::Ready(Room::Gone) => *promised = None,
+        Poll::Ready(Room::More) => {
+            if let Some(left) = left {
+                *left = left.saturating_sub(bytes);
+            }
+            connection.push_chunk(id, vec![b'y'; bytes].into());
+        }
+    }
 }
 
 /// What the input says. An even first byte: the rest is sent as it is, in pieces, and in between the

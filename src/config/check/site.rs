@@ -85,11 +85,7 @@ impl Checker<'_> {
         taken: &mut HashMap<String, usize>,
     ) -> Option<(Site, SitePlaces)> {
         self.refuse_files_of_tunnel(&raw);
-        let client_ca = raw
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.get_ref().client_ca.as_ref());
-        let client_authorities = client_ca.map(|ca| self.place(ca));
+        let client_authorities = self.client_authorities_of(&raw);
         let is_tunnel = raw.tunnel.is_some();
         let tunnel = self.tunnel(raw.tunnel, raw.alpn, upstreams, "site");
         let access = self.access(raw.allow, raw.deny);
@@ -124,9 +120,7 @@ impl Checker<'_> {
             error_pages,
         };
         let routes = self.routes(raw.route, &files, upstreams);
-        let scope = names.as_ref().and_then(|(names, _)| names.first());
-        let scope = scope.map_or("", String::as_str);
-        let rate_limit = self.rate_limit(raw.rate_limit, scope);
+        let rate_limit = self.rate_limit(raw.rate_limit, scope_of(&names));
         let access_log = self.site_log(raw.access_log);
         let (names, name_places) = names?;
         let (certificate_file, certificate) = certificate?;
@@ -147,10 +141,18 @@ impl Checker<'_> {
         let places = SitePlaces {
             certificate: self.source.place(certificate),
             key: self.source.place(key),
-            client_authorities: client_authorities.or_else(|| self.client_authorities.clone()),
+            client_authorities,
             names: name_places,
         };
         Some((site, places))
+    }
+
+    /// Where the authorities of a site's clients are named: in its own table, or in `[tls]`.
+    fn client_authorities_of(&self, raw: &RawSite) -> Option<Place> {
+        let tls = raw.tls.as_ref().map(Spanned::get_ref);
+        let own = tls.and_then(|tls| tls.client_ca.as_ref());
+        own.map(|ca| self.place(ca))
+            .or_else(|| self.client_authorities.clone())
     }
 
     /// A tunnel serves no files: settings for them would be a misunderstanding.
@@ -321,6 +323,12 @@ impl Checker<'_> {
         }
         hsts
     }
+}
+
+/// What a site's own rate limit is called by: its first name.
+fn scope_of(names: &Option<(Vec<String>, Vec<Place>)>) -> &str {
+    let first = names.as_ref().and_then(|(names, _)| names.first());
+    first.map_or("", String::as_str)
 }
 
 fn is_everything(route: &Spanned<RawRoute>) -> bool {

@@ -57,15 +57,7 @@ pub(super) fn outgoing(
         BodyLength::Delimited => None,
     };
     let framing = Framing::new(&request.method, length);
-    // RFC 9110 7.8: not in 1.0, and what comes before the answer to it would be a body.
-    // HTTP/2 asks with extended CONNECT, which its driver has made one of.
-    let may_upgrade = request.version != Version::Http10 && request.body_length.is_none();
-    let asked = options.upgrade(&request.fields).filter(|_| may_upgrade);
-    let upgrade = asked.map(tunnelled).unwrap_or_default();
-    if request.version == Version::Http2 && asked.is_some() && upgrade.is_empty() {
-        // RFC 8441 4: it asks for the tunnel and for nothing else.
-        return Err(501);
-    }
+    let upgrade = upgrade_passed_on(request, &options)?;
     let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
     if !request_head::push_request_line(&mut head, &request.method, target) {
         return Err(400);
@@ -84,14 +76,7 @@ pub(super) fn outgoing(
     if expects_continue {
         push_field_line(&mut head, b"expect", b"100-continue");
     }
-    let origin = Origin {
-        client: visitor.address,
-        is_trusted: visitor.is_trusted,
-        scheme: if visitor.is_secure { "https" } else { "http" },
-        host: received_host,
-    };
-    forwarded::push_fields(&mut head, proxy.forwarded, &origin, &request.fields);
-    push_via(&mut head, request);
+    push_origin(&mut head, request, proxy, visitor, received_host);
     // RFC 8441 5: HTTP/2 has no key.
     let needs_key = request.version == Version::Http2 && is_websocket(&upgrade);
     let websocket_key = needs_key.then(|| new_key().ok_or(500_u16)).transpose()?;
@@ -117,6 +102,41 @@ pub(super) fn outgoing(
         websocket_key,
         expects_continue,
     })
+}
+
+/// The protocols that the server may change to, as a list, or none.
+fn upgrade_passed_on(
+    request: &Request,
+    options: &ConnectionOptions<'_>,
+) -> Result<Vec<u8>, Refused> {
+    // RFC 9110 7.8: not in 1.0, and what comes before the answer to it would be a body.
+    // HTTP/2 asks with extended CONNECT, which its driver has made one of.
+    let may_upgrade = request.version != Version::Http10 && request.body_length.is_none();
+    let asked = options.upgrade(&request.fields).filter(|_| may_upgrade);
+    let upgrade = asked.map(tunnelled).unwrap_or_default();
+    if request.version == Version::Http2 && asked.is_some() && upgrade.is_empty() {
+        // RFC 8441 4: it asks for the tunnel and for nothing else.
+        return Err(501);
+    }
+    Ok(upgrade)
+}
+
+/// The fields that say whom the request comes from, and by which way.
+fn push_origin(
+    head: &mut Vec<u8>,
+    request: &Request,
+    proxy: &RouteProxy,
+    visitor: &Visitor<'_>,
+    host: &[u8],
+) {
+    let origin = Origin {
+        client: visitor.address,
+        is_trusted: visitor.is_trusted,
+        scheme: if visitor.is_secure { "https" } else { "http" },
+        host,
+    };
+    forwarded::push_fields(head, proxy.forwarded, &origin, &request.fields);
+    push_via(head, request);
 }
 
 /// RFC 9110 10.1.4

@@ -218,6 +218,13 @@ impl Http2 {
         Ok(())
     }
 
+    /// Sends what is to be sent, and hears until `stream` is over.
+    pub(crate) fn hear_out(&mut self, stream: u32) {
+        self.flush().unwrap();
+        self.hear(|client| client.streams[&stream].is_over())
+            .unwrap();
+    }
+
     /// Listens until every stream is over.
     pub(crate) fn hear_all(&mut self) {
         self.hear(|this| this.streams.values().all(Heard::is_over))

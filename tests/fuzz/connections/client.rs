@@ -7,13 +7,13 @@ use bytes::BytesMut;
 use portcullis::limits::INTERIM_RESPONSES_MAX;
 use portcullis::message::Fields;
 use portcullis::proto::h2::connection::client::{Ask, AskBody, ClientConfig};
-use portcullis::proto::h2::connection::{BodyPoll, Connection, Room, Wait};
+use portcullis::proto::h2::connection::{BodyPoll, Connection, Wait};
 use portcullis::proto::h2::frame::Role;
 
 use super::mirror::Mirror;
 use super::{
     DATE, ROUNDS_MAX, SENT_BYTES_MAX, Step, StreamId, Waiting, assert_pieces_change_nothing, frame,
-    line, sent, steps,
+    line, make_more, sent, steps,
 };
 
 /// A connection to a server, from its preface to its end.
@@ -282,22 +282,8 @@ impl Driver {
         let Some(asked) = self.streams.get_mut(&id) else {
             return;
         };
-        if asked.promised.is_none() {
-            return;
-        }
-        let waiting = Waiting::new();
-        let context = Context::from_waker(&waiting.waker);
-        asked.maker = None;
-        match self.connection.poll_room(id, &context) {
-            Poll::Pending => asked.maker = Some(waiting),
-            Poll::Ready(Room::Gone) => asked.promised = None,
-            Poll::Ready(Room::More) => {
-                if let Some(Some(left)) = &mut asked.promised {
-                    *left = left.saturating_sub(bytes);
-                }
-                self.connection.push_chunk(id, vec![b'y'; bytes].into());
-            }
-        }
+        let making = (&mut asked.promised, &mut asked.maker);
+        make_more(&mut self.connection, id, bytes, making);
     }
 
     fn end_making(&mut self, id: StreamId) {

@@ -11,13 +11,13 @@ use portcullis::message::{
     Body, BodySink, BodyStream, Fields, Interim, LocalFuture, Response, Status, Upgrade,
 };
 use portcullis::proto::h2::ErrorCode;
-use portcullis::proto::h2::connection::{BodyPoll, Connection, Event, Made, Room, Wait};
+use portcullis::proto::h2::connection::{BodyPoll, Connection, Event, Made, Wait};
 use portcullis::proto::h2::frame::Role;
 
 use super::mirror::Mirror;
 use super::{
     PREFACE, ROUNDS_MAX, SENT_BYTES_MAX, Step, StreamId, Waiting, assert_pieces_change_nothing,
-    frame, line, sent, steps,
+    frame, line, make_more, sent, steps,
 };
 
 /// A connection served, from its preface to its end.
@@ -268,22 +268,8 @@ impl Driver {
         let Some(served) = self.streams.get_mut(&id) else {
             return;
         };
-        if served.promised.is_none() {
-            return;
-        }
-        let waiting = Waiting::new();
-        let context = Context::from_waker(&waiting.waker);
-        served.maker = None;
-        match self.connection.poll_room(id, &context) {
-            Poll::Pending => served.maker = Some(waiting),
-            Poll::Ready(Room::Gone) => served.promised = None,
-            Poll::Ready(Room::More) => {
-                if let Some(Some(left)) = &mut served.promised {
-                    *left = left.saturating_sub(bytes);
-                }
-                self.connection.push_chunk(id, vec![b'y'; bytes].into());
-            }
-        }
+        let making = (&mut served.promised, &mut served.maker);
+        make_more(&mut self.connection, id, bytes, making);
         self.take_events(false);
     }
 
