@@ -134,8 +134,8 @@ pub const RATE_SETS: usize = 8_192;
 /// million finds all of them taken.
 pub const RATE_SLOTS_PER_SET: usize = 8;
 
-/// The shortest rest of an answer that is spliced from a server's connection to the client's: below
-/// it, receiving and sending take fewer calls.
+/// The shortest rest of an answer that goes from a server's connection to the client's without a copy in
+/// user space: below it, receiving and sending take fewer calls.
 pub const RELAYED_BYTES_MIN: u64 = 64 * 1024;
 
 /// Routes of one site: finding one looks at each prefix.

@@ -11,6 +11,7 @@ mod gather;
 #[cfg(test)]
 mod gather_tests;
 pub mod offload;
+mod pass;
 pub mod relay;
 pub mod rt;
 mod send;

@@ -1,4 +1,4 @@
-//! A body that comes over one connection and goes out over another, spliced where both ends permit.
+//! A body that comes over one connection and goes out over another without a copy in user space.
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
@@ -7,9 +7,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::deadline::Phase;
+use super::pass;
 use super::rt;
+use super::send::HEAD_BYTES_MAX;
 use super::splice::{self, Stop};
-use super::stream::{ReadHalf, SendPath, WriteHalf};
+use super::stream::{ReadHalf, Received, SendPath, Transport, WriteHalf};
 use crate::buf::Pipe;
 use crate::config::OffloadPolicy;
 use crate::error::Cause;
@@ -35,10 +37,11 @@ pub enum RelayFailure {
 }
 
 impl WriteHalf {
-    /// Sends what is in `head`, and then up to so many bytes as they come over another connection, without a byte of
-    /// them in user space: where that pays, [`RELAYED_BYTES_MIN`], and both ends are in the kernel or
-    /// without TLS. Under the policy `auto` they are moved there as for a file. Nothing is done, and
-    /// `head` is left, where that cannot be.
+    /// Sends what is in `head`, and then up to so many bytes as they come over another connection, without
+    /// a copy of them in user space: spliced where both ends are in the kernel or without TLS, received
+    /// where they are sealed from a connection without TLS to TLS in user space. Nothing is done, and
+    /// `head` is left, where neither can be, and for less than [`RELAYED_BYTES_MIN`]. Under the policy
+    /// `auto` both ends move to the kernel as [`crate::config::Offload`] says.
     ///
     /// It ends early at what only a receive can tell: a control record, the end.
     ///
@@ -51,83 +54,153 @@ impl WriteHalf {
         idle_max: Duration,
         mut leaving: Pin<&mut impl Future<Output = Cause>>,
     ) -> Result<Relayed, Cause> {
-        let mut relayed = Relayed::default();
-        if bytes < RELAYED_BYTES_MIN || !self.prepare_relay(from, bytes).await? {
-            return Ok(relayed);
+        if bytes < RELAYED_BYTES_MIN {
+            return Ok(Relayed::default());
         }
-        if !head.is_empty() {
-            self.send(&[IoSlice::new(head)]).await?;
-            head.clear();
-        }
-        let (source, to) = (&from.transport, &self.transport);
-        // Whether bytes have come since the socket was last waited for.
-        let mut is_productive = true;
-        while relayed.bytes < bytes && relayed.failure.is_none() {
-            if source.turn_is_over() {
+        let Some(way) = self.prepare_relay(from, bytes).await? else {
+            return Ok(Relayed::default());
+        };
+        let transport = self.transport.clone();
+        let mut relay = Relay {
+            from: &from.transport,
+            to: &transport,
+            relayed: Relayed::default(),
+            is_productive: true,
+        };
+        let mut goes_on = true;
+        while goes_on && relay.relayed.bytes < bytes {
+            if relay.from.turn_is_over() {
                 rt::yield_turn().await;
             }
-            if source.receiving.borrow().must_wait_in_tunnel() {
-                source.deadline.arm(Phase::Header, idle_max);
-                let waited = {
-                    let mut readable = pin!(source.wait_readable());
-                    poll_fn(|context| match readable.as_mut().poll(context) {
-                        Poll::Ready(waited) => Poll::Ready(Ok(waited)),
-                        Poll::Pending => leaving.as_mut().poll(context).map(Err),
-                    })
-                    .await
-                };
-                source.deadline.disarm();
-                match waited? {
-                    Ok(None) => is_productive = false,
-                    Ok(Some(_)) => relayed.failure = Some(RelayFailure::Idle),
-                    Err(cause) => relayed.failure = Some(RelayFailure::Cause(cause)),
-                }
-                continue;
-            }
-            let Ok(pipe) = Pipe::take() else {
-                metrics::count(Counter::TunnelPipesRefused);
-                break;
-            };
-            let (filled, stop) = splice::fill(source, &pipe, bytes - relayed.bytes);
-            if filled == 0 {
-                source.receiving.borrow_mut().found_nothing(!is_productive);
+            let must_wait = relay.from.receiving.borrow().must_wait_in_tunnel();
+            let travels_along = way == Way::Seal && head.len() <= HEAD_BYTES_MAX;
+            if !head.is_empty() && (must_wait || !travels_along) {
+                self.send(&[IoSlice::new(head)]).await?;
+                head.clear();
+            } else if must_wait {
+                goes_on = relay.wait(idle_max, leaving.as_mut()).await?;
             } else {
-                is_productive = true;
-                source.receiving.borrow_mut().found_something();
-                source.count_turn(filled);
-                metrics::add(Counter::BytesReceived, filled as u64);
-                metrics::add(Counter::UpstreamBytesSpliced, filled as u64);
-                splice::empty(&pipe, to, filled).await?;
-                relayed.bytes += filled as u64;
-            }
-            pipe.give_back();
-            match stop {
-                Stop::Full | Stop::Nothing => {}
-                Stop::Look => {
-                    // A receive is to be tried, without a wait.
-                    source.receiving.borrow_mut().found_something();
-                    break;
-                }
-                Stop::Failed(cause) => relayed.failure = Some(RelayFailure::Cause(cause)),
+                let left = bytes - relay.relayed.bytes;
+                goes_on = match way {
+                    Way::Splice => relay.splice(left).await?,
+                    Way::Seal => relay.seal(head, left).await?,
+                };
             }
         }
-        self.transport.settle().await?;
-        Ok(relayed)
+        transport.settle().await?;
+        Ok(relay.relayed)
     }
 
-    /// Moves both ends to the kernel as far as that pays for `bytes`; whether they can be spliced now.
-    async fn prepare_relay(&mut self, from: &ReadHalf, bytes: u64) -> Result<bool, Cause> {
+    /// Moves both ends to the kernel as far as that pays for `bytes`; gives how they can be joined then.
+    async fn prepare_relay(&mut self, from: &ReadHalf, bytes: u64) -> Result<Option<Way>, Cause> {
         let (source, to) = (&from.transport, &self.transport);
         to.offload_for_body(bytes).await?;
+        if pass::is_possible(source, to) {
+            return Ok(Some(Way::Seal));
+        }
         if matches!(to.sending.borrow().path, SendPath::UserTls(_)) {
-            return Ok(false);
+            return Ok(None);
         }
         if source.context.offload.policy == OffloadPolicy::Auto
             && bytes >= source.context.offload.file_bytes_min
         {
             source.offload_receiving();
         }
-        Ok(splice::is_possible(source, to))
+        Ok(splice::is_possible(source, to).then_some(Way::Splice))
+    }
+}
+
+/// How bytes get from one connection to another without a copy in user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Through a pipe.
+    Splice,
+    /// Through the places of records.
+    Seal,
+}
+
+struct Relay<'a> {
+    from: &'a Transport,
+    to: &'a Transport,
+    relayed: Relayed,
+    /// Whether bytes have come since the socket was last waited for.
+    is_productive: bool,
+}
+
+impl Relay<'_> {
+    /// Waits until more has come. As the steps, it gives whether the relay goes on.
+    async fn wait(
+        &mut self,
+        idle_max: Duration,
+        mut leaving: Pin<&mut impl Future<Output = Cause>>,
+    ) -> Result<bool, Cause> {
+        self.from.deadline.arm(Phase::Header, idle_max);
+        let waited = {
+            let mut readable = pin!(self.from.wait_readable());
+            poll_fn(|context| match readable.as_mut().poll(context) {
+                Poll::Ready(waited) => Poll::Ready(Ok(waited)),
+                Poll::Pending => leaving.as_mut().poll(context).map(Err),
+            })
+            .await
+        };
+        self.from.deadline.disarm();
+        match waited? {
+            Ok(None) => self.is_productive = false,
+            Ok(Some(_)) => self.relayed.failure = Some(RelayFailure::Idle),
+            Err(cause) => self.relayed.failure = Some(RelayFailure::Cause(cause)),
+        }
+        Ok(self.relayed.failure.is_none())
+    }
+
+    /// Moves what is there through a pipe.
+    async fn splice(&mut self, bytes_max: u64) -> Result<bool, Cause> {
+        let Ok(pipe) = Pipe::take() else {
+            metrics::count(Counter::TunnelPipesRefused);
+            return Ok(false);
+        };
+        let (filled, stop) = splice::fill(self.from, &pipe, bytes_max);
+        if filled == 0 {
+            let mut receiving = self.from.receiving.borrow_mut();
+            receiving.found_nothing(!self.is_productive);
+        } else {
+            self.is_productive = true;
+            self.from.receiving.borrow_mut().found_something();
+            self.from.count_turn(filled);
+            metrics::add(Counter::BytesReceived, filled as u64);
+            metrics::add(Counter::UpstreamBytesSpliced, filled as u64);
+            splice::empty(&pipe, self.to, filled).await?;
+            self.relayed.bytes += filled as u64;
+        }
+        pipe.give_back();
+        match stop {
+            Stop::Full | Stop::Nothing => Ok(true),
+            Stop::Look => {
+                // A receive is to be tried, without a wait.
+                self.from.receiving.borrow_mut().found_something();
+                Ok(false)
+            }
+            Stop::Failed(cause) => {
+                self.relayed.failure = Some(RelayFailure::Cause(cause));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Receives what is there to where it is sealed, and sends it behind `head`.
+    async fn seal(&mut self, head: &mut Vec<u8>, bytes_max: u64) -> Result<bool, Cause> {
+        self.to.settle().await?;
+        let passed = match pass::step(self.from, self.to, head, bytes_max) {
+            Ok(passed) => passed,
+            Err(cause) => {
+                self.relayed.failure = Some(RelayFailure::Cause(cause));
+                return Ok(false);
+            }
+        };
+        if let Some(Received::Data(bytes)) = passed.received {
+            self.relayed.bytes += bytes as u64;
+        }
+        self.to.after(passed.sent?).await?;
+        Ok(!matches!(passed.received, Some(Received::Closed(_))))
     }
 }
 

@@ -8,8 +8,10 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::*;
+use crate::limits::RECORDS_PER_KEY_MIN;
 use crate::net::stream::testing::{
-    Served, Setup, has_kernel_tls, on_each_driver, pattern, this_kernel,
+    Peer, Served, Setup, between_two, has_kernel_tls, on_each_driver, pattern, receive_exactly,
+    this_kernel,
 };
 use crate::net::stream::{Closure, Received};
 use crate::record::tests::SUITES;
@@ -157,6 +159,99 @@ fn a_source_that_is_silent_or_gone_is_told_of() {
         |peer| {
             let socket = socket2::SockRef::from(&peer.socket);
             socket.set_linger(Some(Duration::ZERO)).unwrap();
+        },
+    );
+}
+
+/// Relays `bytes` of an upstream without TLS to a client in user space, "head" in front.
+fn sealed_relay(
+    client: &Setup,
+    bytes: u64,
+    server: impl AsyncFn(ReadHalf, WriteHalf, Relayed),
+    peers: impl Fn(Peer, Peer) + Sync,
+) {
+    between_two(
+        (client, &Setup::plain()),
+        async |client, upstream, _| {
+            let (_client_read, mut write) = client.into_halves();
+            let (mut read, _upstream_write) = upstream.into_halves();
+            let mut head = b"head".to_vec();
+            let staying = pin!(pending());
+            let relaying = write.relay(&mut head, (&mut read, bytes), MINUTE, staying);
+            let relayed = relaying.await.unwrap();
+            assert!(head.is_empty());
+            server(read, write, relayed).await;
+        },
+        peers,
+    );
+}
+
+/// Records of all suites, a client that is slow to read, and keys that are used up on the way.
+#[test]
+fn what_is_sealed_here_is_received_where_it_is_sealed() {
+    let setups = (0..SUITES.len()).map(Setup::user).chain([
+        Setup::user(0).with_small_buffers(),
+        Setup::user(0).with_records_per_key(RECORDS_PER_KEY_MIN),
+    ]);
+    let sent = [&pattern(BYTES)[..], b"rest"].concat();
+    for setup in setups {
+        sealed_relay(
+            &setup,
+            BYTES as u64,
+            async |mut read, mut write, relayed| {
+                assert_eq!(relayed.bytes, BYTES as u64);
+                assert!(relayed.failure.is_none());
+                // More than was to be moved is left where it is.
+                assert_eq!(receive_exactly(&mut read, 4).await, b"rest");
+                assert_eq!(write.sent_bytes(), BYTES as u64 + 4);
+                write.finish().await.unwrap();
+            },
+            |mut client, mut upstream| {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| upstream.socket.write_all(&sent).unwrap());
+                    assert_eq!(client.receive_exactly(4), b"head");
+                    assert!(client.receive_exactly(BYTES) == sent[..BYTES]);
+                    client.expect_close_notify();
+                });
+            },
+        );
+    }
+}
+
+/// The head does not wait for a body that is slow to come, and what ends it is told.
+#[test]
+fn a_sealed_relay_begins_with_the_head_and_ends_with_its_source() {
+    sealed_relay(
+        &Setup::user(0),
+        BYTES as u64,
+        async |mut read, mut write, relayed| {
+            assert_eq!(relayed.bytes, 100_000);
+            let end = read.receive(&mut BytesMut::new()).await.unwrap();
+            assert_eq!(end, Received::Closed(Closure::Orderly));
+            write.finish().await.unwrap();
+        },
+        |mut client, mut upstream| {
+            assert_eq!(client.receive_exactly(4), b"head");
+            upstream.socket.write_all(&pattern(100_000)).unwrap();
+            upstream.socket.shutdown(Shutdown::Write).unwrap();
+            assert!(client.receive_exactly(100_000) == pattern(100_000));
+            client.expect_close_notify();
+        },
+    );
+    sealed_relay(
+        &Setup::user(0),
+        BYTES as u64,
+        async |_read, mut write, relayed| {
+            assert_eq!(relayed.bytes, 0);
+            assert!(matches!(relayed.failure, Some(RelayFailure::Cause(_))));
+            write.finish().await.unwrap();
+        },
+        |mut client, upstream| {
+            assert_eq!(client.receive_exactly(4), b"head");
+            let socket = socket2::SockRef::from(&upstream.socket);
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+            drop(upstream);
+            client.expect_close_notify();
         },
     );
 }

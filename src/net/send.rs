@@ -185,13 +185,7 @@ fn fill_records(
 ) -> Result<FileStep, Cause> {
     let head = cursor.head;
     let bytes = cursor.chunk(records.plaintext_room().saturating_sub(head.len()));
-    let mut places = records.payload_places(head.len() + bytes);
-    if let Some(first) = places.first_mut() {
-        if let Some(place) = first.get_mut(..head.len()) {
-            place.copy_from_slice(head);
-        }
-        first.advance(head.len());
-    }
+    let mut places = records.places_behind(head, bytes);
     let read = match bytes {
         0 => Ok(0),
         _ => sys::file::read_resident(cursor.file.as_fd(), &mut places, cursor.offset),
@@ -313,8 +307,8 @@ pub(super) fn must_be_read_by_thread(error: &io::Error) -> bool {
     )
 }
 
-/// A head up to this long shares a record with the file's first bytes.
-const HEAD_BYTES_MAX: usize = RECORD_PLAINTEXT_BYTES_MAX / 2;
+/// A head up to this long shares a record with the body's first bytes.
+pub(super) const HEAD_BYTES_MAX: usize = RECORD_PLAINTEXT_BYTES_MAX / 2;
 
 /// Bytes of one cold read, kept until the socket has taken them: as many as one step seals.
 pub(super) const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;

@@ -2,6 +2,7 @@
 //!
 //! - Between the kernel's record layer, or no TLS, on both ends of a direction: splice(2) through a
 //!   pipe, started by readiness. No byte enters user space.
+//! - From no TLS to TLS in user space: received where it is sealed ([`super::pass`]), one copy less.
 //! - Otherwise through a buffer: opened or received here, sealed or sent here.
 //!
 //! Pipes and buffers are held only while bytes are in them, so an idle tunnel holds neither, and one
@@ -15,6 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::deadline::{Deadline, Phase};
+use super::pass;
 use super::rt;
 use super::splice::{self, Stop};
 use super::stream::{Closure, ReadHalf, Received, SendPath, Stream, Transport, WriteHalf};
@@ -164,7 +166,11 @@ impl Direction<'_> {
                     Spliced::LookNext | Spliced::NoPipe => {}
                 }
             }
-            match self.copy_round().await? {
+            let closure = match pass::is_possible(&self.read.transport, &self.write.transport) {
+                true => self.pass_round().await?,
+                false => self.copy_round().await?,
+            };
+            match closure {
                 Some(Closure::Orderly) => {
                     let finished = self.write.finish().await;
                     finished.map_err(|cause| self.writing_failed(cause))?;
@@ -213,6 +219,31 @@ impl Direction<'_> {
             Stop::Look => Ok(Spliced::LookNext),
             Stop::Failed(cause) => Err(self.reading_failed(cause)),
         }
+    }
+
+    /// Receives what is there to where it is sealed, and sends it; gives how the reading side ended, if
+    /// it did.
+    async fn pass_round(&mut self) -> Result<Option<Closure>, Error> {
+        let (from, to) = (&self.read.transport, &self.write.transport);
+        to.continue_offload_sending();
+        let settled = to.settle().await;
+        settled.map_err(|cause| self.writing_failed(cause))?;
+        if !pass::is_possible(from, to) {
+            return Ok(None);
+        }
+        let passed = pass::step(from, to, &mut Vec::new(), u64::MAX);
+        let passed = passed.map_err(|cause| self.reading_failed(cause))?;
+        if let Some(Received::Data(bytes)) = passed.received {
+            self.moved(bytes);
+        }
+        let to = &self.write.transport;
+        let sent = async { to.after(passed.sent?).await }.await;
+        sent.map_err(|cause| self.writing_failed(cause))?;
+        self.note_activity();
+        Ok(match passed.received {
+            Some(Received::Closed(closure)) => Some(closure),
+            Some(Received::Data(_) | Received::Expired(_)) | None => None,
+        })
     }
 
     /// Receives what is there and sends it; gives how the reading side ended, if it did.

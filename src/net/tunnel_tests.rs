@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -5,8 +6,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::net::deadline::Deadlines;
-use crate::net::file_threads::FileThreads;
-use crate::net::stream::testing::{Peer, Setup, connected, drivers, pattern, stream_over};
+use crate::net::stream::testing::{Peer, Setup, between_two, pattern};
 
 const LONG: TunnelTimes = TunnelTimes {
     idle: Duration::from_secs(3600),
@@ -23,36 +23,20 @@ fn carried(
     turns: bool,
     peers: impl Fn(Peer, Peer) + Sync,
 ) -> Vec<Result<TunnelEnd, Error>> {
-    let mut ends = Vec::new();
-    for driver in drivers() {
-        let file_threads = FileThreads::start().unwrap();
-        let (client_ours, client_theirs) = connected(false);
-        let (upstream_ours, upstream_theirs) = connected(false);
-        std::thread::scope(|scope| {
-            let peers = &peers;
-            scope.spawn(move || {
-                let client = Peer::new(client_theirs, None, client.suite);
-                peers(client, Peer::new(upstream_theirs, None, upstream.suite));
-            });
-            let carrying = async {
-                let deadlines = Deadlines::new();
-                let clock = deadlines.register();
-                let client = stream_over(client_ours, client, &deadlines, &file_threads);
-                let upstream = stream_over(upstream_ours, upstream, &deadlines, &file_threads);
-                if turns {
-                    rt::spawn(pass_time(deadlines.clone()));
-                }
-                let end = carry(client, upstream, FIRST, times, &clock).await;
-                // A ring closes a descriptor by an operation of its own, which must be submitted.
-                for _ in 0..8 {
-                    rt::yield_turn().await;
-                }
-                end
-            };
-            ends.push(rt::block_on(driver, carrying).unwrap());
-        });
-    }
-    ends
+    let ends = RefCell::new(Vec::new());
+    between_two(
+        (client, upstream),
+        async |client, upstream, deadlines| {
+            let clock = deadlines.register();
+            if turns {
+                rt::spawn(pass_time(deadlines.clone()));
+            }
+            let end = carry(client, upstream, FIRST, times, &clock).await;
+            ends.borrow_mut().push(end);
+        },
+        peers,
+    );
+    ends.into_inner()
 }
 
 /// A minute a turn, and no turn more than a test needs.

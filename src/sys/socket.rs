@@ -9,7 +9,7 @@
     reason = "receiving into spare capacity, and the control messages of kernel TLS"
 )]
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{offset_of, size_of};
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
@@ -68,6 +68,33 @@ pub fn receive_spare(
     // and the kernel has initialised the first `received` bytes behind the old length.
     unsafe { into.set_len(length) };
     Ok(received)
+}
+
+/// As [`receive`], scattering over several buffers, each filled before the next; those past the
+/// kernel's `UIO_MAXIOV` (1024) stay empty.
+///
+/// # Errors
+///
+/// As [`receive`]; `InvalidInput` when there is no room in `into`.
+pub fn receive_vectored(socket: BorrowedFd<'_>, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    refuse_empty(into.iter().map(|part| part.len()).sum())?;
+    let mut message = libc::msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: into.as_mut_ptr().cast(),
+        msg_iovlen: into.len().min(PARTS_MAX),
+        msg_control: std::ptr::null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    };
+    retry(|| {
+        // SAFETY: `IoSliceMut` has the layout of iovec (std's promise on Unix), so the header names
+        // `msg_iovlen` exclusively borrowed buffers with their lengths, which outlive the call, and
+        // no address or control buffer; recvmsg writes to the buffers and the header, and keeps nothing.
+        let received =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+        length_or_error(received)
+    })
 }
 
 /// Receives from a kernel-TLS socket with the content type of what arrived. Bytes of two types never
@@ -408,6 +435,7 @@ mod tests {
         assert_would_block(receive(near, &mut buffer));
         assert_would_block(receive_spare(near, &mut spare, 8));
         assert_would_block(receive_record(near, &mut buffer));
+        assert_would_block(receive_vectored(near, &mut [IoSliceMut::new(&mut buffer)]));
     }
 
     #[test]
@@ -421,11 +449,29 @@ mod tests {
         for outcome in [
             receive(near, &mut []).map(drop),
             receive_record(near, &mut []).map(drop),
+            receive_vectored(near, &mut []).map(drop),
+            receive_vectored(near, &mut [IoSliceMut::new(&mut [])]).map(drop),
             receive_spare(near, &mut full, 1).map(drop),
             receive_spare(near, &mut Vec::with_capacity(4), 0).map(drop),
         ] {
             assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
+    }
+
+    #[test]
+    fn several_buffers_are_filled_one_after_the_other() {
+        let mut pair = TcpPair::connected();
+        pair.far.write_all(b"hello").unwrap();
+        wait_readable(pair.near.as_fd());
+        let near = pair.near.as_fd();
+        let (mut first, mut second, mut third) = ([0; 2], [0; 0], [0; 8]);
+        let mut places = [&mut first[..], &mut second, &mut third].map(IoSliceMut::new);
+        assert_eq!(receive_vectored(near, &mut places).unwrap(), 5);
+        assert_eq!((&first, &third), (b"he", b"llo\0\0\0\0\0"));
+        drop(pair.far);
+        wait_readable(near);
+        let mut places = [IoSliceMut::new(&mut first)];
+        assert_eq!(receive_vectored(near, &mut places).unwrap(), 0);
     }
 
     #[test]

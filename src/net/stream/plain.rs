@@ -1,6 +1,6 @@
 //! Steps of a stream without TLS.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
 
 use bytes::BytesMut;
@@ -23,6 +23,22 @@ pub(super) fn send(socket: BorrowedFd<'_>, parts: &mut Parts<'_>) -> Result<Step
             Ok(Step::Moved(sent))
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Step::Blocked),
+        Err(error) => Err(Cause::Io(error)),
+    }
+}
+
+/// Receives what is there into `places`, one after the other.
+pub(super) fn receive_into(
+    socket: BorrowedFd<'_>,
+    places: &mut [IoSliceMut<'_>],
+) -> Result<Took, Cause> {
+    match sys::socket::receive_vectored(socket, places) {
+        Ok(0) => Ok(Took::End),
+        Ok(data) => Ok(Took::Bytes {
+            data,
+            filled: data == places.iter().map(|place| place.len()).sum::<usize>(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Took::Nothing),
         Err(error) => Err(Cause::Io(error)),
     }
 }

@@ -1,6 +1,6 @@
 //! The receiving direction: its path and single steps that never wait.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 
 use bytes::BytesMut;
 
@@ -124,6 +124,30 @@ impl Transport {
         &self,
         into: &mut BytesMut,
     ) -> Result<Option<Received>, Cause> {
+        self.receive_step_by(|path| match path {
+            ReceivePath::Plain => plain::receive(self.socket.descriptor(), into),
+            ReceivePath::UserTls(user) => user.receive(self, into),
+            ReceivePath::KernelTls(kernel) => kernel.receive(self, into),
+        })
+    }
+
+    /// As [`Transport::receive_step`] of a connection without TLS, into `places`, one after the other.
+    pub(in crate::net) fn receive_step_into(
+        &self,
+        places: &mut [IoSliceMut<'_>],
+    ) -> Result<Option<Received>, Cause> {
+        self.receive_step_by(|path| match path {
+            ReceivePath::Plain => plain::receive_into(self.socket.descriptor(), places),
+            ReceivePath::UserTls(_) | ReceivePath::KernelTls(_) => {
+                Err(Cause::Internal("a receive past the record layer"))
+            }
+        })
+    }
+
+    fn receive_step_by(
+        &self,
+        receive: impl FnOnce(&mut ReceivePath) -> Result<Took, Cause>,
+    ) -> Result<Option<Received>, Cause> {
         let mut receiving = self.receiving.borrow_mut();
         if let Some(closure) = receiving.closed {
             return Ok(Some(Received::Closed(closure)));
@@ -134,11 +158,7 @@ impl Transport {
         if receiving.must_wait() {
             return Ok(None);
         }
-        let took = match &mut receiving.path {
-            ReceivePath::Plain => plain::receive(self.socket.descriptor(), into),
-            ReceivePath::UserTls(user) => user.receive(self, into),
-            ReceivePath::KernelTls(kernel) => kernel.receive(self, into),
-        };
+        let took = receive(&mut receiving.path);
         receiving.has_failed = took.is_err();
         let took = took?;
         let is_sure = !std::mem::take(&mut receiving.is_unsure);

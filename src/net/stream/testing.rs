@@ -361,6 +361,38 @@ pub(in crate::net) fn on_each_driver(
     }
 }
 
+/// As [`on_each_driver`], between two connections: `server` has our sides of both, and `peers` plays their
+/// far ends.
+pub(in crate::net) fn between_two(
+    (client, upstream): (&Setup, &Setup),
+    server: impl AsyncFn(Stream, Stream, Deadlines),
+    peers: impl Fn(Peer, Peer) + Sync,
+) {
+    for driver in drivers() {
+        let file_threads = FileThreads::start().unwrap();
+        let (client_ours, client_theirs) = connected(client.small_buffers);
+        let (upstream_ours, upstream_theirs) = connected(upstream.small_buffers);
+        std::thread::scope(|scope| {
+            let peers = &peers;
+            scope.spawn(move || {
+                let client = Peer::new(client_theirs, None, client.suite);
+                peers(client, Peer::new(upstream_theirs, None, upstream.suite));
+            });
+            rt::block_on(driver, async {
+                let deadlines = Deadlines::new();
+                let client = stream_over(client_ours, client, &deadlines, &file_threads);
+                let upstream = stream_over(upstream_ours, upstream, &deadlines, &file_threads);
+                server(client, upstream, deadlines).await;
+                // A ring closes a descriptor by an operation of its own, which must be submitted.
+                for _ in 0..8 {
+                    rt::yield_turn().await;
+                }
+            })
+            .unwrap();
+        });
+    }
+}
+
 /// epoll, and io_uring as a worker uses it. A machine that forbids io_uring cannot run these tests.
 pub(in crate::net) fn drivers() -> [Driver; 2] {
     match ring() {

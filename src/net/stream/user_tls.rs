@@ -80,14 +80,23 @@ impl<'a> RecordWriter<'a> {
         Ok(count)
     }
 
-    /// The payload places of the next records, each as long as a record may be, `bytes` in all and
-    /// no more than there is room for. To be sealed with [`RecordWriter::seal_front`].
-    pub(crate) fn payload_places(&mut self, bytes: usize) -> Vec<io::IoSliceMut<'_>> {
-        let slices = self.payload_slices(bytes);
-        slices.into_iter().map(io::IoSliceMut::new).collect()
+    /// The payload places of the next records with `head` copied to their front, and the places of up to
+    /// `bytes` behind it as they are; `head` must be shorter than a record may be. To be sealed with
+    /// [`RecordWriter::seal_front`].
+    pub(crate) fn places_behind(&mut self, head: &[u8], bytes: usize) -> Vec<io::IoSliceMut<'_>> {
+        let slices = self.payload_slices(head.len().saturating_add(bytes));
+        let mut places: Vec<_> = slices.into_iter().map(io::IoSliceMut::new).collect();
+        if let Some(first) = places.first_mut() {
+            if let Some(place) = first.get_mut(..head.len()) {
+                place.copy_from_slice(head);
+            }
+            first.advance(head.len());
+        }
+        places
     }
 
-    /// As [`RecordWriter::payload_places`], for those who cut them further.
+    /// The payload places of the next records, each as long as a record may be, `bytes` in all and
+    /// no more than there is room for. To be sealed with [`RecordWriter::seal_front`].
     pub(crate) fn payload_slices(&mut self, bytes: usize) -> Vec<&mut [u8]> {
         let mut left = bytes.min(self.plaintext_room());
         let (prefix, suffix) = (self.sealer.prefix_bytes(), self.sealer.suffix_bytes());
