@@ -327,9 +327,15 @@ pub struct Hsts {
 pub struct Offload {
     /// The policy.
     pub policy: OffloadPolicy,
-    /// Under [`OffloadPolicy::Auto`]: a file body of at least so many bytes moves its connection's
-    /// sending side into the kernel.
+    /// Under [`OffloadPolicy::Auto`]: a file of at least so many bytes that is sent over HTTP/1.1 moves its
+    /// connection's sending side into the kernel.
     pub file_bytes_min: u64,
+    /// Under [`OffloadPolicy::Auto`]: a body of at least so many bytes that is sent over HTTP/2 does the
+    /// same.
+    pub http2_bytes_min: u64,
+    /// Under [`OffloadPolicy::Auto`]: a server's answer of at least so many bytes that is passed on over
+    /// HTTP/1.1 does the same, and moves the receiving side of the connection that it comes over.
+    pub answer_bytes_min: u64,
     /// Under [`OffloadPolicy::Auto`]: a body that is bulk (of more than
     /// [`CACHED_CONTENT_BYTES_MAX`](crate::limits::CACHED_CONTENT_BYTES_MAX) bytes) moves its
     /// connection's sending side into the kernel when it begins, if it and the bytes sent before it
@@ -569,15 +575,19 @@ impl Default for TlsPolicy {
     }
 }
 
+/// More than any connection sends.
+const MORE_BYTES_THAN_ANY: u64 = 1 << 50;
+
 impl Default for Offload {
     fn default() -> Self {
         Self {
             policy: OffloadPolicy::Auto,
+            // .github/CONTRIBUTING.md has the counts that these follow from.
             file_bytes_min: 256 * 1024,
-            // No connection sends so much. Below `file_bytes_min` a body costs less in user space however
-            // much went before it (.github/CONTRIBUTING.md has the counts).
-            sent_bytes_min: 1 << 50,
-            tunnel_bytes_min: 256 * 1024,
+            http2_bytes_min: MORE_BYTES_THAN_ANY,
+            answer_bytes_min: MORE_BYTES_THAN_ANY,
+            sent_bytes_min: MORE_BYTES_THAN_ANY,
+            tunnel_bytes_min: MORE_BYTES_THAN_ANY,
         }
     }
 }

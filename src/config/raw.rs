@@ -246,6 +246,8 @@ pub(super) struct RawHealth {
 pub(super) struct RawOffload {
     pub(super) policy: Value<String>,
     pub(super) file_bytes_min: Value<i64>,
+    pub(super) http2_bytes_min: Value<i64>,
+    pub(super) answer_bytes_min: Value<i64>,
     pub(super) sent_bytes_min: Value<i64>,
     pub(super) tunnel_bytes_min: Value<i64>,
 }

@@ -43,7 +43,8 @@ impl WriteHalf {
         let transport = self.transport.clone();
         transport.continue_offload_sending();
         if let Some(body_bytes) = gather.begun_body() {
-            transport.offload_for_body(body_bytes).await?;
+            let bytes_min = transport.context.offload.http2_bytes_min;
+            transport.offload_for_body(body_bytes, bytes_min).await?;
         }
         let mut progress = Progress {
             left: gather.len(),

@@ -50,9 +50,13 @@ impl OffloadState {
 
 impl Transport {
     /// Moves the sending direction to the kernel if a body of `body_bytes`, which begins now, makes that
-    /// pay and it can be done.
-    pub(super) async fn offload_for_body(&self, body_bytes: u64) -> Result<(), Cause> {
-        if self.pays_for_body(body_bytes) {
+    /// pay and it can be done. `bytes_min`: the bound of [`crate::config::Offload`] for bodies of its kind.
+    pub(super) async fn offload_for_body(
+        &self,
+        body_bytes: u64,
+        bytes_min: u64,
+    ) -> Result<(), Cause> {
+        if self.pays_for_body(body_bytes, bytes_min) {
             // The kernel can begin only behind what is sealed here.
             self.sending.borrow_mut().hold_nothing_back();
             self.settle().await?;
@@ -64,13 +68,13 @@ impl Transport {
     /// Whether a body of `body_bytes` makes it pay to move the sending direction to the kernel; see
     /// [`crate::config::Offload`]. Asked when bulk begins, and only then: small responses are what user
     /// space does better.
-    fn pays_for_body(&self, body_bytes: u64) -> bool {
+    fn pays_for_body(&self, body_bytes: u64, bytes_min: u64) -> bool {
         let offload = &self.context.offload;
         let sending = self.sending.borrow();
         offload.policy == OffloadPolicy::Auto
             && !self.offload_state.get().refuses_sending
             && matches!(sending.path, SendPath::UserTls(_))
-            && (body_bytes >= offload.file_bytes_min
+            && (body_bytes >= bytes_min
                 || sending.sent_bytes.saturating_add(body_bytes) >= offload.sent_bytes_min)
             && (self.context.kernel.rekey || has_records_for(&sending, body_bytes))
     }

@@ -94,16 +94,15 @@ impl WriteHalf {
     /// Moves both ends to the kernel as far as that pays for `bytes`; gives how they can be joined then.
     async fn prepare_relay(&mut self, from: &ReadHalf, bytes: u64) -> Result<Option<Way>, Cause> {
         let (source, to) = (&from.transport, &self.transport);
-        to.offload_for_body(bytes).await?;
+        let offload = &to.context.offload;
+        to.offload_for_body(bytes, offload.answer_bytes_min).await?;
         if pass::is_possible(source, to) {
             return Ok(Some(Way::Seal));
         }
         if matches!(to.sending.borrow().path, SendPath::UserTls(_)) {
             return Ok(None);
         }
-        if source.context.offload.policy == OffloadPolicy::Auto
-            && bytes >= source.context.offload.file_bytes_min
-        {
+        if offload.policy == OffloadPolicy::Auto && bytes >= offload.answer_bytes_min {
             source.offload_receiving();
         }
         Ok(splice::is_possible(source, to).then_some(Way::Splice))

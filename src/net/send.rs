@@ -34,7 +34,8 @@ impl WriteHalf {
     /// Bytes that were promised are missing then, so the connection must be closed.
     pub async fn send_file(&mut self, head: &[u8], range: &FileRange) -> Result<(), Cause> {
         let transport = self.transport.clone();
-        transport.offload_for_body(range.length).await?;
+        let bytes_min = transport.context.offload.file_bytes_min;
+        transport.offload_for_body(range.length, bytes_min).await?;
         let mut cursor = Cursor {
             head,
             file: &range.file,

@@ -171,6 +171,8 @@ impl Accepting {
             offload: Offload {
                 policy: OffloadPolicy::Never,
                 file_bytes_min: u64::MAX,
+                http2_bytes_min: u64::MAX,
+                answer_bytes_min: u64::MAX,
                 sent_bytes_min: u64::MAX,
                 tunnel_bytes_min: 0,
             },

@@ -235,6 +235,8 @@ impl Means {
             offload: Offload {
                 policy: OffloadPolicy::Auto,
                 file_bytes_min: u64::MAX,
+                http2_bytes_min: u64::MAX,
+                answer_bytes_min: u64::MAX,
                 sent_bytes_min: u64::MAX,
                 tunnel_bytes_min: u64::MAX,
             },

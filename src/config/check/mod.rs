@@ -129,6 +129,18 @@ impl Checker<'_> {
                 bytes,
                 default.file_bytes_min,
             ),
+            http2_bytes_min: self.number_or(
+                "http2_bytes_min",
+                raw.http2_bytes_min,
+                bytes,
+                default.http2_bytes_min,
+            ),
+            answer_bytes_min: self.number_or(
+                "answer_bytes_min",
+                raw.answer_bytes_min,
+                bytes,
+                default.answer_bytes_min,
+            ),
             sent_bytes_min: self.number_or(
                 "sent_bytes_min",
                 raw.sent_bytes_min,

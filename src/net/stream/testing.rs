@@ -458,6 +458,8 @@ pub(in crate::net) fn context(setup: &Setup, file_threads: &FileThreads) -> Stre
         offload: Offload {
             policy: setup.policy,
             file_bytes_min: AUTO_FILE_BYTES_MIN,
+            http2_bytes_min: AUTO_FILE_BYTES_MIN,
+            answer_bytes_min: AUTO_FILE_BYTES_MIN,
             sent_bytes_min: setup.sent_bytes_min,
             tunnel_bytes_min: 0,
         },

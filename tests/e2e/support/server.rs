@@ -101,7 +101,13 @@ impl Setup {
             forbids_io_uring: std::env::var_os(FORBID_IO_URING).is_some(),
             parent: std::env::temp_dir(),
         };
-        setup.table("offload", &format!("policy = \"{}\"", policy.name()))
+        // What is bulk moves to the kernel under `auto`, however it is sent: each move has to be right.
+        let setup = setup.table("offload", &format!("policy = \"{}\"", policy.name()));
+        ["http2_bytes_min", "answer_bytes_min", "tunnel_bytes_min"]
+            .iter()
+            .fold(setup, |setup, key| {
+                setup.table("offload", &format!("{key} = 262144"))
+            })
     }
 
     /// One worker, and a site for "localhost" whose requests all go on to the upstream "app".
@@ -121,7 +127,10 @@ impl Setup {
 
     /// Adds a line to a table of the configuration.
     pub(crate) fn table(mut self, table: &'static str, line: &str) -> Self {
-        self.tables.entry(table).or_default().push(line.to_owned());
+        let key = |line: &str| line.split('=').next().map(str::to_owned);
+        let lines = self.tables.entry(table).or_default();
+        lines.retain(|earlier| key(earlier) != key(line));
+        lines.push(line.to_owned());
         self
     }
 
