@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "receiving into spare capacity, and the control messages of kernel TLS"
+    reason = "receiving into several buffers, and the control messages of kernel TLS"
 )]
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -44,30 +44,6 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
         };
         length_or_error(received)
     })
-}
-
-/// As [`receive`], appending to `into` without growing it: at most `bytes_max` bytes and at most its
-/// spare capacity. Nothing is zeroed first.
-///
-/// # Errors
-///
-/// As [`receive`]; `InvalidInput` when there is no spare capacity or `bytes_max` is 0.
-pub fn receive_spare(
-    socket: BorrowedFd<'_>,
-    into: &mut Vec<u8>,
-    bytes_max: usize,
-) -> io::Result<usize> {
-    let spare = into.spare_capacity_mut();
-    let length = spare.len().min(bytes_max);
-    refuse_empty(length)?;
-    let spare = spare.get_mut(..length).unwrap_or_default();
-    let socket = SockRef::from(&socket);
-    let received = retry(|| socket.recv_with_flags(spare, libc::MSG_DONTWAIT))?;
-    let length = into.len() + received;
-    // SAFETY: `received` is at most the length of the spare slice, so `length` is within capacity,
-    // and the kernel has initialised the first `received` bytes behind the old length.
-    unsafe { into.set_len(length) };
-    Ok(received)
 }
 
 /// As [`receive`], scattering over several buffers, each filled before the next; those past the
@@ -430,10 +406,8 @@ mod tests {
     fn nothing_to_receive_would_block() {
         let pair = TcpPair::connected();
         let mut buffer = [0; 8];
-        let mut spare = Vec::with_capacity(8);
         let near = pair.near.as_fd();
         assert_would_block(receive(near, &mut buffer));
-        assert_would_block(receive_spare(near, &mut spare, 8));
         assert_would_block(receive_record(near, &mut buffer));
         assert_would_block(receive_vectored(near, &mut [IoSliceMut::new(&mut buffer)]));
     }
@@ -444,15 +418,11 @@ mod tests {
         pair.far.write_all(b"x").unwrap();
         wait_readable(pair.near.as_fd());
         let near = pair.near.as_fd();
-        let mut full = vec![0; 4];
-        full.shrink_to_fit();
         for outcome in [
             receive(near, &mut []).map(drop),
             receive_record(near, &mut []).map(drop),
             receive_vectored(near, &mut []).map(drop),
             receive_vectored(near, &mut [IoSliceMut::new(&mut [])]).map(drop),
-            receive_spare(near, &mut full, 1).map(drop),
-            receive_spare(near, &mut Vec::with_capacity(4), 0).map(drop),
         ] {
             assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
@@ -489,16 +459,11 @@ mod tests {
         );
         assert_eq!(buffer[0], b'l');
         drop(pair.far);
-        let mut appended = b"kept ".to_vec();
-        appended.reserve(8);
-        assert_eq!(receive_spare(near, &mut appended, 1).unwrap(), 1);
-        assert_eq!(receive_spare(near, &mut appended, 100).unwrap(), 1);
-        assert_eq!(appended, b"kept lo");
+        assert_eq!(receive(near, &mut buffer).unwrap(), 2);
+        assert_eq!(&buffer, b"lo");
         wait_readable(near);
         assert_eq!(receive(near, &mut buffer).unwrap(), 0);
-        assert_eq!(receive_spare(near, &mut appended, 1).unwrap(), 0);
         assert_eq!(receive_record(near, &mut buffer).unwrap(), None);
-        assert_eq!(appended, b"kept lo");
     }
 
     #[test]
