@@ -27,8 +27,8 @@ pub(crate) struct KernelSend {
     /// kernel enforces no limit of its own.
     records_left: u64,
     records_max: u64,
-    /// Bytes were sent with MSG_MORE: the kernel keeps a record open for what follows.
-    has_open_record: bool,
+    /// Bytes of the record that the kernel keeps open for what follows (MSG_MORE); 0: there is none.
+    open_record_bytes: usize,
     wire: Wire,
 }
 
@@ -93,7 +93,7 @@ impl KernelSend {
         Self {
             records_left,
             records_max,
-            has_open_record: false,
+            open_record_bytes: 0,
             wire: Wire::new(socket, keys),
         }
     }
@@ -115,7 +115,7 @@ impl KernelSend {
         payload: &[u8],
     ) -> Result<Step, Cause> {
         let sent = sys::socket::send_record(socket, content_type.into(), payload);
-        self.has_open_record = false;
+        self.open_record_bytes = 0;
         self.count_sent(sent)
     }
 
@@ -124,7 +124,7 @@ impl KernelSend {
     }
 
     pub(crate) fn has_open_record(&self) -> bool {
-        self.has_open_record
+        self.open_record_bytes > 0
     }
 
     /// Sends the next slices of `parts`.
@@ -140,7 +140,7 @@ impl KernelSend {
         let step = self.count_sent(sent)?;
         if let Step::Moved(sent) = step {
             parts.advance(sent);
-            self.has_open_record = false;
+            self.open_record_bytes = 0;
         }
         Ok(step)
     }
@@ -154,7 +154,7 @@ impl KernelSend {
         debug_assert!(vector.bytes() <= KERNEL_STEP_BYTES_MAX);
         let step = self.count_sent(vector.send(socket))?;
         if matches!(step, Step::Moved(_)) {
-            self.has_open_record = false;
+            self.open_record_bytes = 0;
         }
         Ok(step)
     }
@@ -162,13 +162,14 @@ impl KernelSend {
     /// Sends bytes that the kernel shall join with what follows in one record.
     pub(crate) fn send_more(&mut self, socket: BorrowedFd<'_>, data: &[u8]) -> Result<Step, Cause> {
         let step = self.count_sent(sys::socket::send(socket, data, true))?;
-        if matches!(step, Step::Moved(_)) {
-            self.has_open_record = true;
+        if let Step::Moved(sent) = step {
+            self.open_record_bytes = (self.open_record_bytes + sent) % RECORD_PLAINTEXT_BYTES_MAX;
         }
         Ok(step)
     }
 
-    /// Sends a part of a file. `Step::Moved(0)` says that the file ends before `offset`.
+    /// Sends a part of a file. `Step::Moved(0)` says that the file ends before `offset`. What does not
+    /// fit into an open record leaves that at the end of a page, so that those behind are of whole pages.
     pub(crate) fn send_file(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -176,10 +177,13 @@ impl KernelSend {
         offset: u64,
         length: usize,
     ) -> Result<Step, Cause> {
-        let length = length.min(KERNEL_STEP_BYTES_MAX);
+        let length = match self.open_record_bytes {
+            0 => length.min(KERNEL_STEP_BYTES_MAX),
+            open => bytes_behind(open, offset, length),
+        };
         let step = self.count_sent(sys::socket::send_file(socket, file, offset, length))?;
         if matches!(step, Step::Moved(1..)) {
-            self.has_open_record = false;
+            self.open_record_bytes = 0;
         }
         Ok(step)
     }
@@ -194,7 +198,7 @@ impl KernelSend {
         let length = length.min(KERNEL_STEP_BYTES_MAX);
         let step = self.count_sent(sys::pipe::splice(pipe, socket, length))?;
         if matches!(step, Step::Moved(1..)) {
-            self.has_open_record = false;
+            self.open_record_bytes = 0;
         }
         Ok(step)
     }
@@ -237,6 +241,19 @@ impl KernelSend {
             Aead::Chacha20Poly1305 => u64::MAX,
         }
     }
+}
+
+/// The bytes of a file from `offset`, at most `length`, that go into a record behind `open` others: all, or
+/// as many as end with a page. Each page that a record has a part of costs the kernel a fragment, and with
+/// the records of a large file lying across them that was a page more in each.
+fn bytes_behind(open: usize, offset: u64, length: usize) -> usize {
+    let room = RECORD_PLAINTEXT_BYTES_MAX.saturating_sub(open);
+    if length <= room {
+        return length;
+    }
+    let into_page = offset.saturating_add(room as u64) % PAGE_BYTES;
+    let whole = usize::try_from(into_page).map_or(0, |bytes| room.saturating_sub(bytes));
+    if whole == 0 { room } else { whole }
 }
 
 /// The receiving side of a connection that the kernel decrypts.
@@ -361,5 +378,35 @@ const LOOKS_MAX: usize = 8;
 /// make.
 const KERNEL_STEP_BYTES_MAX: usize = 256 * 1024;
 
+/// The smallest page of the kernel: a multiple of it is as good a boundary.
+const PAGE_BYTES: u64 = 4096;
+
 const _: () =
     assert!((KERNEL_STEP_BYTES_MAX / RECORD_PLAINTEXT_BYTES_MAX) as u64 + 1 < RECORDS_PER_STEP_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_record_takes_all_or_ends_with_a_page() {
+        let full = RECORD_PLAINTEXT_BYTES_MAX;
+        for (open, offset, length, expected) in [
+            (300, 0, 1000, 1000),
+            (300, 0, full - 300, full - 300),
+            (300, 0, full, 12_288),
+            (300, 0, 1 << 20, 12_288),
+            // A range that begins within a page gets to the end of one.
+            (300, 1000, 1 << 20, 15_384),
+            (1, 4095, 1 << 20, 12_289),
+            // Nearly full: no page ends within the room.
+            (full - 10, 0, 1 << 20, 10),
+            (full - 10, 4000, 1 << 20, 10),
+            (full - 10, 4090, 1 << 20, 6),
+        ] {
+            let bytes = bytes_behind(open, offset, length);
+            assert_eq!(bytes, expected, "{open} {offset} {length}");
+            assert!(bytes > 0 && bytes <= length && open + bytes <= full.max(open + length));
+        }
+    }
+}
