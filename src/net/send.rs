@@ -20,7 +20,7 @@ use super::rt;
 use super::stream::{KernelSend, Parts, RecordWriter, SendPath, Step, Transport, WriteHalf};
 use crate::buf;
 use crate::error::Cause;
-use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
+use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES, TURN_BYTES_MAX};
 use crate::message::FileRange;
 use crate::metrics::{self, Counter};
 use crate::sys;
@@ -315,7 +315,7 @@ pub(super) const HEAD_BYTES_MAX: usize = RECORD_PLAINTEXT_BYTES_MAX / 2;
 pub(super) const COLD_CHUNK_BYTES: usize = SEND_CHUNK_BYTES;
 
 /// Bytes whose residency is asked for, and sent, at once.
-const RESIDENT_CHUNK_BYTES: u64 = 256 * 1024;
+const RESIDENT_CHUNK_BYTES: u64 = TURN_BYTES_MAX as u64;
 
 /// How long a response in progress waits when the file threads are overloaded.
 const COLD_RETRY: Duration = Duration::from_millis(10);

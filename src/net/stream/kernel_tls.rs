@@ -12,7 +12,9 @@ use super::receiving::{Took, would_block};
 use super::sending::Step;
 use crate::buf;
 use crate::error::Cause;
-use crate::limits::{AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX};
+use crate::limits::{
+    AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX, TURN_BYTES_MAX,
+};
 use crate::record::{
     Aead, AlertDescription, ContentType, Event, PostHandshake, ProtocolError, TrafficKeys,
 };
@@ -178,7 +180,7 @@ impl KernelSend {
         length: usize,
     ) -> Result<Step, Cause> {
         let length = match self.open_record_bytes {
-            0 => length.min(KERNEL_STEP_BYTES_MAX),
+            0 => length.min(self.file_step_bytes_max()),
             open => bytes_behind(open, offset, length),
         };
         let step = self.count_sent(sys::socket::send_file(socket, file, offset, length))?;
@@ -186,6 +188,14 @@ impl KernelSend {
             self.open_record_bytes = 0;
         }
         Ok(step)
+    }
+
+    /// A file may take a whole turn with one call, for as long as the key is good for many times as much.
+    fn file_step_bytes_max(&self) -> usize {
+        match self.records_left > 4 * (TURN_BYTES_MAX / RECORD_PLAINTEXT_BYTES_MAX) as u64 {
+            true => TURN_BYTES_MAX,
+            false => KERNEL_STEP_BYTES_MAX,
+        }
     }
 
     /// Sends up to `length` bytes that are in a pipe.
@@ -381,6 +391,8 @@ const KERNEL_STEP_BYTES_MAX: usize = 256 * 1024;
 /// The smallest page of the kernel: a multiple of it is as good a boundary.
 const PAGE_BYTES: u64 = 4096;
 
+const _: () =
+    assert!(2 * (TURN_BYTES_MAX / RECORD_PLAINTEXT_BYTES_MAX) as u64 > RECORDS_PER_STEP_MAX);
 const _: () =
     assert!((KERNEL_STEP_BYTES_MAX / RECORD_PLAINTEXT_BYTES_MAX) as u64 + 1 < RECORDS_PER_STEP_MAX);
 
