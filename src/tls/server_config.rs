@@ -12,6 +12,7 @@ use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 
 use super::client_auth::ClientAuthorities;
 use super::client_config::ClientTls;
+use super::key_derivation::extracting_once;
 use crate::config::{Config, Group, Service, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 use crate::proto::host_names::HostNames;
 
@@ -226,7 +227,7 @@ pub(super) fn provider(policy: &TlsPolicy) -> CryptoProvider {
         .suites
         .iter()
         .flat_map(|&suite| suites_of(suite))
-        .copied()
+        .map(|&suite| extracting_once(suite))
         .collect();
     provider.kx_groups = policy.groups.iter().map(|&group| group_of(group)).collect();
     provider
