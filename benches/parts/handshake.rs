@@ -34,38 +34,33 @@ use rustls::{
 use crate::meter::Meter;
 use crate::part::{CONFIGURATION, Part};
 
+/// Full and resumed for each key and version, and with the hybrid group that browsers offer.
 pub(crate) fn parts() -> Vec<Part> {
-    let tls13 = &version::TLS13;
-    let tls12 = &version::TLS12;
-    let full = [
-        ("p256/tls13/x25519", Key::P256, tls13, X25519),
-        ("p256/tls13/x25519mlkem768", Key::P256, tls13, MLKEM),
-        ("p256/tls12/x25519", Key::P256, tls12, X25519),
-        ("p384/tls13/x25519", Key::P384, tls13, X25519),
-        ("p384/tls12/x25519", Key::P384, tls12, X25519),
-        ("rsa2048/tls13/x25519", Key::Rsa2048, tls13, X25519),
-        ("rsa2048/tls12/x25519", Key::Rsa2048, tls12, X25519),
-        ("ed25519/tls13/x25519", Key::Ed25519, tls13, X25519),
-        ("ed25519/tls12/x25519", Key::Ed25519, tls12, X25519),
+    let keys = [
+        ("p256", Key::P256),
+        ("p384", Key::P384),
+        ("rsa2048", Key::Rsa2048),
+        ("ed25519", Key::Ed25519),
     ];
-    let resumed = [
-        ("tls13/x25519", tls13, X25519),
-        ("tls13/x25519mlkem768", tls13, MLKEM),
-        ("tls12", tls12, X25519),
-    ];
-    let full = full.into_iter().map(|(name, key, version, group)| {
-        part(
-            format!("handshake/full/{name}"),
-            Ends::new_later(key, version, group, false),
-        )
-    });
-    let resumed = resumed.into_iter().map(|(name, version, group)| {
-        part(
-            format!("handshake/resumed/{name}"),
-            Ends::new_later(Key::P256, version, group, true),
-        )
-    });
-    full.chain(resumed).collect()
+    let tls13 = ("tls13/x25519", &version::TLS13, X25519);
+    let tls12 = ("tls12/x25519", &version::TLS12, X25519);
+    let hybrid = ("tls13/x25519mlkem768", &version::TLS13, MLKEM);
+    let mut parts = Vec::new();
+    for (kind, resumes) in [("full", false), ("resumed", true)] {
+        for (key_name, key) in keys {
+            let hybrid = matches!(key, Key::P256).then_some(hybrid);
+            for (name, version, group) in [Some(tls13), hybrid, Some(tls12)].into_iter().flatten() {
+                // A resumed session of TLS 1.2 has no key exchange.
+                let name = match (name, resumes) {
+                    ("tls12/x25519", true) => "tls12",
+                    _ => name,
+                };
+                let ends = Ends::new_later(key, version, group, resumes);
+                parts.push(part(format!("handshake/{kind}/{key_name}/{name}"), ends));
+            }
+        }
+    }
+    parts
 }
 
 fn part(name: String, make: impl Fn() -> Ends + 'static) -> Part {
