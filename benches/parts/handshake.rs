@@ -17,7 +17,7 @@ use portcullis::net::deadline::{Deadlines, Phase};
 use portcullis::net::rt::{self, Driver};
 use portcullis::net::socket::Socket;
 use portcullis::tls::handshake::{self, Handshaken, NoSession};
-use portcullis::tls::server_config::ticketer;
+use portcullis::tls::server_config::{PolicyConfig, ticketer};
 use portcullis::tls::setup;
 use rcgen::{
     CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
@@ -27,8 +27,8 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedCipherSuite,
-    SupportedProtocolVersion, version,
+    ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
+    version,
 };
 
 use crate::meter::Meter;
@@ -97,7 +97,7 @@ pub(crate) fn client_hello() -> Vec<u8> {
 
 /// A server's configuration, read from files as the program reads it, and clients' for it.
 pub(crate) struct Ends {
-    server: Arc<ServerConfig>,
+    server: PolicyConfig,
     client: Arc<ClientConfig>,
     deadlines: Deadlines,
     resumes: bool,
@@ -160,7 +160,7 @@ impl Ends {
         let client = Client::new(theirs, &self.client);
         client.turn();
         let server = {
-            let choose = |_: &_| Some(Arc::clone(&self.server));
+            let choose = |hello: &_| Some(Arc::clone(self.server.for_client(hello)));
             let mut accepting = pin!(handshake::accept(&socket, &deadline, choose));
             poll_fn(|context| {
                 let polled = meter.measure(|| accepting.as_mut().poll(context));
@@ -248,7 +248,7 @@ pub(crate) type Group = &'static dyn SupportedKxGroup;
 const MLKEM: Group = kx_group::X25519MLKEM768;
 pub(crate) const X25519: Group = kx_group::X25519;
 
-fn server(key: Key) -> (Arc<ServerConfig>, CertificateDer<'static>) {
+fn server(key: Key) -> (PolicyConfig, CertificateDer<'static>) {
     let algorithm = match key {
         Key::P256 => &PKCS_ECDSA_P256_SHA256,
         Key::P384 => &PKCS_ECDSA_P384_SHA384,
@@ -268,7 +268,7 @@ fn server(key: Key) -> (Arc<ServerConfig>, CertificateDer<'static>) {
     let prepared = setup::prepare(&loaded, &tickets, SystemTime::now()).unwrap();
     let policy = prepared.tls.policy_for(Some(SERVER_NAME)).unwrap();
     let config = prepared.tls.server_config(policy).unwrap();
-    (Arc::clone(config), certificate.der().clone())
+    (config.clone(), certificate.der().clone())
 }
 
 fn client(
