@@ -17,7 +17,7 @@ use portcullis::net::deadline::{Deadlines, Phase};
 use portcullis::net::rt::{self, Driver};
 use portcullis::net::socket::Socket;
 use portcullis::tls::handshake::{self, Handshaken, NoSession};
-use portcullis::tls::server_config::ticketer;
+use portcullis::tls::server_config::{PolicyConfig, ticketer};
 use portcullis::tls::setup;
 use rcgen::{
     CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
@@ -27,45 +27,40 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedCipherSuite,
-    SupportedProtocolVersion, version,
+    ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
+    version,
 };
 
 use crate::meter::Meter;
 use crate::part::{CONFIGURATION, Part};
 
+/// Full and resumed for each key and version, and with the hybrid group that browsers offer.
 pub(crate) fn parts() -> Vec<Part> {
-    let tls13 = &version::TLS13;
-    let tls12 = &version::TLS12;
-    let full = [
-        ("p256/tls13/x25519", Key::P256, tls13, X25519),
-        ("p256/tls13/x25519mlkem768", Key::P256, tls13, MLKEM),
-        ("p256/tls12/x25519", Key::P256, tls12, X25519),
-        ("p384/tls13/x25519", Key::P384, tls13, X25519),
-        ("p384/tls12/x25519", Key::P384, tls12, X25519),
-        ("rsa2048/tls13/x25519", Key::Rsa2048, tls13, X25519),
-        ("rsa2048/tls12/x25519", Key::Rsa2048, tls12, X25519),
-        ("ed25519/tls13/x25519", Key::Ed25519, tls13, X25519),
-        ("ed25519/tls12/x25519", Key::Ed25519, tls12, X25519),
+    let keys = [
+        ("p256", Key::P256),
+        ("p384", Key::P384),
+        ("rsa2048", Key::Rsa2048),
+        ("ed25519", Key::Ed25519),
     ];
-    let resumed = [
-        ("tls13/x25519", tls13, X25519),
-        ("tls13/x25519mlkem768", tls13, MLKEM),
-        ("tls12", tls12, X25519),
-    ];
-    let full = full.into_iter().map(|(name, key, version, group)| {
-        part(
-            format!("handshake/full/{name}"),
-            Ends::new_later(key, version, group, false),
-        )
-    });
-    let resumed = resumed.into_iter().map(|(name, version, group)| {
-        part(
-            format!("handshake/resumed/{name}"),
-            Ends::new_later(Key::P256, version, group, true),
-        )
-    });
-    full.chain(resumed).collect()
+    let tls13 = ("tls13/x25519", &version::TLS13, X25519);
+    let tls12 = ("tls12/x25519", &version::TLS12, X25519);
+    let hybrid = ("tls13/x25519mlkem768", &version::TLS13, MLKEM);
+    let mut parts = Vec::new();
+    for (kind, resumes) in [("full", false), ("resumed", true)] {
+        for (key_name, key) in keys {
+            let hybrid = matches!(key, Key::P256).then_some(hybrid);
+            for (name, version, group) in [Some(tls13), hybrid, Some(tls12)].into_iter().flatten() {
+                // A resumed session of TLS 1.2 has no key exchange.
+                let name = match (name, resumes) {
+                    ("tls12/x25519", true) => "tls12",
+                    _ => name,
+                };
+                let ends = Ends::new_later(key, version, group, resumes);
+                parts.push(part(format!("handshake/{kind}/{key_name}/{name}"), ends));
+            }
+        }
+    }
+    parts
 }
 
 fn part(name: String, make: impl Fn() -> Ends + 'static) -> Part {
@@ -102,7 +97,7 @@ pub(crate) fn client_hello() -> Vec<u8> {
 
 /// A server's configuration, read from files as the program reads it, and clients' for it.
 pub(crate) struct Ends {
-    server: Arc<ServerConfig>,
+    server: PolicyConfig,
     client: Arc<ClientConfig>,
     deadlines: Deadlines,
     resumes: bool,
@@ -165,7 +160,7 @@ impl Ends {
         let client = Client::new(theirs, &self.client);
         client.turn();
         let server = {
-            let choose = |_: &_| Some(Arc::clone(&self.server));
+            let choose = |hello: &_| Some(Arc::clone(self.server.for_client(hello)));
             let mut accepting = pin!(handshake::accept(&socket, &deadline, choose));
             poll_fn(|context| {
                 let polled = meter.measure(|| accepting.as_mut().poll(context));
@@ -253,7 +248,7 @@ pub(crate) type Group = &'static dyn SupportedKxGroup;
 const MLKEM: Group = kx_group::X25519MLKEM768;
 pub(crate) const X25519: Group = kx_group::X25519;
 
-fn server(key: Key) -> (Arc<ServerConfig>, CertificateDer<'static>) {
+fn server(key: Key) -> (PolicyConfig, CertificateDer<'static>) {
     let algorithm = match key {
         Key::P256 => &PKCS_ECDSA_P256_SHA256,
         Key::P384 => &PKCS_ECDSA_P384_SHA384,
@@ -273,7 +268,7 @@ fn server(key: Key) -> (Arc<ServerConfig>, CertificateDer<'static>) {
     let prepared = setup::prepare(&loaded, &tickets, SystemTime::now()).unwrap();
     let policy = prepared.tls.policy_for(Some(SERVER_NAME)).unwrap();
     let config = prepared.tls.server_config(policy).unwrap();
-    (Arc::clone(config), certificate.der().clone())
+    (config.clone(), certificate.der().clone())
 }
 
 fn client(

@@ -446,7 +446,7 @@ pub struct Http2 {
 pub struct Session {
     /// Issue and accept session tickets (RFC 5077, RFC 8446 4.6.1).
     pub tickets: bool,
-    /// Tickets sent after a full TLS 1.3 handshake.
+    /// Tickets sent after a full TLS 1.3 handshake. A client that offers a session gets at most one.
     pub tickets_per_handshake: usize,
 }
 

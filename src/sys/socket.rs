@@ -259,8 +259,31 @@ pub fn queued_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::try_from(queued).unwrap_or_default())
 }
 
+/// How many segments TCP has sent, with or without data (`tcpi_segs_out`, Linux 4.2).
+///
+/// # Errors
+///
+/// Those of getsockopt(2).
+#[cfg(test)]
+pub(crate) fn segments_sent(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    tcp_info(socket).map(|(info, _)| info.tcpi_segs_out)
+}
+
 /// `tcpi_bytes_acked` of TCP_INFO.
 fn acknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let (info, bytes) = tcp_info(socket)?;
+    let needed = offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
+    if bytes < needed {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    if info.tcpi_state == TCP_CLOSE {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    Ok(info.tcpi_bytes_acked)
+}
+
+/// TCP_INFO, and how many bytes of it the kernel knows; the others are zero.
+fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<(libc::tcp_info, usize)> {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut bytes = libc::socklen_t::try_from(size_of::<libc::tcp_info>())
         .map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -278,17 +301,10 @@ fn acknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let needed = offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
-    if usize::try_from(bytes).unwrap_or_default() < needed {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
     // SAFETY: the structure holds integers only, for which all bytes are valid, and each byte was
     // zeroed or written by the kernel.
     let info = unsafe { info.assume_init() };
-    if info.tcpi_state == TCP_CLOSE {
-        return Err(io::ErrorKind::NotConnected.into());
-    }
-    Ok(info.tcpi_bytes_acked)
+    Ok((info, usize::try_from(bytes).unwrap_or_default()))
 }
 
 /// One control message with room for the content type: what kernel TLS sends and receives.

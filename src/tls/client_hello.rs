@@ -39,6 +39,8 @@ pub struct ClientHello {
     /// Whether it carries an encrypted ClientHello (extension 0xfe0d), real or GREASE; `server_name` may
     /// then be that of the outer one.
     pub has_ech: bool,
+    /// Whether it offers to take up an earlier session of TLS 1.3 (`pre_shared_key`, RFC 8446 4.2.11).
+    pub offers_session: bool,
     /// The versions it offers, in its order: `supported_versions` (RFC 8446 4.2.1), or without that
     /// extension the one in `legacy_version`. May hold GREASE (RFC 8701).
     pub supported_versions: Box<[u16]>,
@@ -224,6 +226,7 @@ fn parse_message(message: &[u8]) -> Result<ClientHello, ProtocolError> {
     let mut hello = ClientHello {
         server_name: None,
         has_ech: false,
+        offers_session: false,
         supported_versions: Box::new([legacy_version]),
         alpn: Box::default(),
     };
@@ -240,12 +243,12 @@ fn parse_message(message: &[u8]) -> Result<ClientHello, ProtocolError> {
 
 /// Looks for the extensions that matter here. Of the others rustls is the judge.
 fn parse_extensions(extensions: &[u8], hello: &mut ClientHello) -> Result<(), ProtocolError> {
-    let mut seen = [false; 4];
+    let mut seen = [false; 5];
     let mut rest = Reader(extensions);
     while !rest.is_empty() {
         let kind = rest.u16().ok_or(MALFORMED)?;
         let content = rest.vector16().ok_or(MALFORMED)?;
-        let [name, alpn, versions, ech] = &mut seen;
+        let [name, alpn, versions, ech, session] = &mut seen;
         let seen = match kind {
             EXTENSION_SERVER_NAME => {
                 hello.server_name = parse_server_name(content)?;
@@ -262,6 +265,10 @@ fn parse_extensions(extensions: &[u8], hello: &mut ClientHello) -> Result<(), Pr
             EXTENSION_ECH => {
                 hello.has_ech = true;
                 ech
+            }
+            EXTENSION_PRE_SHARED_KEY => {
+                hello.offers_session = true;
+                session
             }
             _ => continue,
         };
@@ -442,6 +449,7 @@ const SESSION_ID_BYTES_MAX: usize = 32;
 const NAME_TYPE_HOST: u8 = 0;
 const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ALPN: u16 = 16;
+const EXTENSION_PRE_SHARED_KEY: u16 = 41;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
 const EXTENSION_ECH: u16 = 0xfe0d;
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 
 use super::client_auth::ClientAuthorities;
 use super::client_config::ClientTls;
+use super::client_hello::ClientHello;
+use super::key_derivation::extracting_once;
 use crate::config::{Config, Group, Service, Session, Suite, SuiteOrder, TlsPolicy, TlsVersion};
 use crate::proto::host_names::HostNames;
 
@@ -21,12 +23,41 @@ pub struct TlsSetup {
     names: Arc<HostNames>,
     /// By site: the index of its policy.
     site_policies: Vec<usize>,
-    configs: Vec<Arc<ServerConfig>>,
+    configs: Vec<PolicyConfig>,
     /// By the protocols of a listener's tunnel: as `configs`, with those protocols.
-    tunnels: HashMap<Vec<String>, Vec<Arc<ServerConfig>>>,
+    tunnels: HashMap<Vec<String>, Vec<PolicyConfig>>,
     /// By upstream.
     upstreams: Vec<Option<Arc<ClientTls>>>,
     client_authorities: ClientAuthorities,
+}
+
+/// The rustls configuration of a policy, for the clients it differs for.
+#[derive(Clone, Debug)]
+pub struct PolicyConfig {
+    /// For one without a session.
+    pub fresh: Arc<ServerConfig>,
+    /// For one that offers a session: it takes up a ticket (RFC 8446 C.4: clients should use none twice)
+    /// and gets one for it, which keeps as many as its first handshake left it.
+    pub resuming: Arc<ServerConfig>,
+}
+
+impl PolicyConfig {
+    fn new(config: ServerConfig) -> Self {
+        let mut resuming = config.clone();
+        resuming.send_tls13_tickets = resuming.send_tls13_tickets.min(1);
+        Self {
+            fresh: Arc::new(config),
+            resuming: Arc::new(resuming),
+        }
+    }
+
+    /// The one for the client of `hello`.
+    pub fn for_client(&self, hello: &ClientHello) -> &Arc<ServerConfig> {
+        match hello.offers_session {
+            true => &self.resuming,
+            false => &self.fresh,
+        }
+    }
 }
 
 impl TlsSetup {
@@ -63,7 +94,7 @@ impl TlsSetup {
                     let tickets = own.as_ref().unwrap_or(tickets);
                     let certificates = (verifier, &resolver);
                     let built = server_config(&site.tls, &config.session, certificates, tickets)?;
-                    configs.push(Arc::new(built));
+                    configs.push(PolicyConfig::new(built));
                     policies.insert(&site.tls, configs.len() - 1);
                     configs.len() - 1
                 }
@@ -73,7 +104,8 @@ impl TlsSetup {
         let mut tunnels = HashMap::new();
         for listener in &config.listeners {
             if let Service::Tunnel { alpn, .. } = &listener.service {
-                let with_alpn = |config| Arc::new(with_alpn(config, alpn));
+                let with_alpn =
+                    |config: &PolicyConfig| PolicyConfig::new(with_alpn(&config.fresh, alpn));
                 let configs = || configs.iter().map(with_alpn).collect();
                 tunnels.entry(alpn.clone()).or_insert_with(configs);
             }
@@ -115,13 +147,13 @@ impl TlsSetup {
     }
 
     /// The rustls configuration of a policy.
-    pub fn server_config(&self, policy: usize) -> Option<&Arc<ServerConfig>> {
+    pub fn server_config(&self, policy: usize) -> Option<&PolicyConfig> {
         self.configs.get(policy)
     }
 
     /// The rustls configuration of a policy on a listener whose tunnel agrees to the protocols
     /// `alpn`.
-    pub fn tunnel_config(&self, policy: usize, alpn: &[String]) -> Option<&Arc<ServerConfig>> {
+    pub fn tunnel_config(&self, policy: usize, alpn: &[String]) -> Option<&PolicyConfig> {
         self.tunnels.get(alpn)?.get(policy)
     }
 
@@ -226,7 +258,7 @@ pub(super) fn provider(policy: &TlsPolicy) -> CryptoProvider {
         .suites
         .iter()
         .flat_map(|&suite| suites_of(suite))
-        .copied()
+        .map(|&suite| extracting_once(suite))
         .collect();
     provider.kx_groups = policy.groups.iter().map(|&group| group_of(group)).collect();
     provider
@@ -281,7 +313,7 @@ impl fmt::Debug for SiteCertificates {
 }
 
 impl ResolvesServerCert for SiteCertificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let site = self.names.site(name.as_deref())?;
         self.certificates.get(site).cloned()

@@ -18,6 +18,8 @@ use crate::sys;
 
 /// Accepts until the listener closes.
 pub(super) async fn accept_forever(worker: Rc<Worker>, listening: Rc<Listening>) {
+    let mut pace = Pace::default();
+    let mut since_yield = 0;
     while !listening.is_closed.get() {
         if let Err(error) = listening.socket.readable().await {
             tracing::error!(worker = worker.index, %error, "cannot wait for connections");
@@ -27,10 +29,20 @@ pub(super) async fn accept_forever(worker: Rc<Worker>, listening: Rc<Listening>)
         if listening.is_closed.get() {
             return;
         }
-        match accept_some(&worker, &listening) {
-            Turn::Empty => {}
-            // Those accepted so far get their turn before the next are taken.
-            Turn::Over => rt::yield_turn().await,
+        let batch = pace.batch();
+        let turn = accept_some(&worker, &listening, batch);
+        pace.learn(&turn);
+        match turn {
+            Turn::Empty { .. } => since_yield = 0,
+            Turn::Over => {
+                // The wait for more is not to be relied upon: on epoll it does not suspend when more
+                // are there. Those accepted so far get their turn before the next are taken.
+                since_yield += batch;
+                if since_yield >= ACCEPTS_PER_TURN_MAX {
+                    since_yield = 0;
+                    rt::yield_turn().await;
+                }
+            }
             Turn::Pause => rt::sleep(PAUSE).await,
         }
     }
@@ -40,7 +52,8 @@ pub(super) async fn accept_forever(worker: Rc<Worker>, listening: Rc<Listening>)
 /// the listener. A full queue takes many turns: between them the worker serves whom it has.
 pub(super) async fn empty_and_close(worker: Rc<Worker>, listening: Rc<Listening>) {
     for _ in 0..QUEUED_TURNS_MAX {
-        if !matches!(accept_some(&worker, &listening), Turn::Over) {
+        let turn = accept_some(&worker, &listening, ACCEPTS_PER_TURN_MAX);
+        if !matches!(turn, Turn::Over) {
             break;
         }
         rt::yield_turn().await;
@@ -57,20 +70,61 @@ pub(super) fn reserve_descriptor() -> Option<OwnedFd> {
     File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
+/// How many are accepted at once. To ask for one more than there are costs as much as to accept one:
+/// the kernel makes the file and the socket before it looks. So no more are taken than there were the
+/// last time, and more only when there have been as many for some turns.
+struct Pace {
+    batch: usize,
+    /// Turns in a row that had no less.
+    met: u32,
+}
+
+impl Pace {
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn learn(&mut self, turn: &Turn) {
+        match *turn {
+            Turn::Empty { accepted } => {
+                self.batch = accepted.max(1);
+                self.met = 0;
+            }
+            Turn::Over => {
+                self.met = self.met.saturating_add(1);
+                if self.met >= TURNS_MET {
+                    self.batch = (self.batch * 2).min(ACCEPTS_PER_TURN_MAX);
+                }
+            }
+            Turn::Pause => {}
+        }
+    }
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { batch: 1, met: 0 }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
 enum Turn {
     /// The queue is empty.
-    Empty,
-    /// The turn's budget is used up.
+    Empty { accepted: usize },
+    /// All that it may take are taken; there may be more.
     Over,
     /// Nothing can be accepted for now.
     Pause,
 }
 
-fn accept_some(worker: &Rc<Worker>, listening: &Listening) -> Turn {
-    for _ in 0..ACCEPTS_PER_TURN_MAX {
+/// Accepts at most `batch`.
+fn accept_some(worker: &Rc<Worker>, listening: &Listening, batch: usize) -> Turn {
+    for accepted in 0..batch {
         match sys::socket::accept(listening.socket.descriptor()) {
             Ok((descriptor, peer)) => admit(worker, descriptor, peer, listening.id),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Empty,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Turn::Empty { accepted };
+            }
             Err(error) if is_exhaustion(&error) => {
                 refuse_one(worker, &listening.socket);
                 return Turn::Pause;
@@ -247,4 +301,68 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// configured fits. Clients that go on to connect meanwhile must not keep it open.
 const QUEUED_TURNS_MAX: usize = 1024;
 
+/// Full turns in a row after which the next look for twice as many: single connections pay for one vain
+/// look in so many, and a full queue is emptied at the full pace within twice as many turns.
+const TURNS_MET: u32 = 8;
+
 const _: () = assert!(QUEUED_TURNS_MAX * ACCEPTS_PER_TURN_MAX > u16::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What accepting finds in a queue of `queued`.
+    fn turn(pace: &mut Pace, queued: &mut usize) -> usize {
+        let accepted = pace.batch().min(*queued);
+        *queued -= accepted;
+        let turn = match accepted < pace.batch() {
+            true => Turn::Empty { accepted },
+            false => Turn::Over,
+        };
+        pace.learn(&turn);
+        accepted
+    }
+
+    #[test]
+    fn single_connections_are_seldom_asked_for_in_vain() {
+        let mut pace = Pace::default();
+        let mut vain = 0;
+        for _ in 0..900 {
+            let batch = pace.batch();
+            let accepted = turn(&mut pace, &mut 1);
+            assert_eq!(accepted, 1);
+            vain += usize::from(batch > accepted);
+        }
+        assert_eq!(vain, 900 / (TURNS_MET as usize + 1));
+    }
+
+    #[test]
+    fn a_full_queue_is_soon_emptied_at_the_full_pace() {
+        let mut pace = Pace::default();
+        let mut queued = 10_000;
+        for _ in 0..2 * TURNS_MET {
+            turn(&mut pace, &mut queued);
+        }
+        assert_eq!(pace.batch(), ACCEPTS_PER_TURN_MAX);
+        let before = queued;
+        turn(&mut pace, &mut queued);
+        assert_eq!(before - queued, ACCEPTS_PER_TURN_MAX);
+        // And back.
+        while queued > 0 {
+            turn(&mut pace, &mut queued);
+        }
+        turn(&mut pace, &mut 1);
+        assert_eq!(pace.batch(), 1);
+    }
+
+    #[test]
+    fn a_steady_crowd_is_taken_as_it_comes() {
+        let mut pace = Pace::default();
+        let mut queued = 0;
+        for _ in 0..200 {
+            queued += 5;
+            turn(&mut pace, &mut queued);
+            assert!(queued < 5 * 2 * TURNS_MET as usize);
+        }
+    }
+}

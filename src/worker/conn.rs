@@ -193,10 +193,11 @@ impl Accepted {
         let tls = &self.local.generation.tls;
         let choose = |hello: &ClientHello| {
             let policy = tls.policy_for(hello.server_name.as_deref())?;
-            match &tunnel {
-                None => tls.server_config(policy).cloned(),
-                Some((_, alpn)) => tls.tunnel_config(policy, alpn).cloned(),
-            }
+            let config = match &tunnel {
+                None => tls.server_config(policy),
+                Some((_, alpn)) => tls.tunnel_config(policy, alpn),
+            };
+            Some(config?.for_client(hello).clone())
         };
         let accepted = begun.accept(&self.socket, &self.deadline, choose).await;
         match accepted {

@@ -198,9 +198,11 @@ impl Sending {
         self.queue.is_held_back = false;
     }
 
-    /// Announces the end, unless an alert has ended this direction already.
+    /// Announces the end, unless an alert has ended this direction already. The caller shuts the
+    /// direction down as soon as it is sent.
     pub(super) fn queue_close_notify(&mut self) {
         self.queue_alert(AlertDescription::CloseNotify);
+        self.queue.is_last = true;
     }
 
     /// Grows whenever the socket takes something.
@@ -323,6 +325,9 @@ pub(crate) struct Queue {
     sent: usize,
     /// Nothing of it has been sent yet, and it may wait for company.
     is_held_back: bool,
+    /// The FIN follows at once, and is to travel in the last segment: one of its own would cost both
+    /// ends as much as one with data.
+    is_last: bool,
     held: Held,
 }
 
@@ -386,7 +391,7 @@ impl Queue {
 
     fn send(&mut self, socket: BorrowedFd<'_>) -> Result<Step, Cause> {
         let rest = self.bytes.get(self.sent..).unwrap_or_default();
-        let step = Step::of(sys::socket::send(socket, rest, false))?;
+        let step = Step::of(sys::socket::send(socket, rest, self.is_last))?;
         let Step::Moved(sent) = step else {
             return Ok(step);
         };

@@ -43,6 +43,8 @@ pub(super) struct Wire<'a> {
     socket: &'a Socket,
     deadline: &'a Deadline,
     pub(super) received: Vec<u8>,
+    /// Nothing has been received since something was sent, so what comes next has yet to travel here.
+    is_answer_due: bool,
     /// The configuration key that sets the deadline.
     timeout_key: &'static str,
 }
@@ -59,6 +61,7 @@ impl<'a> Wire<'a> {
             socket,
             deadline,
             received,
+            is_answer_due: false,
             timeout_key,
         }
     }
@@ -67,6 +70,10 @@ impl<'a> Wire<'a> {
     pub(super) async fn receive(&mut self) -> Result<usize, Cause> {
         if self.received.len() >= HANDSHAKE_BYTES_MAX {
             return Err(Cause::Protocol("more than HANDSHAKE_BYTES_MAX unread"));
+        }
+        if std::mem::take(&mut self.is_answer_due) {
+            // A receive would find nothing.
+            self.wait(pin!(self.socket.readable())).await?;
         }
         loop {
             let room = HANDSHAKE_BYTES_MAX - self.received.len();
@@ -88,6 +95,7 @@ impl<'a> Wire<'a> {
     /// Sends all of `bytes`. A peer that does not take them in is ended by the same deadline.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Cause> {
         let mut rest = bytes;
+        self.is_answer_due = true;
         while !rest.is_empty() {
             match sys::socket::send(self.socket.descriptor(), rest, false) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),

@@ -19,6 +19,7 @@ use crate::config::{
     ClientAuth, Config, Group, OffloadPolicy, Session, Site, Suite, SuiteOrder, TlsPolicy,
     TlsVersion,
 };
+use crate::tls::client_hello::{ClientHelloReader, FirstBytes};
 
 /// A site's certificate, and a client's trust in it.
 struct Identity {
@@ -110,9 +111,17 @@ fn handshake(
     name: &str,
 ) -> Result<(ClientConnection, ServerConnection), Error> {
     let policy = setup.policy_for(Some(name)).unwrap();
-    let mut server = ServerConnection::new(setup.server_config(policy).unwrap().clone()).unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = ClientConnection::new(client.clone(), name).unwrap();
+    let mut first = Vec::new();
+    client.write_tls(&mut first).unwrap();
+    let FirstBytes::Hello(hello) = ClientHelloReader::new().read(&first) else {
+        panic!("a client begins with its ClientHello")
+    };
+    let config = setup.server_config(policy).unwrap().for_client(&hello);
+    let mut server = ServerConnection::new(config.clone()).unwrap();
+    feed(&first, |input| server.read_tls(input));
+    server.process_new_packets()?;
     while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
         let mut bytes = Vec::new();
         while client.wants_write() {
@@ -313,7 +322,7 @@ fn certificates_follow_the_name_whatever_its_case() {
     let mut client = ClientConnection::new(upper, name).unwrap();
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
-    let mut server = ServerConnection::new(setup.server_config(0).unwrap().clone()).unwrap();
+    let mut server = ServerConnection::new(setup.server_config(0).unwrap().fresh.clone()).unwrap();
     server.read_tls(&mut hello.as_slice()).unwrap();
     server.process_new_packets().unwrap();
 }
@@ -382,10 +391,29 @@ fn tickets_outlive_a_reload_that_keeps_the_ticketer() {
 }
 
 #[test]
+fn a_client_that_takes_up_a_session_gets_one_ticket_for_it() {
+    let identity = p256("a.test");
+    let setup = setup(TlsPolicy::default(), &identity);
+    let mut client = client(&identity, &[&version::TLS13]);
+    client.resumption = Resumption::in_memory_sessions(8);
+    let client = Arc::new(client);
+    let tickets = || {
+        let (client, _) = handshake(&setup, &client, "a.test").unwrap();
+        (
+            client.handshake_kind().unwrap(),
+            client.tls13_tickets_received(),
+        )
+    };
+    assert_eq!(tickets(), (HandshakeKind::Full, 2));
+    assert_eq!(tickets(), (HandshakeKind::Resumed, 1));
+    assert_eq!(tickets(), (HandshakeKind::Resumed, 1));
+}
+
+#[test]
 fn secrets_can_be_taken_out_and_early_data_is_off() {
     let identity = p256("a.test");
     let setup = setup(TlsPolicy::default(), &identity);
-    let config = setup.server_config(0).unwrap();
+    let config = &setup.server_config(0).unwrap().fresh;
     assert_eq!(
         (config.max_early_data_size, config.send_half_rtt_data),
         (0, false)
@@ -405,7 +433,7 @@ fn a_site_without_a_certificate_of_its_name_sends_no_other() {
     let client = Arc::new(client(&identity, rustls::ALL_VERSIONS));
     let name = ServerName::try_from("b.test").unwrap();
     let mut client = ClientConnection::new(client, name).unwrap();
-    let mut server = ServerConnection::new(setup.server_config(0).unwrap().clone()).unwrap();
+    let mut server = ServerConnection::new(setup.server_config(0).unwrap().fresh.clone()).unwrap();
     let mut bytes = Vec::new();
     client.write_tls(&mut bytes).unwrap();
     server.read_tls(&mut bytes.as_slice()).unwrap();

@@ -8,6 +8,7 @@ use crate::metrics::Counter;
 use crate::net::stream::testing::{Setup, counting, on_each_driver, pattern};
 use crate::net::stream::{Closure, Received};
 use crate::record::ContentType;
+use crate::sys::socket::segments_sent;
 
 #[test]
 fn rfc8446_6_1_close_notify_ends_one_direction_only() {
@@ -35,6 +36,28 @@ fn rfc8446_6_1_close_notify_ends_one_direction_only() {
                 peer.socket.shutdown(Shutdown::Write).unwrap();
                 assert_eq!(peer.receive_exactly(6), b"answer");
                 peer.expect_close_notify();
+            },
+        );
+    }
+}
+
+#[test]
+fn close_notify_and_fin_are_one_segment() {
+    for suite in SHAPES {
+        on_each_driver(
+            &Setup::user(suite),
+            async |mut served| {
+                let transport = served.transport().clone();
+                let segments = || segments_sent(transport.socket.descriptor()).unwrap();
+                let before = segments();
+                served.write.finish().await.unwrap();
+                assert_eq!(segments() - before, 1);
+                let (_, closure) = served.receive_to_end().await;
+                assert_eq!(closure, Closure::Orderly);
+            },
+            |mut peer| {
+                peer.expect_close_notify();
+                peer.send_alert(1, 0);
             },
         );
     }
