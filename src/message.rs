@@ -271,9 +271,9 @@ pub struct Request {
 impl Request {
     /// The target's path, without the query.
     pub fn path(&self) -> &str {
-        self.target
-            .split_once('?')
-            .map_or(&*self.target, |(path, _)| path)
+        let end = memchr::memchr(b'?', self.target.as_bytes());
+        end.and_then(|end| self.target.get(..end))
+            .unwrap_or(&self.target)
     }
 
     /// The target's query, without the '?'.

@@ -68,7 +68,12 @@ fn cache_hit() -> Work {
     let now = Now::read();
     drop(ready(cache.find(0, &path, now)));
     fs::remove_dir_all(directory.path()).unwrap();
-    repeated(move || matches!(cache.find_known(0, &path, now), Some(Ok(Found::File(_)))))
+    repeated(move || {
+        matches!(
+            cache.find_known(0, path.to_bytes(), now),
+            Some(Ok(Found::File(_)))
+        )
+    })
 }
 
 /// All of a request for a file that is known, from its parsed head to the response's value.

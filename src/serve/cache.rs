@@ -139,6 +139,17 @@ struct State {
 struct Entry<V> {
     value: V,
     checked_at: Instant,
+    believed_until: Instant,
+}
+
+impl<V> Entry<V> {
+    fn new(value: V, now: Now) -> Self {
+        Self {
+            value,
+            checked_at: now.monotonic,
+            believed_until: now.monotonic + REVALIDATE_AFTER,
+        }
+    }
 }
 
 /// What the cache itself knows of a path.
@@ -175,7 +186,7 @@ impl<T: FileThreads> Cache<T> {
     ///
     /// Why there is nothing to serve.
     pub async fn find(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
-        match self.find_known(site, path, now) {
+        match self.find_known(site, path.to_bytes(), now) {
             Some(outcome) => outcome,
             // Its future is many times this one's.
             None => Box::pin(self.find_or_open(site, path, now)).await,
@@ -184,8 +195,11 @@ impl<T: FileThreads> Cache<T> {
 
     async fn find_or_open(&self, site: usize, path: &CStr, now: Now) -> Result<Found, Refusal> {
         loop {
-            let (previous, usable) = match self.state.borrow_mut().known(site, path, now.monotonic)
-            {
+            let known = self
+                .state
+                .borrow_mut()
+                .known(site, path.to_bytes(), now.monotonic);
+            let (previous, usable) = match known {
                 Known::Fresh(outcome) => {
                     metrics::count(Counter::FileCacheHits);
                     return outcome;
@@ -212,7 +226,8 @@ impl<T: FileThreads> Cache<T> {
     }
 
     /// As [`Cache::find`], from what the cache knows: `None` where it would have to look.
-    pub fn find_known(&self, site: usize, path: &CStr, now: Now) -> Option<Result<Found, Refusal>> {
+    /// A path that no file can have leads to nothing it knows.
+    pub fn find_known(&self, site: usize, path: &[u8], now: Now) -> Option<Result<Found, Refusal>> {
         match self.state.borrow_mut().known(site, path, now.monotonic) {
             Known::Fresh(outcome) => {
                 metrics::count(Counter::FileCacheHits);
@@ -265,7 +280,10 @@ impl<T: FileThreads> Cache<T> {
         let key = [path.to_bytes(), b"/\0"].concat();
         let key = CString::from_vec_with_nul(key).map_err(|_| Refusal::NotFound)?;
         loop {
-            let known = self.state.borrow_mut().known(site, &key, now.monotonic);
+            let known = self
+                .state
+                .borrow_mut()
+                .known(site, key.to_bytes(), now.monotonic);
             let landed = match known {
                 Known::Fresh(outcome) => {
                     metrics::count(Counter::FileCacheHits);
@@ -415,10 +433,7 @@ impl<T: FileThreads> Cache<T> {
     }
 
     fn keep_file(&self, site: usize, path: &CStr, file: Rc<OpenFile>, now: Now) {
-        let entry = Entry {
-            value: file,
-            checked_at: now.monotonic,
-        };
+        let entry = Entry::new(file, now);
         let mut state = self.state.borrow_mut();
         state.others.remove(site, path);
         let retired = state.insert_file(site, path, entry);
@@ -436,11 +451,7 @@ impl<T: FileThreads> Cache<T> {
         // What may be over in a moment is not remembered.
         let lasting = !matches!(outcome, Err(Refusal::Overloaded | Refusal::Failed));
         if lasting && path.count_bytes() <= NEGATIVE_ENTRY_PATH_BYTES_MAX {
-            let entry = Entry {
-                value: outcome,
-                checked_at: now.monotonic,
-            };
-            state.others.insert(site, path, entry);
+            state.others.insert(site, path, Entry::new(outcome, now));
         }
         drop(state);
         self.retire(retired);
@@ -527,11 +538,10 @@ impl OpenFile {
 }
 
 impl State {
-    fn known(&mut self, site: usize, path: &CStr, now: Instant) -> Known {
-        let fresh = |checked_at| now.saturating_duration_since(checked_at) < REVALIDATE_AFTER;
+    fn known(&mut self, site: usize, path: &[u8], now: Instant) -> Known {
         if let Some(entry) = self.files.get_mut(site, path) {
             let file = Rc::clone(&entry.value);
-            return if fresh(entry.checked_at) {
+            return if now < entry.believed_until {
                 Known::Fresh(Ok(Found::File(file)))
             } else {
                 let age = now.saturating_duration_since(entry.checked_at);
@@ -539,7 +549,7 @@ impl State {
             };
         }
         match self.others.get_mut(site, path) {
-            Some(entry) if fresh(entry.checked_at) => {
+            Some(entry) if now < entry.believed_until => {
                 Known::Fresh(entry.value.map(|()| Found::Directory))
             }
             _ => Known::Nothing,
@@ -556,7 +566,7 @@ impl State {
         let mut removed = Vec::new();
         let same = self
             .files
-            .get_mut(site, path)
+            .get_mut(site, path.to_bytes())
             .is_some_and(|present| Rc::ptr_eq(&present.value, &entry.value));
         if !same {
             // A replaced file makes room first, so that it is not counted twice.

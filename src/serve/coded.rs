@@ -76,14 +76,14 @@ pub(crate) async fn choose<T: FileThreads>(
 /// As [`choose`], from what the cache knows; `None` where that is not enough.
 pub(crate) fn choose_known<T: FileThreads>(
     site: FileSite<'_, T>,
-    path: &CStr,
-    file: &Rc<OpenFile>,
+    path: &[u8],
+    file: Rc<OpenFile>,
     request: &Request,
     now: Now,
 ) -> Option<Result<Variant, NotAcceptable>> {
     let codings = &site.files.precompressed;
     if codings.is_empty() {
-        return Some(Ok(itself(Rc::clone(file), false)));
+        return Some(Ok(itself(file, false)));
     }
     let mut present = [false; Coding::COUNT];
     for &coding in codings {
@@ -91,12 +91,12 @@ pub(crate) fn choose_known<T: FileThreads>(
     }
     match preferred(codings, present, request) {
         Err(refusal) => Some(Err(refusal)),
-        Ok(None) => Some(Ok(itself(Rc::clone(file), present.contains(&true)))),
+        Ok(None) => Some(Ok(itself(file, present.contains(&true)))),
         Ok(Some(coding)) => {
-            let path = sibling_path(path, coding)?;
+            let path = [path, coding.suffix()].concat();
             match site.cache.find_known(site.index, &path, now)? {
-                Ok(Found::File(sibling)) if counts(&sibling, file) => {
-                    Some(Ok(coded(file, coding, sibling)))
+                Ok(Found::File(sibling)) if counts(&sibling, &file) => {
+                    Some(Ok(coded(&file, coding, sibling)))
                 }
                 Ok(Found::File(_) | Found::Directory) | Err(_) => None,
             }

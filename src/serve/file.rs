@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::cache::{Cache, Content, Found, OpenFile, Refusal};
 use super::coded::{self, NotAcceptable, Variant};
-use super::path::RelativePath;
+use super::path::{self, RelativePath};
 use super::{FileThreads, describe, error_page};
 use crate::config::Files;
 use crate::message::{Body, FileRange, Method, Now, Part, Request, Response, Status};
@@ -73,10 +73,19 @@ impl<T: FileThreads> FileSite<'_, T> {
         if !matches!(request.method, Method::Get | Method::Head) {
             return None;
         }
-        let path = RelativePath::parse(request.path(), self.files.dotfiles).ok()?;
-        let (file, at) = self.find_known(&path, now)?;
-        let variant = coded::choose_known(self, &at, &file, request, now)?.ok()?;
-        let response = represent(request, &variant, now);
+        let path = request.path();
+        let variant = match path::plain(path) {
+            Some(at) => match self.cache.find_known(self.index, at, now)? {
+                Ok(Found::File(file)) => coded::choose_known(self, at, file, request, now)?,
+                Ok(Found::Directory) | Err(_) => return None,
+            },
+            None => {
+                let path = RelativePath::parse(path, self.files.dotfiles).ok()?;
+                let (file, at) = self.find_known(&path, now)?;
+                coded::choose_known(self, at.to_bytes(), file, request, now)?
+            }
+        };
+        let response = represent(request, &variant.ok()?, now);
         // The site may have a page for an error.
         (response.status < Status(400)).then_some(response)
     }
@@ -118,7 +127,7 @@ impl<T: FileThreads> FileSite<'_, T> {
         path: &'p RelativePath,
         now: Now,
     ) -> Option<(Rc<OpenFile>, Cow<'p, CStr>)> {
-        let find = |at: &CStr| self.cache.find_known(self.index, at, now);
+        let find = |at: &CStr| self.cache.find_known(self.index, at.to_bytes(), now);
         if !path.directory {
             return match find(&path.beneath)? {
                 Ok(Found::File(file)) => Some((file, Cow::Borrowed(&path.beneath))),
@@ -303,6 +312,7 @@ fn part(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let end = start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
     match bytes.get(start..end) {
+        Some(part) if part.len() == bytes.len() => bytes.clone(),
         Some(part) => bytes.slice_ref(part),
         None => Bytes::new(),
     }

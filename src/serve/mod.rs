@@ -242,7 +242,7 @@ impl<T: FileThreads> Serve<T> {
         let config = &self.routes.config;
         let address = config.proxies.client(client.address, &request.fields);
         let refusal = refusal(config, &route.site, &self.rates, address, now.monotonic);
-        let response = match refusal {
+        let mut response = match refusal {
             Some(refusal) => {
                 drop(body);
                 let site = self.file_site(index, &route.site.files);
@@ -253,19 +253,24 @@ impl<T: FileThreads> Serve<T> {
                     .await
             }
         };
-        self.completed(response, client, route, request)
+        self.complete(&mut response, client, route, request);
+        response
     }
 
     /// As [`Serve::respond`], for files that no route covers and that the cache knows; `None` for all
     /// else. Most requests for files cost no future that way.
     pub fn respond_known(&self, client: &Client, request: &Request, now: Now) -> Option<Response> {
         let (index, route) = self.site_for(client, request).ok()?;
-        let response = self.known_file(index, route, request, now)?;
+        let mut response = self.known_file(index, route, request, now);
+        let known = response.as_mut()?;
         let config = &self.routes.config;
         let address = config.proxies.client(client.address, &request.fields);
         // A refusal is made by the other way, with the site's page for it.
-        admits(config, &route.site, &self.rates, address, now.monotonic)
-            .then(|| self.completed(response, client, route, request))
+        if !admits(config, &route.site, &self.rates, address, now.monotonic) {
+            return None;
+        }
+        self.complete(known, client, route, request);
+        response
     }
 
     /// The site that `request` is for and its index, or the status that says why it has none.
@@ -306,24 +311,23 @@ impl<T: FileThreads> Serve<T> {
             .respond_known(request, now)
     }
 
-    /// `response` with the fields that the site and the configuration add to all.
-    fn completed(
+    /// Adds the fields to `response` that the site and the configuration add to all.
+    fn complete(
         &self,
-        mut response: Response,
+        response: &mut Response,
         client: &Client,
         route: &SiteRoute,
         request: &Request,
-    ) -> Response {
+    ) {
         // RFC 6797 7.2: only over a secure transport.
         if let (Some(value), Some(_)) = (&route.hsts, client.tls_policy) {
-            put(&mut response, "strict-transport-security", value.clone());
+            put(response, "strict-transport-security", value.clone());
         }
         let ids = &self.routes.config.request_id;
         if ids.to_clients {
             let id = self.identify(client, request).id;
-            put(&mut response, ids.field, Bytes::from(id.into_owned()));
+            put(response, ids.field, Bytes::from(id.into_owned()));
         }
-        response
     }
 
     /// What the site's routes, or else its root, make of `request`.

@@ -145,6 +145,21 @@ fn push_escaped(target: &mut Vec<u8>, byte: u8) {
     }
 }
 
+/// What is beneath the root of the file that `path` names, where that is the path as it stands,
+/// whatever the rules: what [`RelativePath::parse`] makes of most paths, without memory of its own.
+pub(crate) fn plain(path: &str) -> Option<&[u8]> {
+    let beneath = path.as_bytes().strip_prefix(b"/")?;
+    let mut before = b'/';
+    for &byte in beneath {
+        let begins_name = before == b'/';
+        if matches!(byte, 0 | b'%') || begins_name && matches!(byte, b'/' | b'.') {
+            return None;
+        }
+        before = byte;
+    }
+    (before != b'/' && beneath.len() <= NAME_BYTES_MAX).then_some(beneath)
+}
+
 fn decode(segment: &[u8], into: &mut Vec<u8>) -> Result<(), Status> {
     let mut bytes = segment.iter().copied();
     while let Some(byte) = bytes.next() {
@@ -323,6 +338,19 @@ mod tests {
     }
 
     #[test]
+    fn paths_of_names_alone_are_plain() {
+        for path in ["/a", "/a/b.c", "/a..b/c.", "/\\x", "/~/a b"] {
+            assert_eq!(plain(path), Some(&path.as_bytes()[1..]), "{path}");
+        }
+        let long = format!("/{}", "a/".repeat(127) + "aa");
+        for path in [
+            "", "*", "a", "/", "/a/", "/.a", "/a/.b", "//a", "/a//b", "/%41", "/a\0", &long,
+        ] {
+            assert_eq!(plain(path), None, "{path}");
+        }
+    }
+
+    #[test]
     fn directory_targets_name_no_other_host() {
         for (path, query, target) in [
             ("/docs", None, "/docs/"),
@@ -389,6 +417,15 @@ mod tests {
                 let again = RelativePath::parse(path, true).unwrap();
                 prop_assert_eq!(again.beneath, parsed.beneath);
                 prop_assert!(again.directory);
+            }
+        }
+
+        #[test]
+        fn plain_paths_are_what_the_rules_make_of_them(path in any_path(), dotfiles: bool) {
+            if let Some(plain) = plain(&path) {
+                let parsed = RelativePath::parse(&path, dotfiles).unwrap();
+                prop_assert_eq!(parsed.beneath.as_bytes(), plain);
+                prop_assert!(!parsed.directory);
             }
         }
 
