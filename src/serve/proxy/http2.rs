@@ -336,9 +336,8 @@ fn answer(
     mut head: ResponseHead,
     is_head: bool,
 ) -> Result<Response, NoAnswer> {
-    let fields = head.fields.clone();
     // None are named by a message of HTTP/2; those that end here by themselves still do.
-    let Ok(options) = ConnectionOptions::of(&fields) else {
+    let Ok(options) = ConnectionOptions::of(&head.fields) else {
         let error = Cause::Protocol("too many connection options");
         return Err(NoAnswer::Failed(blamed(error)));
     };

@@ -27,7 +27,6 @@ use crate::message::{Body, BodyStream, LocalFuture, Request, RequestBody, Respon
 use crate::metrics::{self, Counter};
 use crate::net::stream::StreamContext;
 use crate::proto::h1::response_head::{Framing, ResponseHead};
-use crate::proto::hop_by_hop::ConnectionOptions;
 use crate::proto::proxy_header::ProxyHeader;
 use crate::upstream::{Connector, Groups, NoConnection, Pool};
 
@@ -242,12 +241,10 @@ fn answer(
 ) -> Result<Response, NoAnswer> {
     let malformed = |what| NoAnswer::Failed(exchange::blamed(Cause::Protocol(what)));
     let is_upgrade = head.status == Status(101);
-    let fields = head.fields.clone();
-    let Ok(options) = ConnectionOptions::of(&fields) else {
-        return Err(malformed("too many connection options"));
-    };
+    let options = std::mem::take(&mut head.options);
+    let fields = &head.fields;
     if is_upgrade {
-        let Some(chosen) = options.upgrade(&fields) else {
+        let Some(chosen) = options.upgrade(fields) else {
             return Err(malformed("a change of protocol without its name"));
         };
         if !request::was_asked(&outgoing.upgrade, chosen) {
@@ -255,7 +252,7 @@ fn answer(
         }
     }
     let key = outgoing.websocket_key.as_deref();
-    if is_upgrade && key.is_some_and(|key| !websocket::is_accepted(&fields, key)) {
+    if is_upgrade && key.is_some_and(|key| !websocket::is_accepted(fields, key)) {
         return Err(malformed("a WebSocket that does not know its key"));
     }
     head.fields.retain(|name, _| {
