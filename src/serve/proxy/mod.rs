@@ -52,6 +52,8 @@ pub(super) struct Asking<'a> {
     pub(super) target: &'a str,
     /// The field in which the server behind is told the request's id.
     pub(super) id_field: Option<&'a str>,
+    /// When its head was complete.
+    pub(super) now: Instant,
 }
 
 impl Proxy {
@@ -89,6 +91,7 @@ impl Proxy {
             request,
             target,
             id_field,
+            now,
             ..
         } = asking;
         let visitor = Visitor {
@@ -105,16 +108,20 @@ impl Proxy {
             Ok(outgoing) => outgoing,
             Err(status) => return error_page::page(Status(status)),
         };
-        let key = hash_key(pool.hash_key(), request, identity.address);
-        let whose = (&key[..], client.introduction.as_deref());
+        let key = pool.hash_key();
+        let key = key.map(|key| hash_key(key, request, identity.address));
+        let whose = (key.as_deref(), client.introduction.as_deref());
         let asked = Asked {
             request,
             edits: &route.response_fields,
         };
         let exchanged = match pool.http().protocol {
-            UpstreamProtocol::Http11 => self.exchange(pool, whose, asked, &outgoing, body).await,
+            UpstreamProtocol::Http11 => {
+                self.exchange(pool, whose, (asked, now), &outgoing, body)
+                    .await
+            }
             UpstreamProtocol::Http2 => {
-                self.exchange_http2(pool, &key, asked, &outgoing, body)
+                self.exchange_http2(pool, key.as_deref(), asked, &outgoing, body)
                     .await
             }
         };
@@ -129,8 +136,8 @@ impl Proxy {
     async fn exchange(
         &self,
         pool: &Pool,
-        (key, introduction): (&[u8], Option<&ProxyHeader>),
-        asked: Asked<'_>,
+        (key, introduction): (Option<&[u8]>, Option<&ProxyHeader>),
+        (asked, mut now): (Asked<'_>, Instant),
         outgoing: &Outgoing,
         mut body: RequestBody,
     ) -> Result<Response, NoAnswer> {
@@ -139,10 +146,11 @@ impl Proxy {
         loop {
             let connection = pool
                 .connection_for(
-                    Some(key),
+                    key,
                     may_be_idle,
                     (&self.connector, &self.context),
                     introduction,
+                    now,
                 )
                 .await
                 .map_err(NoAnswer::NoConnection)?;
@@ -170,6 +178,7 @@ impl Proxy {
                     metrics::count(Counter::UpstreamRetries);
                     tracing::debug!(upstream = pool.name(), %error, "sent again");
                     may_be_idle = false;
+                    now = Instant::now();
                 }
                 Err(Failed { error, .. }) => return Err(NoAnswer::Failed(error)),
             }
