@@ -132,12 +132,38 @@ pub type Span = Range<u32>;
 pub struct Fields {
     block: Bytes,
     entries: Vec<(Span, Span)>,
+    /// See [`Fields::of_head`].
+    is_head: bool,
+}
+
+/// Fields as lines of HTTP/1.1 (RFC 9112 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines<'a> {
+    /// The lines of one or more fields, each with the CRLF that ends the line before it.
+    Written(&'a [u8]),
+    /// A field that is still to be written: its name and its value.
+    Unwritten(&'a [u8], &'a [u8]),
 }
 
 impl Fields {
     /// Fields whose (name, value) spans point into `block`. Spans outside it read as empty.
     pub fn new(block: Bytes, entries: Vec<(Span, Span)>) -> Self {
-        Self { block, entries }
+        Self {
+            block,
+            entries,
+            is_head: false,
+        }
+    }
+
+    /// As [`Fields::new`], where `block` is a head of HTTP/1.1 that was parsed: each field has a line in
+    /// it, ended as the line before it by CRLF, and in their order; its name is followed by a colon, and
+    /// its value holds no CR, LF or NUL. [`Fields::lines`] then gives the lines as they are.
+    pub fn of_head(block: Bytes, entries: Vec<(Span, Span)>) -> Self {
+        Self {
+            block,
+            entries,
+            is_head: true,
+        }
     }
 
     /// Each field as (name, value). Names keep their spelling: compare without case.
@@ -149,9 +175,13 @@ impl Fields {
 
     /// Every value of the field `name`, compared without case, in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter()
-            .filter(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|(_, value)| value)
+        // The length tells most fields apart without a look at the block.
+        let as_long = move |(field, _): &&(Span, Span)| field.len() == name.len();
+        self.entries
+            .iter()
+            .filter(as_long)
+            .filter(|(field, _)| self.text(field).eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| self.text(value))
     }
 
     /// The first value of the field `name`.
@@ -178,8 +208,50 @@ impl Fields {
 
     /// Keeps those that `keep` wants, given (name, value).
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
-        let Self { block, entries } = self;
+        let Self { block, entries, .. } = self;
         entries.retain(|(name, value)| keep(text_at(block, name), text_at(block, value)));
+    }
+
+    /// The lines of the fields whose names `keep` wants, in order. Those of a head that was parsed are
+    /// given as they stand in it, as many together as do: most of what a proxy passes on.
+    pub fn lines<'a>(
+        &'a self,
+        mut keep: impl FnMut(&[u8]) -> bool,
+    ) -> impl Iterator<Item = Lines<'a>> {
+        let mut rest = self.entries.as_slice();
+        std::iter::from_fn(move || {
+            loop {
+                let [(name, value), behind @ ..] = rest else {
+                    return None;
+                };
+                rest = behind;
+                if !keep(self.text(name)) {
+                    continue;
+                }
+                let Some(start) = self.line_start(name, value) else {
+                    return Some(Lines::Unwritten(self.text(name), self.text(value)));
+                };
+                let mut end = value.end;
+                while let [(name, value), behind @ ..] = rest
+                    && self.line_start(name, value) == Some(end)
+                {
+                    rest = behind;
+                    if !keep(self.text(name)) {
+                        break;
+                    }
+                    end = value.end;
+                }
+                return Some(Lines::Written(self.text(&(start..end))));
+            }
+        })
+    }
+
+    /// Where the line of a field begins, with the CRLF before it, if the line is as it would be written:
+    /// with one space after the colon. That none is behind the value shows where the next line begins.
+    fn line_start(&self, name: &Span, value: &Span) -> Option<u32> {
+        let space = self.block.get(name.end as usize + 1);
+        let is_written = self.is_head && value.start == name.end + 2 && space == Some(&b' ');
+        name.start.checked_sub(2).filter(|_| is_written)
     }
 
     /// These fields and then `more`, in a block of their own.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::limits::FORWARDED_HOPS_MAX;
 use crate::message::Fields;
 use crate::proto::h1::encode::{push_field_line, push_list_line};
-use crate::proto::syntax::{is_token, trim_ows};
+use crate::proto::syntax::{NameSet, is_token, trim_ows};
 
 /// Which fields are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,9 @@ pub struct Origin<'a> {
 /// Whether `name` is a field of this module's, which is never copied as it came. Under CGI and its kin
 /// an underscore in a name is as good as a hyphen.
 pub fn is_forwarding_field(name: &[u8]) -> bool {
+    if !FIELDS.has_length_of(name) {
+        return false;
+    }
     let plain = |byte: &u8| match byte {
         b'_' => b'-',
         byte => byte.to_ascii_lowercase(),
@@ -328,7 +331,7 @@ const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED: &str = "forwarded";
 
 /// Those written here, and those that applications take for them.
-const FIELDS: [&str; 7] = [
+static FIELDS: NameSet<7> = NameSet::new([
     FORWARDED,
     X_FORWARDED_FOR,
     X_FORWARDED_PROTO,
@@ -336,7 +339,7 @@ const FIELDS: [&str; 7] = [
     "x-forwarded-port",
     "x-forwarded-server",
     "x-real-ip",
-];
+]);
 
 /// The longest text of an IPv6 address.
 const ADDRESS_BYTES_MAX: usize = 46;

@@ -2,12 +2,17 @@
 
 use crate::limits::CONNECTION_OPTIONS_MAX;
 use crate::message::Fields;
-use crate::proto::syntax::list_members;
+use crate::proto::syntax::{NameSet, list_members};
 
 /// The connection options of one message: the names of fields that are for its recipient only.
-#[derive(Debug)]
-pub struct ConnectionOptions<'a> {
-    options: Vec<&'a [u8]>,
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionOptions {
+    /// All that were named, repeated ones too.
+    count: usize,
+    /// Which of [`USUAL_OPTIONS`], one bit for each.
+    usual: u8,
+    /// All others.
+    others: Vec<Box<[u8]>>,
 }
 
 /// A message names more connection options than are looked at
@@ -15,40 +20,57 @@ pub struct ConnectionOptions<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyOptions;
 
-impl<'a> ConnectionOptions<'a> {
+impl ConnectionOptions {
     /// Those that `fields` names.
     ///
     /// # Errors
     /// When there are too many: what they name could not be told from what is to be passed on.
-    pub fn of(fields: &'a Fields) -> Result<Self, TooManyOptions> {
-        let mut options = Vec::new();
-        for option in fields.all("connection").flat_map(list_members) {
-            if options.len() == CONNECTION_OPTIONS_MAX {
+    pub fn of(fields: &Fields) -> Result<Self, TooManyOptions> {
+        let mut this = Self::default();
+        fields
+            .all("connection")
+            .try_for_each(|value| this.add(value))?;
+        Ok(this)
+    }
+
+    /// Adds those that `value` names, one of a `connection` field.
+    ///
+    /// # Errors
+    /// As [`ConnectionOptions::of`].
+    pub fn add(&mut self, value: &[u8]) -> Result<(), TooManyOptions> {
+        for option in list_members(value) {
+            if self.count == CONNECTION_OPTIONS_MAX {
                 return Err(TooManyOptions);
             }
-            options.push(option);
+            self.count += 1;
+            match USUAL_OPTIONS.place(option) {
+                Some(place) => self.usual |= 1 << place,
+                None => self.others.push(option.into()),
+            }
         }
-        Ok(Self { options })
+        Ok(())
     }
 
     /// Whether `option` is among them.
     pub fn contains(&self, option: &str) -> bool {
-        self.options
-            .iter()
-            .any(|named| named.eq_ignore_ascii_case(option.as_bytes()))
+        self.names(option.as_bytes())
     }
 
     /// Whether the field `name` ends here: named by the message, or by RFC 9110 7.6.1 whether named
     /// or not, or the framing, which is made anew for each connection.
     pub fn is_hop_by_hop(&self, name: &[u8]) -> bool {
-        let is = |listed: &[u8]| name.eq_ignore_ascii_case(listed);
-        HOP_BY_HOP.iter().any(|listed| is(listed.as_bytes()))
-            || self.options.iter().any(|named| is(named))
+        HOP_BY_HOP.contains(name) || self.names(name)
+    }
+
+    fn names(&self, name: &[u8]) -> bool {
+        let is_usual = |place| self.usual >> place & 1 == 1;
+        let is = |named: &[u8]| named.eq_ignore_ascii_case(name);
+        USUAL_OPTIONS.place(name).is_some_and(is_usual) || self.others.iter().any(|named| is(named))
     }
 
     /// The protocols that `fields` want to change to (RFC 9110 7.8), if this is an upgrade: the
     /// field alone, without the connection option, may be from a hop before.
-    pub fn upgrade(&self, fields: &'a Fields) -> Option<&'a [u8]> {
+    pub fn upgrade<'a>(&self, fields: &'a Fields) -> Option<&'a [u8]> {
         let protocols = fields.only("upgrade")?;
         (self.contains("upgrade") && !protocols.is_empty()).then_some(protocols)
     }
@@ -57,12 +79,11 @@ impl<'a> ConnectionOptions<'a> {
 /// Whether the trailer field `name` may be passed on: none that frames, routes, authenticates or says
 /// how content is to be read (RFC 9110 6.5.1).
 pub fn may_be_trailer(name: &[u8]) -> bool {
-    let is = |listed: &&str| name.eq_ignore_ascii_case(listed.as_bytes());
-    !HOP_BY_HOP.iter().any(is) && !NEVER_TRAILERS.iter().any(is)
+    !HOP_BY_HOP.contains(name) && !NEVER_TRAILERS.contains(name)
 }
 
 /// RFC 9110 7.6.1, with the fields that RFC 2616 13.5.1 listed and that are still sent.
-const HOP_BY_HOP: [&str; 10] = [
+static HOP_BY_HOP: NameSet<10> = NameSet::new([
     "connection",
     "content-length",
     "keep-alive",
@@ -73,9 +94,12 @@ const HOP_BY_HOP: [&str; 10] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-];
+]);
 
-const NEVER_TRAILERS: [&str; 18] = [
+/// What nearly every message with connection options names.
+static USUAL_OPTIONS: NameSet<4> = NameSet::new(["close", "keep-alive", "te", "upgrade"]);
+
+static NEVER_TRAILERS: NameSet<18> = NameSet::new([
     "age",
     "authorization",
     "cache-control",
@@ -94,7 +118,7 @@ const NEVER_TRAILERS: [&str; 18] = [
     "set-cookie",
     "vary",
     "www-authenticate",
-];
+]);
 
 #[cfg(test)]
 mod tests {
@@ -108,11 +132,12 @@ mod tests {
 
     #[test]
     fn rfc9110_7_6_1_named_and_known_fields_end_here() {
-        let fields = fields(&[("Connection", "X-Mine, close"), ("connection", "other")]);
+        let fields = fields(&[("Connection", "X-Mine, Close"), ("connection", "other")]);
         let options = ConnectionOptions::of(&fields).unwrap();
         for name in [
             "x-mine",
             "OTHER",
+            "close",
             "Keep-Alive",
             "TE",
             "Transfer-Encoding",

@@ -37,6 +37,53 @@ impl ByteSet {
     }
 }
 
+/// A few field names, compared without case. Most names have the length of none of them, which one look
+/// tells.
+#[derive(Clone, Copy, Debug)]
+pub struct NameSet<const N: usize> {
+    names: [&'static str; N],
+    /// One bit for each length.
+    lengths: u64,
+}
+
+impl<const N: usize> NameSet<N> {
+    /// These names, each shorter than 64 bytes.
+    pub const fn new(names: [&'static str; N]) -> Self {
+        let mut lengths = 0;
+        let mut rest: &[&str] = &names;
+        while let [name, behind @ ..] = rest {
+            assert!(name.len() < 64, "the length has no bit");
+            lengths |= 1 << name.len();
+            rest = behind;
+        }
+        Self { names, lengths }
+    }
+
+    /// Whether some name is as long as `name`.
+    pub fn has_length_of(&self, name: &[u8]) -> bool {
+        name.len() < 64 && self.lengths >> name.len() & 1 == 1
+    }
+
+    /// Whether `name` is one of them.
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.place(name).is_some()
+    }
+
+    /// Which of them `name` is.
+    pub fn place(&self, name: &[u8]) -> Option<usize> {
+        if !self.has_length_of(name) {
+            return None;
+        }
+        let is = |listed: &&str| name.eq_ignore_ascii_case(listed.as_bytes());
+        self.names.iter().position(is)
+    }
+
+    /// The names.
+    pub fn iter(&self) -> impl Iterator<Item = &'static str> + use<N> {
+        self.names.into_iter()
+    }
+}
+
 /// Whether `byte` may stand in a token (RFC 9110 5.6.2: tchar).
 pub fn is_tchar(byte: u8) -> bool {
     TCHAR.contains(byte)
@@ -126,6 +173,17 @@ mod tests {
             .collect();
         let found: Vec<u8> = (0..=u8::MAX).filter(|&b| is_tchar(b)).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn names_are_found_without_case_and_others_are_not() {
+        static NAMES: NameSet<3> = NameSet::new(["te", "host", "via"]);
+        assert_eq!(NAMES.place(b"Host"), Some(1));
+        assert!(NAMES.contains(b"TE") && NAMES.contains(b"via"));
+        for other in ["", "t", "date", "hosts", "tea", &"x".repeat(66)] {
+            assert!(!NAMES.contains(other.as_bytes()), "{other}");
+        }
+        assert!(NAMES.has_length_of(b"date") && !NAMES.has_length_of(&[b'x'; 66]));
     }
 
     #[test]

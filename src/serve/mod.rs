@@ -386,6 +386,7 @@ impl<T: FileThreads> Serve<T> {
                 .request_id
                 .to_upstreams
                 .then_some(config.request_id.field),
+            now: now.monotonic,
         };
         let mut response = self.by_rule(rule, &asking, body, now).await;
         rules::edit_response(&mut response, &rule.route.response_fields);

@@ -285,6 +285,12 @@ impl Drop for Lease {
 }
 
 impl Server {
+    /// Whether something is held against it, so that a success changes anything.
+    pub(super) fn is_suspect(&self) -> bool {
+        let state = self.state();
+        state.is_some_and(|state| state.is_suspect.load(Ordering::Relaxed))
+    }
+
     /// The server has done what was begun at `began`.
     pub(super) fn report_success(&self, step: Step, began: Instant, now: Instant) {
         self.shared.report_success(self.index, step, (began, now));

@@ -171,7 +171,9 @@ impl Http2Stream {
     /// As [`Place::report_success`].
     pub fn report_success(&self) {
         let server = &self.shared.server;
-        server.report_success(Step::Exchange, self.began, Instant::now());
+        if server.is_suspect() {
+            server.report_success(Step::Exchange, self.began, Instant::now());
+        }
     }
 
     /// As [`Place::report_failure`]. A connection that ends is one failure, however many requests were

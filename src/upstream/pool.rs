@@ -15,7 +15,7 @@ use super::group::{Reach, Server};
 use super::health::Step;
 use super::multiplex::{AllMultiplexed, Multiplexed};
 use super::{Connected, Connector, Group, Lease, NoServer};
-use crate::config::{HashKey, UpstreamHttp};
+use crate::config::{Balance, HashKey, UpstreamHttp};
 use crate::error::Error;
 use crate::metrics::{self, Counter};
 use crate::net::stream::{ReadHalf, StreamContext, WriteHalf};
@@ -76,9 +76,10 @@ impl Pool {
         self.0.http()
     }
 
-    /// What `balance = "hash"` keeps together.
-    pub fn hash_key(&self) -> &HashKey {
-        &self.0.group.config().hash_key
+    /// What `balance = "hash"` keeps together, where that is the group's balance.
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        let config = self.0.group.config();
+        (config.balance == Balance::Hash).then_some(&config.hash_key)
     }
 
     /// The group's name.
@@ -99,12 +100,14 @@ impl Pool {
         connector: &Connector,
         context: &Rc<StreamContext>,
     ) -> Result<Connection, NoConnection> {
-        self.connection_for(key, may_be_idle, (connector, context), None)
+        let ways = (connector, context);
+        self.connection_for(key, may_be_idle, ways, None, Instant::now())
             .await
     }
 
     /// As [`Pool::connection`], for the connection that `introduction` tells of: a group that speaks
-    /// the PROXY protocol is told, and has a connection for each request.
+    /// the PROXY protocol is told, and has a connection for each request. `now` is at hand: reading
+    /// the clock takes longer than all else where a connection is idle.
     ///
     /// # Errors
     /// See [`NoConnection`].
@@ -114,12 +117,12 @@ impl Pool {
         may_be_idle: bool,
         (connector, context): (&Connector, &Rc<StreamContext>),
         introduction: Option<&ProxyHeader>,
+        mut now: Instant,
     ) -> Result<Connection, NoConnection> {
         let mut tried = Vec::new();
         let mut last = None;
         let mut turn = None;
         loop {
-            let now = Instant::now();
             let chosen = match &turn {
                 // Those that wait go first.
                 None if self.0.group.is_waited_for() => Err(NoServer::Full),
@@ -133,6 +136,7 @@ impl Pool {
                         None => turn.insert(self.0.group.queue()?),
                     };
                     turn.wait(!tried.is_empty()).await?;
+                    now = Instant::now();
                     continue;
                 }
                 Err(NoServer::Tried) => {
@@ -163,6 +167,7 @@ impl Pool {
                     tracing::debug!(upstream = self.name(), %error, "cannot connect");
                     tried.push(server);
                     last = Some(error);
+                    now = Instant::now();
                 }
             }
         }
@@ -291,7 +296,9 @@ impl Place {
     /// The server has answered the request.
     pub fn report_success(&self) {
         let server = self.lease.its_server();
-        server.report_success(Step::Exchange, self.began, Instant::now());
+        if server.is_suspect() {
+            server.report_success(Step::Exchange, self.began, Instant::now());
+        }
     }
 
     /// The server has failed to answer the request. Enough of that in a row and it is left out for a

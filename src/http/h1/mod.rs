@@ -277,12 +277,13 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
             return Box::pin(self.refuse(BODY_TOO_LARGE, Some(&request))).await;
         }
         let follows = if request.body_length.is_none() {
-            let body = RequestBody::Empty;
             let handler = self.handler;
-            let mut answer = pin!(handler.respond(&request, body, now));
-            let response = match poll_once(&mut answer).await {
-                Poll::Ready(response) => response,
-                Poll::Pending => Box::pin(self.awaited(&request, answer)).await?,
+            let response = {
+                let mut answer = pin!(handler.respond(&request, RequestBody::Empty, now));
+                match poll_once(&mut answer).await {
+                    Poll::Ready(response) => response,
+                    Poll::Pending => self.awaited(&request, answer).await?,
+                }
             };
             self.deliver(&request, keep_alive, now, response).await?
         } else {

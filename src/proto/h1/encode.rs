@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::message::{Fields, Interim, Method, Status, Version};
+use crate::message::{Fields, Interim, Lines, Method, Status, Version};
 use crate::proto::syntax::push_decimal;
 
 /// How the end of a response's body is told.
@@ -114,8 +114,8 @@ impl ResponseHead<'_> {
         }
         out.extend_from_slice(self.block_lines);
         push_field_lines(out, self.fields);
-        for (name, value) in self.relayed.iter().flat_map(|fields| fields.iter()) {
-            push_field_line(out, name, value);
+        if let Some(relayed) = self.relayed {
+            push_lines(out, relayed.lines(|_| true));
         }
         match self.framing {
             Framing::Length(length) => {
@@ -149,6 +149,16 @@ pub fn push_field_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     push_value(out, value);
+}
+
+/// Appends `lines`, each with the CRLF that ends the line before it.
+pub fn push_lines<'a>(out: &mut Vec<u8>, lines: impl Iterator<Item = Lines<'a>>) {
+    for lines in lines {
+        match lines {
+            Lines::Written(text) => out.extend_from_slice(text),
+            Lines::Unwritten(name, value) => push_field_line(out, name, value),
+        }
+    }
 }
 
 /// As [`push_field_line`], for a list of `members` (RFC 9110 5.6.1).

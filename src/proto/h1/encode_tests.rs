@@ -1,6 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
+use crate::proto::h1::response_head::ResponseParser;
+
 const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
 fn written(head: &ResponseHead<'_>) -> String {
@@ -229,6 +231,31 @@ proptest! {
         let mut out = Vec::new();
         push_chunk_line(&mut out, length);
         prop_assert_eq!(String::from_utf8(out).unwrap(), format!("{length:x}\r\n"));
+    }
+
+    #[test]
+    fn lines_of_a_head_are_passed_on_as_its_fields_would_be_written(
+        fields in prop::collection::vec("[a-c]{1,2}:[ \t]{0,2}([!-~]{0,3}[ \t]{0,2}[!-~])?[ \t]?", 0..12),
+        left_out in "[a-c]",
+    ) {
+        let text = format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", fields.join("\r\n"));
+        let text = text.replace("OK\r\n\r\n\r\n", "OK\r\n\r\n");
+        let mut input = bytes::BytesMut::from(text.as_bytes());
+        let head = ResponseParser::default().parse(&mut input, &Method::Get).unwrap().unwrap();
+        prop_assert_eq!(head.fields.len(), fields.len());
+        let keeps = |name: &[u8]| name != left_out.as_bytes();
+        let mut lines = Vec::new();
+        push_lines(&mut lines, head.fields.lines(keeps));
+        let mut retained = head.fields;
+        retained.retain(|name, _| keeps(name));
+        let mut expected = Vec::new();
+        for (name, value) in retained.iter() {
+            push_field_line(&mut expected, name, value);
+        }
+        prop_assert_eq!(String::from_utf8_lossy(&lines), String::from_utf8_lossy(&expected));
+        lines.clear();
+        push_lines(&mut lines, retained.lines(|_| true));
+        prop_assert_eq!(lines, expected);
     }
 
     #[test]

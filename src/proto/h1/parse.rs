@@ -457,7 +457,7 @@ fn parse_block<const N: usize>(
             method,
             host,
             target,
-            fields: Fields::new(block, entries),
+            fields: Fields::of_head(block, entries),
             body_length,
             expects_continue,
             id: RequestId::default(),
@@ -488,7 +488,7 @@ fn refuse_fields(error: httparse::Error) -> Refusal {
 /// What a request line has beyond its target: the method, two spaces, the version, CRLF.
 const REQUEST_LINE_REST_BYTES_MAX: usize = METHOD_BYTES_MAX + 2 + 8 + 2;
 /// Lines up to which the small table of fields is used.
-const FIELDS_USUAL_MAX: usize = 32;
+pub(super) const FIELDS_USUAL_MAX: usize = 32;
 
 const _: () = assert!(FIELDS_USUAL_MAX < HEADER_FIELDS_MAX);
 

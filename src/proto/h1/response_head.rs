@@ -4,14 +4,15 @@
 //! As strict as the request parser: what a client could read otherwise than this parser is refused,
 //! so that no upstream can smuggle a response past it or split one in two.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use httparse::{EMPTY_HEADER, Header};
 
 use super::Malformed;
-use super::parse::span_within;
+use super::parse::{FIELDS_USUAL_MAX, span_within};
 use crate::limits::{HEADER_FIELDS_MAX, INTERIM_RESPONSES_MAX, UPSTREAM_HEADER_BYTES_MAX};
-use crate::message::{Fields, Interim, Method, Status, Version};
-use crate::proto::syntax::{decimal, list_members};
+use crate::message::{Fields, Interim, Method, Span, Status, Version};
+use crate::proto::hop_by_hop::{ConnectionOptions, TooManyOptions};
+use crate::proto::syntax::decimal;
 
 /// What a response head says.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct ResponseHead {
     pub content_length: Option<u64>,
     /// Whether the connection may be used again after the body (RFC 9112 9.3).
     pub keep_alive: bool,
+    /// What its connection fields name.
+    pub options: ConnectionOptions,
 }
 
 /// How the end of a response's body is told (RFC 9112 6.3).
@@ -70,16 +73,7 @@ impl ResponseParser {
         input: &mut BytesMut,
         method: &Method,
     ) -> Result<Option<ResponseHead>, Malformed> {
-        while let Some(end) = self.find_end(input)? {
-            let status_line_bytes = self.status_line_bytes;
-            *self = Self {
-                interim: self.interim,
-                interims: std::mem::take(&mut self.interims),
-                has_continue: self.has_continue,
-                ..Self::default()
-            };
-            let block = input.split_to(end).freeze();
-            let head = parse_block(block, status_line_bytes, method)?;
+        while let Some(head) = self.next_head(input, method)? {
             if head.status.0 >= 200 || head.status.0 == 101 {
                 return Ok(Some(head));
             }
@@ -107,6 +101,36 @@ impl ResponseParser {
     /// told so where its body is asked for.
     pub fn has_continue(&self) -> bool {
         self.has_continue
+    }
+
+    fn next_head(
+        &mut self,
+        input: &mut BytesMut,
+        method: &Method,
+    ) -> Result<Option<ResponseHead>, Malformed> {
+        // Nearly always a head comes at once. What is wrong with one that does not look so is told by
+        // looking at each line, and all of it again costs at most as much as the first look.
+        if self.scanned == 0
+            && let Some(read) = read_whole(input, method)
+        {
+            return Ok(Some(read.off(input)));
+        }
+        let Some(end) = self.find_end(input)? else {
+            return Ok(None);
+        };
+        let status_line_bytes = self.status_line_bytes;
+        *self = Self {
+            interim: self.interim,
+            interims: std::mem::take(&mut self.interims),
+            has_continue: self.has_continue,
+            ..Self::default()
+        };
+        let text = input.get(..end).unwrap_or_default();
+        let read = read::<HEADER_FIELDS_MAX>(text, status_line_bytes, method)?;
+        if read.end != end {
+            return Err(MALFORMED_FIELDS);
+        }
+        Ok(Some(read.off(input)))
     }
 
     fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, Malformed> {
@@ -146,37 +170,90 @@ impl ResponseParser {
     }
 }
 
-fn parse_block(
-    block: Bytes,
+/// A head that was read and is still in the input.
+struct Read {
+    /// Where it ends, after its empty line.
+    end: usize,
+    status: Status,
+    framing: Framing,
+    content_length: Option<u64>,
+    keep_alive: bool,
+    options: ConnectionOptions,
+    entries: Vec<(Span, Span)>,
+}
+
+impl Read {
+    /// Takes the head off `input`.
+    fn off(self, input: &mut BytesMut) -> ResponseHead {
+        let block = input.split_to(self.end).freeze();
+        ResponseHead {
+            status: self.status,
+            framing: self.framing,
+            content_length: self.content_length,
+            keep_alive: self.keep_alive,
+            options: self.options,
+            fields: Fields::of_head(block, self.entries),
+        }
+    }
+}
+
+/// The head that `text` begins with, if all of it is there and nothing is wrong with it, and it is no
+/// larger than most.
+fn read_whole(text: &[u8], method: &Method) -> Option<Read> {
+    let newline = memchr::memchr(b'\n', text)?;
+    let status_line = text.get(..newline)?.strip_suffix(b"\r")?;
+    let read = read::<FIELDS_USUAL_MAX>(text, status_line.len(), method).ok()?;
+    let is_good =
+        read.end <= UPSTREAM_HEADER_BYTES_MAX && ends_in_crlf(text, &read.entries, read.end);
+    is_good.then_some(read)
+}
+
+/// Whether the lines of a head do, which httparse takes without CR as well: a field's name begins behind
+/// the end of the line before it.
+fn ends_in_crlf(text: &[u8], entries: &[(Span, Span)], end: usize) -> bool {
+    let before = |end: usize| text.get(..end).unwrap_or_default();
+    let are_lines = entries
+        .iter()
+        .all(|(name, _)| before(name.start as usize).ends_with(b"\r\n"));
+    are_lines && before(end).ends_with(b"\r\n\r\n")
+}
+
+/// The head that `text` begins with, of at most `N` fields.
+fn read<const N: usize>(
+    text: &[u8],
     status_line_bytes: usize,
     method: &Method,
-) -> Result<ResponseHead, Malformed> {
-    let head: &[u8] = &block;
-    let (version, status) = parse_status_line(head.get(..status_line_bytes).unwrap_or_default())?;
-    let field_text = head.get(status_line_bytes + 2..).unwrap_or_default();
-    let mut table = [EMPTY_HEADER; HEADER_FIELDS_MAX];
-    let headers = match httparse::parse_headers(field_text, &mut table) {
-        Ok(httparse::Status::Complete((end, headers))) if end == field_text.len() => headers,
+) -> Result<Read, Malformed> {
+    let (version, status) = parse_status_line(text.get(..status_line_bytes).unwrap_or_default())?;
+    let fields_start = status_line_bytes + 2;
+    let field_text = text.get(fields_start..).unwrap_or_default();
+    let mut table = [EMPTY_HEADER; N];
+    let (fields_bytes, headers) = match httparse::parse_headers(field_text, &mut table) {
+        Ok(httparse::Status::Complete(complete)) => complete,
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_FIELDS),
         // obs-fold too: RFC 9112 5.2 lets a proxy answer with 502.
-        Ok(_) | Err(_) => return Err(Malformed("malformed fields")),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(MALFORMED_FIELDS),
     };
     let mut control = Control::default();
     let mut entries = Vec::with_capacity(headers.len());
     for field in headers {
         control.read(field)?;
-        let name = span_within(head, field.name.as_bytes()).ok_or(TOO_LARGE)?;
-        let value = span_within(head, field.value).ok_or(TOO_LARGE)?;
+        let name = span_within(text, field.name.as_bytes()).ok_or(TOO_LARGE)?;
+        let value = span_within(text, field.value).ok_or(TOO_LARGE)?;
         entries.push((name, value));
     }
     let framing = control.framing(method, version, status)?;
-    let persists = !control.close && (version >= Version::Http11 || control.keep_alive);
-    Ok(ResponseHead {
+    let options = control.options;
+    let has = |option| options.contains(option);
+    let persists = !has("close") && (version >= Version::Http11 || has("keep-alive"));
+    Ok(Read {
+        end: fields_start + fields_bytes,
         status,
         framing,
         content_length: control.content_length,
         keep_alive: persists && framing != Framing::Close,
-        fields: Fields::new(block, entries),
+        options,
+        entries,
     })
 }
 
@@ -213,18 +290,15 @@ struct Control {
     content_length: Option<u64>,
     /// How many times, and whether it says exactly `chunked`.
     transfer_encoding: Option<bool>,
-    close: bool,
-    keep_alive: bool,
+    options: ConnectionOptions,
 }
 
 impl Control {
     fn read(&mut self, field: &Header<'_>) -> Result<(), Malformed> {
         match field.name.len() {
             10 if field.name.eq_ignore_ascii_case("connection") => {
-                for option in list_members(field.value) {
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
+                let added = self.options.add(field.value);
+                added.map_err(|TooManyOptions| Malformed("too many connection options"))?;
             }
             14 if field.name.eq_ignore_ascii_case("content-length") => {
                 if self.content_length.is_some() {
@@ -279,6 +353,7 @@ const NOT_HTTP: Malformed = Malformed("an answer that is no HTTP/1 response");
 const MALFORMED_STATUS: Malformed = Malformed("malformed status line");
 const TOO_LARGE: Malformed = Malformed("the head is too large");
 const TOO_MANY_FIELDS: Malformed = Malformed("too many fields");
+const MALFORMED_FIELDS: Malformed = Malformed("malformed fields");
 
 #[cfg(test)]
 #[path = "response_head_tests.rs"]

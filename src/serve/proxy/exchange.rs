@@ -33,9 +33,9 @@ pub(super) struct Exchange {
     input: BytesMut,
     place: Place,
     upload: Option<Upload>,
-    /// Whether the upload may ask the client for the body: not while the server is asked whether it wants
-    /// it.
-    may_upload: Rc<Cell<bool>>,
+    /// Where the upload looks whether it may ask the client for the body: not while the server is asked
+    /// whether it wants it. `None` without an upload.
+    may_upload: Option<Rc<Cell<bool>>>,
     /// Something of the answer has come.
     has_answer: bool,
 }
@@ -78,7 +78,7 @@ impl Exchange {
             input,
             place,
             upload: None,
-            may_upload: Rc::new(Cell::new(!outgoing.expects_continue)),
+            may_upload: None,
             has_answer: false,
         };
         match body {
@@ -93,7 +93,8 @@ impl Exchange {
                 }
             },
             RequestBody::Stream(body) => {
-                let may_upload = this.may_upload.clone();
+                let may_upload = Rc::new(Cell::new(!outgoing.expects_continue));
+                this.may_upload = Some(may_upload.clone());
                 let (head, framing) = (outgoing.head.clone(), outgoing.framing);
                 let upload = upload_body(write, head, body, framing, may_upload);
                 this.upload = Some(Box::pin(upload));
@@ -118,7 +119,7 @@ impl Exchange {
                     self.decide_upload(head.status, first_byte).await?;
                     return Ok(head);
                 }
-                Ok(None) if parser.has_continue() => self.may_upload.set(true),
+                Ok(None) if parser.has_continue() => self.permit_upload(),
                 Ok(None) => {}
                 Err(malformed) => return Err(self.failed(Cause::Protocol(malformed.0))),
             }
@@ -126,7 +127,7 @@ impl Exchange {
                 Ok(Received::Data(_)) => self.has_answer = true,
                 Ok(Received::Closed(_)) => return Err(self.failed(Cause::Truncated)),
                 // It does not know the expectation, or does not care.
-                Ok(Received::Expired(_)) if self.is_held() => self.may_upload.set(true),
+                Ok(Received::Expired(_)) if self.is_held() => self.permit_upload(),
                 Ok(Received::Expired(_)) => return Err(self.failed(Cause::Timeout(FIRST_BYTE_KEY))),
                 Err(error) => return Err(self.failed_with(error)),
             }
@@ -135,7 +136,14 @@ impl Exchange {
 
     /// Whether the server is still to say that it wants the body.
     fn is_held(&self) -> bool {
-        self.upload.is_some() && !self.may_upload.get()
+        let may = self.may_upload.as_ref().filter(|_| self.upload.is_some());
+        may.is_some_and(|may| !may.get())
+    }
+
+    fn permit_upload(&self) {
+        if let Some(may) = &self.may_upload {
+            may.set(true);
+        }
     }
 
     /// What becomes of a body that the server was asked about, when `status` is its answer to that (RFC
@@ -149,7 +157,7 @@ impl Exchange {
             self.upload = None;
             return Ok(());
         }
-        self.may_upload.set(true);
+        self.permit_upload();
         // So that the client is asked for it before it has its answer.
         let Self { write, upload, .. } = self;
         let polled = poll_fn(|context| Poll::Ready(poll_upload(upload, write, limit, context)));

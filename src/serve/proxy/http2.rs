@@ -34,7 +34,7 @@ impl Proxy {
     pub(super) async fn exchange_http2(
         &self,
         pool: &Pool,
-        key: &[u8],
+        key: Option<&[u8]>,
         asked: Asked<'_>,
         outgoing: &Outgoing,
         mut body: RequestBody,
@@ -100,13 +100,13 @@ impl Proxy {
     async fn multiplexed(
         &self,
         pool: &Pool,
-        key: &[u8],
+        key: Option<&[u8]>,
         is_tunnel: bool,
     ) -> Result<Http2Connection, NoAnswer> {
         let (mut ended, mut filled) = (0, 0);
         loop {
             let connection = pool
-                .multiplexed(Some(key), &self.connector, &self.context)
+                .multiplexed(key, &self.connector, &self.context)
                 .await
                 .map_err(NoAnswer::NoConnection)?;
             if !is_tunnel {
@@ -336,9 +336,8 @@ fn answer(
     mut head: ResponseHead,
     is_head: bool,
 ) -> Result<Response, NoAnswer> {
-    let fields = head.fields.clone();
     // None are named by a message of HTTP/2; those that end here by themselves still do.
-    let Ok(options) = ConnectionOptions::of(&fields) else {
+    let Ok(options) = ConnectionOptions::of(&head.fields) else {
         let error = Cause::Protocol("too many connection options");
         return Err(NoAnswer::Failed(blamed(error)));
     };

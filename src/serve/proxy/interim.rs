@@ -18,8 +18,7 @@ impl Asked<'_> {
     /// takes out of responses. What it puts into them is the response's alone.
     pub(super) fn inform(&self, interims: Vec<Interim>) {
         for mut interim in interims {
-            let fields = interim.fields.clone();
-            let is_passed = ConnectionOptions::of(&fields).is_ok_and(|options| {
+            let is_passed = ConnectionOptions::of(&interim.fields).is_ok_and(|options| {
                 interim
                     .fields
                     .retain(|name, _| !options.is_hop_by_hop(name) && !self.edits.replaces(name));

@@ -27,7 +27,6 @@ use crate::message::{Body, BodyStream, LocalFuture, Request, RequestBody, Respon
 use crate::metrics::{self, Counter};
 use crate::net::stream::StreamContext;
 use crate::proto::h1::response_head::{Framing, ResponseHead};
-use crate::proto::hop_by_hop::ConnectionOptions;
 use crate::proto::proxy_header::ProxyHeader;
 use crate::upstream::{Connector, Groups, NoConnection, Pool};
 
@@ -53,6 +52,8 @@ pub(super) struct Asking<'a> {
     pub(super) target: &'a str,
     /// The field in which the server behind is told the request's id.
     pub(super) id_field: Option<&'a str>,
+    /// When its head was complete.
+    pub(super) now: Instant,
 }
 
 impl Proxy {
@@ -90,6 +91,7 @@ impl Proxy {
             request,
             target,
             id_field,
+            now,
             ..
         } = asking;
         let visitor = Visitor {
@@ -106,16 +108,20 @@ impl Proxy {
             Ok(outgoing) => outgoing,
             Err(status) => return error_page::page(Status(status)),
         };
-        let key = hash_key(pool.hash_key(), request, identity.address);
-        let whose = (&key[..], client.introduction.as_deref());
+        let key = pool.hash_key();
+        let key = key.map(|key| hash_key(key, request, identity.address));
+        let whose = (key.as_deref(), client.introduction.as_deref());
         let asked = Asked {
             request,
             edits: &route.response_fields,
         };
         let exchanged = match pool.http().protocol {
-            UpstreamProtocol::Http11 => self.exchange(pool, whose, asked, &outgoing, body).await,
+            UpstreamProtocol::Http11 => {
+                self.exchange(pool, whose, (asked, now), &outgoing, body)
+                    .await
+            }
             UpstreamProtocol::Http2 => {
-                self.exchange_http2(pool, &key, asked, &outgoing, body)
+                self.exchange_http2(pool, key.as_deref(), asked, &outgoing, body)
                     .await
             }
         };
@@ -130,8 +136,8 @@ impl Proxy {
     async fn exchange(
         &self,
         pool: &Pool,
-        (key, introduction): (&[u8], Option<&ProxyHeader>),
-        asked: Asked<'_>,
+        (key, introduction): (Option<&[u8]>, Option<&ProxyHeader>),
+        (asked, mut now): (Asked<'_>, Instant),
         outgoing: &Outgoing,
         mut body: RequestBody,
     ) -> Result<Response, NoAnswer> {
@@ -140,10 +146,11 @@ impl Proxy {
         loop {
             let connection = pool
                 .connection_for(
-                    Some(key),
+                    key,
                     may_be_idle,
                     (&self.connector, &self.context),
                     introduction,
+                    now,
                 )
                 .await
                 .map_err(NoAnswer::NoConnection)?;
@@ -171,6 +178,7 @@ impl Proxy {
                     metrics::count(Counter::UpstreamRetries);
                     tracing::debug!(upstream = pool.name(), %error, "sent again");
                     may_be_idle = false;
+                    now = Instant::now();
                 }
                 Err(Failed { error, .. }) => return Err(NoAnswer::Failed(error)),
             }
@@ -242,12 +250,10 @@ fn answer(
 ) -> Result<Response, NoAnswer> {
     let malformed = |what| NoAnswer::Failed(exchange::blamed(Cause::Protocol(what)));
     let is_upgrade = head.status == Status(101);
-    let fields = head.fields.clone();
-    let Ok(options) = ConnectionOptions::of(&fields) else {
-        return Err(malformed("too many connection options"));
-    };
+    let options = std::mem::take(&mut head.options);
+    let fields = &head.fields;
     if is_upgrade {
-        let Some(chosen) = options.upgrade(&fields) else {
+        let Some(chosen) = options.upgrade(fields) else {
             return Err(malformed("a change of protocol without its name"));
         };
         if !request::was_asked(&outgoing.upgrade, chosen) {
@@ -255,7 +261,7 @@ fn answer(
         }
     }
     let key = outgoing.websocket_key.as_deref();
-    if is_upgrade && key.is_some_and(|key| !websocket::is_accepted(&fields, key)) {
+    if is_upgrade && key.is_some_and(|key| !websocket::is_accepted(fields, key)) {
         return Err(malformed("a WebSocket that does not know its key"));
     }
     head.fields.retain(|name, _| {

@@ -8,10 +8,10 @@ use crate::config::{FieldEdits, Route, RouteProxy, UpstreamProtocol};
 use crate::message::{BodyLength, Method, Request, Version};
 use crate::proto::authority::host_of;
 use crate::proto::forwarded::{self, Origin};
-use crate::proto::h1::encode::push_field_line;
+use crate::proto::h1::encode::{push_field_line, push_lines, push_list_line};
 use crate::proto::h1::request_head::{self, Connection, Framing};
 use crate::proto::hop_by_hop::ConnectionOptions;
-use crate::proto::syntax::list_members;
+use crate::proto::syntax::{NameSet, list_members};
 
 /// A request head, ready to be sent.
 pub(super) struct Outgoing {
@@ -105,10 +105,7 @@ pub(super) fn outgoing(
 }
 
 /// The protocols that the server may change to, as a list, or none.
-fn upgrade_passed_on(
-    request: &Request,
-    options: &ConnectionOptions<'_>,
-) -> Result<Vec<u8>, Refused> {
+fn upgrade_passed_on(request: &Request, options: &ConnectionOptions) -> Result<Vec<u8>, Refused> {
     // RFC 9110 7.8: not in 1.0, and what comes before the answer to it would be a body.
     // HTTP/2 asks with extended CONNECT, which its driver has made one of.
     let may_upgrade = request.version != Version::Http10 && request.body_length.is_none();
@@ -175,37 +172,35 @@ pub(super) fn was_asked(asked: &[u8], chosen: &[u8]) -> bool {
 
 /// The host with its port as the client sent it, unless the target named another (RFC 9112 3.2.2).
 fn received_host(request: &Request) -> &[u8] {
-    let field = request.fields.only("host");
-    field
-        .filter(|field| host_of(field).as_deref() == Some(&*request.host))
-        .unwrap_or(request.host.as_bytes())
+    let host = request.host.as_bytes();
+    let names_it = |field: &&[u8]| match field.strip_prefix(host) {
+        // Nearly always it is spelled alike, and what follows can only be a port.
+        Some([]) => true,
+        Some([b':', port @ ..]) if port.len() < 5 && port.iter().all(u8::is_ascii_digit) => true,
+        Some(_) | None => host_of(field).as_deref() == Some(&*request.host),
+    };
+    request.fields.only("host").filter(names_it).unwrap_or(host)
 }
 
 fn push_passed_on(
     head: &mut Vec<u8>,
     request: &Request,
-    options: &ConnectionOptions<'_>,
+    options: &ConnectionOptions,
     edits: &FieldEdits,
     id: Option<(&str, &str)>,
 ) {
     let mut cookies = 0;
-    for (name, value) in request.fields.iter() {
-        let ends_here = options.is_hop_by_hop(name)
+    let passed_on = request.fields.lines(|name| {
+        let ends_here = NOT_PASSED_ON.contains(name)
+            || options.is_hop_by_hop(name)
             || forwarded::is_forwarding_field(name)
-            || NOT_PASSED_ON
-                .iter()
-                .any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
             || id.is_some_and(|(field, _)| name.eq_ignore_ascii_case(field.as_bytes()))
             || edits.replaces(name);
-        if ends_here {
-            continue;
-        }
-        if name.eq_ignore_ascii_case(b"cookie") {
-            cookies += 1;
-            continue;
-        }
-        push_field_line(head, name, value);
-    }
+        let is_cookie = !ends_here && name.eq_ignore_ascii_case(b"cookie");
+        cookies += usize::from(is_cookie);
+        !ends_here && !is_cookie
+    });
+    push_lines(head, passed_on);
     if cookies > 0 {
         // RFC 9113 8.2.3: the pieces that HTTP/2 may carry apart are one field again.
         let pieces: Vec<&[u8]> = request.fields.all("cookie").collect();
@@ -215,21 +210,17 @@ fn push_passed_on(
 
 /// RFC 9110 7.6.3
 fn push_via(head: &mut Vec<u8>, request: &Request) {
-    let mut value = Vec::new();
-    for before in request.fields.all("via") {
-        value.extend_from_slice(before);
-        value.extend_from_slice(b", ");
-    }
-    value.extend_from_slice(match request.version {
+    let own: &[u8] = match request.version {
         Version::Http10 => b"1.0 portcullis",
         Version::Http11 => b"1.1 portcullis",
         Version::Http2 => b"2.0 portcullis",
-    });
-    push_field_line(head, b"via", &value);
+    };
+    push_list_line(head, b"via", request.fields.all("via").chain([own]));
 }
 
 /// Written anew, taken for something else by CGI (`Proxy` becomes HTTP_PROXY), or for an upgrade that is not passed on (RFC 7540 3.2.1).
-const NOT_PASSED_ON: [&str; 5] = ["host", "expect", "http2-settings", "proxy", "via"];
+static NOT_PASSED_ON: NameSet<5> =
+    NameSet::new(["host", "expect", "http2-settings", "proxy", "via"]);
 
 /// RFC 7540 3.2, RFC 2817 3, and the names of both protocols in general.
 const NOT_TUNNELLED: [&str; 6] = ["h2", "h2c", "h3", "http", "https", "tls"];

@@ -56,8 +56,8 @@ impl Tunnel {
         if let Some(key) = &self.key {
             response = response.with("sec-websocket-accept", websocket::accept(key));
         }
-        let mut fields = head.fields.clone();
-        if let Ok(options) = ConnectionOptions::of(&head.fields) {
+        let mut fields = head.fields;
+        if let Ok(options) = ConnectionOptions::of(&fields) {
             fields.retain(|name, _| !options.is_hop_by_hop(name));
         }
         response.relayed = fields;
