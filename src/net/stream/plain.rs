@@ -17,7 +17,12 @@ use crate::sys;
 pub(super) fn send(socket: BorrowedFd<'_>, parts: &mut Parts<'_>) -> Result<Step, Cause> {
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let count = parts.slices(&mut slices, TURN_BYTES_MAX);
-    match sys::socket::send_vectored(socket, slices.get(..count).unwrap_or_default(), false) {
+    let sent = match slices.get(..count).unwrap_or_default() {
+        // The kernel has less to read of it.
+        [only] => sys::socket::send(socket, only, false),
+        slices => sys::socket::send_vectored(socket, slices, false),
+    };
+    match sent {
         Ok(sent) => {
             parts.advance(sent);
             Ok(Step::Moved(sent))
