@@ -95,10 +95,10 @@ impl Machine {
     /// # Errors
     /// Those of open(2).
     pub fn may_write(&self, setting: &Setting) -> io::Result<()> {
-        match setting.knob.place {
-            Place::Module(_) => module::may_change(&self.root),
-            _ => self.open(setting, false).map(drop),
+        if let Place::Module(_) = setting.knob.place {
+            return module::may_change(&self.root);
         }
+        self.open(setting, false).map(drop)
     }
 
     /// Writes a setting, and gives the value that it has then: the kernel may round.
@@ -110,14 +110,14 @@ impl Machine {
         if !setting.knob.wanted.is_sound(value) {
             return Err(ErrorKind::InvalidInput.into());
         }
-        match setting.knob.place {
-            Place::Module(name) => module::change(&self.root, name, value)?,
-            // One call: the kernel takes each write as a whole value. Cutting is for files that are none
-            // of the kernel's, and done as the shell's `>` does it.
-            _ => self
-                .open(setting, true)?
-                .write_all(format!("{value}\n").as_bytes())?,
+        if let Place::Module(name) = setting.knob.place {
+            module::change(&self.root, name, value)?;
+            return self.read(setting);
         }
+        // One call: the kernel takes each write as a whole value. Cutting is for files that are none of
+        // the kernel's, and done as the shell's `>` does it.
+        self.open(setting, true)?
+            .write_all(format!("{value}\n").as_bytes())?;
         self.read(setting)
     }
 

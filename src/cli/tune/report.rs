@@ -35,9 +35,10 @@ pub fn survey(found: &[Survey]) -> String {
             State::Absent => writeln!(text, "{word:<8} {name}"),
             State::Unknown { reason } => writeln!(text, "{word:<8} {name}: {reason}"),
             State::Depends { current } => {
+                let because = knob.left_because.unwrap_or("it depends");
+                let page = knob.guide.path();
                 let _ = writeln!(text, "{word:<8} {name} = {current}");
-                explain(&mut text, knob);
-                writeln!(text, "{INDENT}More: {}", knob.guide.path())
+                writeln!(text, "{INDENT}Left to you: {because}. More: {page}")
             }
             State::Differs {
                 current,
@@ -45,7 +46,10 @@ pub fn survey(found: &[Survey]) -> String {
             } => {
                 let wanted = knob.wanted.describe();
                 let _ = writeln!(text, "{word:<8} {name} = {current}, recommended: {wanted}");
-                explain(&mut text, knob);
+                let _ = writeln!(text, "{INDENT}{}", knob.why);
+                if let Some(because) = knob.left_because {
+                    let _ = writeln!(text, "{INDENT}Left to you: {because}.");
+                }
                 let how = how_to_set(setting, recommended, count);
                 let _ = writeln!(text, "{INDENT}To set: {how}");
                 writeln!(text, "{INDENT}More: {}", knob.guide.path())
@@ -209,14 +213,6 @@ fn together(found: &[Survey]) -> Vec<(&Survey, usize)> {
         }
     }
     groups
-}
-
-fn explain(text: &mut String, knob: &Knob) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{INDENT}{}", knob.why);
-    if let Some(because) = knob.left_because {
-        let _ = writeln!(text, "{INDENT}Left to you: {because}.");
-    }
 }
 
 /// What a person types, or writes where the service is started. `count`: so many alike.

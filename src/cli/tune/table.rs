@@ -690,14 +690,12 @@ mod tests {
                 Place::Sysctl | Place::Files(_) | Place::Module(_)
             );
             assert!(is_writable || knob.left_because.is_some(), "{name}");
+            let is_written = knob.left_because.is_none();
             let is_sound = match knob.wanted {
                 Wanted::Word { known, good, set } => {
                     good.contains(&set) && good.iter().all(|word| known.contains(word))
                 }
-                Wanted::Depends | Wanted::Unbounded | Wanted::AtLeastOr(..) => {
-                    knob.left_because.is_some()
-                }
-                _ => true,
+                wanted => !is_written || wanted.is_sound("1") || wanted.is_sound("1 1 1"),
             };
             assert!(is_sound, "{name}");
             if let Place::Files(pattern) = knob.place {
