@@ -691,11 +691,11 @@ mod tests {
             );
             assert!(is_writable || knob.left_because.is_some(), "{name}");
             let is_written = knob.left_because.is_none();
-            let is_sound = match knob.wanted {
-                Wanted::Word { known, good, set } => {
-                    good.contains(&set) && good.iter().all(|word| known.contains(word))
-                }
-                wanted => !is_written || wanted.is_sound("1") || wanted.is_sound("1 1 1"),
+            let is_sound = if let Wanted::Word { known, good, set } = knob.wanted {
+                good.contains(&set) && good.iter().all(|word| known.contains(word))
+            } else {
+                let is_sound = |value| knob.wanted.is_sound(value);
+                knob.left_because.is_some() || is_sound("1") || is_sound("1 1 1")
             };
             assert!(is_sound, "{name}");
             if let Place::Files(pattern) = knob.place {
