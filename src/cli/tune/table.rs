@@ -690,7 +690,6 @@ mod tests {
                 Place::Sysctl | Place::Files(_) | Place::Module(_)
             );
             assert!(is_writable || knob.left_because.is_some(), "{name}");
-            let is_written = knob.left_because.is_none();
             let is_sound = if let Wanted::Word { known, good, set } = knob.wanted {
                 good.contains(&set) && good.iter().all(|word| known.contains(word))
             } else {
