@@ -13,7 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portcullis::cli::doctor::Guide;
-use portcullis::cli::tune::knobs::{KNOBS, Knob};
+use portcullis::cli::tune::knobs::{Knob, Place};
+use portcullis::cli::tune::table::KNOBS;
 
 /// What each section says, in this order.
 const PARTS: [&str; 7] = [
@@ -27,8 +28,64 @@ const PARTS: [&str; 7] = [
 ];
 
 /// Settings of `tune` that the sysctl file leaves out: a line would lower what systemd or a recent kernel
-/// has. Its head says so.
-const LEFT_OUT: [&str; 3] = ["fs.file-max", "fs.nr_open", "net.ipv4.tcp_rmem"];
+/// has, or do nothing without files below /sys. Its head says so.
+const LEFT_OUT: [&str; 4] = [
+    "fs.file-max",
+    "fs.nr_open",
+    "net.core.rps_sock_flow_entries",
+    "net.ipv4.tcp_rmem",
+];
+
+/// Files that the guide names and `tune` does not look at.
+const NOT_SETTINGS: [(&str, &str); 12] = [
+    (
+        "/proc/irq/N/smp_affinity_list",
+        "whose queue it is, no file tells; irqbalance moves them",
+    ),
+    (
+        "/proc/sys/kernel/io_uring_group",
+        "a part of kernel.io_uring_disabled, a group's number",
+    ),
+    (
+        "/proc/sys/net/ipv4/tcp_available_ulp",
+        "it is how the module is looked at",
+    ),
+    (
+        "/proc/sys/net/ipv4/tcp_available_congestion_control",
+        "a list of what could be set",
+    ),
+    ("/proc/sys/net/netfilter/nf_conntrack_count", "a count"),
+    ("/proc/sys/fs/file-nr", "a count"),
+    ("/proc/sys/net/core", "a folder"),
+    ("/proc/sys", "a folder"),
+    ("/sys/class/net/*/queues", "a folder"),
+    ("/sys/class/net/*/device/numa_node", "a fact of the machine"),
+    (
+        "/sys/devices/system/cpu/cpufreq/policy*/scaling_driver",
+        "a fact of the machine",
+    ),
+    (
+        "/sys/devices/system/cpu/vulnerabilities/*",
+        "facts of the machine",
+    ),
+];
+
+/// Beginnings of such files that are counts, facts of the machine, or of one process.
+const FACTS: [&str; 13] = [
+    "/proc/*/smaps_rollup",
+    "/proc/*/status",
+    "/proc/*/task",
+    "/proc/config.gz",
+    "/proc/cpuinfo",
+    "/proc/crypto",
+    "/proc/interrupts",
+    "/proc/net/",
+    "/sys/devices/system/cpu/cpu*/cpuidle/state*/latency",
+    "/sys/devices/system/cpu/cpu*/cpuidle/state*/name",
+    "/sys/devices/system/cpu/cpu*/cpuidle/state*/usage",
+    "/sys/fs/cgroup/memory.events",
+    "/sys/fs/cgroup/memory.stat",
+];
 
 /// What names a source in the text of a figure.
 const CITATIONS: [&str; 5] = [".rst", ".c", "RFC ", "README", "man page"];
@@ -127,7 +184,7 @@ fn what_is_quoted_from_the_readme_stands_there() {
 fn every_setting_of_tune_has_its_section_and_its_line() {
     let conf = read("tuning/sysctl.d/90-portcullis.conf");
     for knob in KNOBS {
-        assert_none(&unexplained(&knob, &read(knob.guide.path())));
+        assert_none(&unexplained(knob, &read(knob.guide.path())));
     }
     assert_none(&against_sysctl_file(&conf));
     for (from, to) in [
@@ -154,6 +211,55 @@ fn every_setting_of_tune_has_its_section_and_its_line() {
     }
     let queue = KNOBS.iter().find(|knob| knob.name == "net.core.somaxconn");
     assert_eq!(unexplained(queue.unwrap(), "# Page\n\n## `x`\n").len(), 1);
+}
+
+#[test]
+fn tune_looks_at_every_setting_that_the_guide_has_in_a_file() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let looked_at: BTreeSet<String> = KNOBS
+        .iter()
+        .flat_map(|knob| knob.settings(nowhere.path()))
+        .map(|setting| format!("/{}", setting.path))
+        .collect();
+    let named: BTreeSet<String> = pages().values().flat_map(|page| files_in(page)).collect();
+    assert!(named.len() > 60, "only {} files", named.len());
+    let is_fact = |path: &str| FACTS.iter().any(|fact| path.starts_with(fact));
+    let is_known = |path: &String| {
+        looked_at.contains(path)
+            || is_fact(path)
+            || NOT_SETTINGS.iter().any(|(known, _)| known == path)
+    };
+    let missing: Vec<String> = named
+        .iter()
+        .filter(|path| !is_known(path))
+        .cloned()
+        .collect();
+    assert_none(&missing);
+    // The lists hold nothing that is looked at, or that the guide does not name.
+    for (path, reason) in NOT_SETTINGS {
+        assert!(
+            named.contains(path) && !looked_at.contains(path),
+            "{path}: {reason}"
+        );
+    }
+    for fact in FACTS {
+        assert!(named.iter().any(|path| path.starts_with(fact)), "{fact}");
+        assert!(
+            !looked_at.iter().any(|path| path.starts_with(fact)),
+            "{fact}"
+        );
+    }
+    let text = "`cat /sys/class/net/IFACE/{a,b}`, /proc/x; `sysctl -w net.core.x=1 fs.y` and\n\
+                `echo 4 > /sys/class/net/eth0/queues/tx-N/xps_cpus`.";
+    let files = [
+        "/proc/sys/fs/y",
+        "/proc/sys/net/core/x",
+        "/proc/x",
+        "/sys/class/net/*/a",
+        "/sys/class/net/*/b",
+        "/sys/class/net/*/queues/tx-*/xps_cpus",
+    ];
+    assert_eq!(files_in(text).into_iter().collect::<Vec<_>>(), files);
 }
 
 #[test]
@@ -311,7 +417,8 @@ fn against_sysctl_file(conf: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut missing: BTreeSet<&str> = KNOBS
         .iter()
-        .filter(|knob| knob.left_because.is_none() && !LEFT_OUT.contains(&knob.name))
+        .filter(|knob| knob.place == Place::Sysctl && knob.left_because.is_none())
+        .filter(|knob| !LEFT_OUT.contains(&knob.name))
         .map(|knob| knob.name)
         .collect();
     let head = conf.split("\n\n").next().unwrap_or_default();
@@ -337,7 +444,7 @@ fn against_sysctl_file(conf: &str) -> Vec<String> {
             found.push(format!("{line}: `tune` does not set it, or twice"));
             continue;
         };
-        if knob.wanted.correction(value) != Ok(None) {
+        if knob.wanted.correction(value, "") != Ok(None) {
             found.push(format!("{line}: {} is recommended", knob.wanted.describe()));
         }
         if !comment.contains(knob.guide.path()) {
@@ -345,6 +452,50 @@ fn against_sysctl_file(conf: &str) -> Vec<String> {
         }
     }
     found.extend(missing.into_iter().map(|name| format!("{name} is missing")));
+    found
+}
+
+/// The files of /proc and /sys that a page names, and those of the settings that it has sysctl(8) show; `*`
+/// in place of what a knob has several of.
+fn files_in(page: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut page = page.replace("$(pidof -s portcullis)", "*");
+    for (one, any) in [
+        ("IFACE", "*"),
+        ("net/eth0/", "net/*/"),
+        ("tx-N", "tx-*"),
+        ("cpu/cpu0/", "cpu/cpu*/"),
+    ] {
+        page = page.replace(one, any);
+    }
+    let is_end = |character: char| character.is_whitespace() || "`;()'\"|:".contains(character);
+    for word in page.split(is_end) {
+        let word = word.trim_end_matches(['.', ',']);
+        if !["/proc/", "/sys/"]
+            .iter()
+            .any(|root| word.starts_with(root))
+        {
+            continue;
+        }
+        let Some((before, choices)) = word.split_once('{') else {
+            found.insert(word.to_owned());
+            continue;
+        };
+        let (choices, after) = choices.split_once('}').unwrap_or((choices, ""));
+        let choices = choices.split(',');
+        found.extend(choices.map(|choice| format!("{before}{choice}{after}")));
+    }
+    for span in page.split('`').skip(1).step_by(2) {
+        for command in span.split(';') {
+            let mut words = command.split_whitespace();
+            if words.next() != Some("sysctl") {
+                continue;
+            }
+            let names = words.filter_map(|word| word.split('=').next());
+            let names = names.filter(|name| name.contains('.'));
+            found.extend(names.map(|name| format!("/proc/sys/{}", name.replace('.', "/"))));
+        }
+    }
     found
 }
 

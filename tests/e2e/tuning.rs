@@ -1,7 +1,7 @@
 //! `portcullis tune`, on a root directory made for it: this machine's settings stay as they are.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -56,6 +56,66 @@ fn settings_are_shown_applied_and_restored() {
     assert!(text.starts_with("Nothing is recorded"), "{text}");
 }
 
+/// One of each kind that is set.
+#[test]
+fn cards_processors_and_a_module_are_shown_applied_and_restored() {
+    let root = machine();
+    let list = "kernel/net/tls/tls.ko:\n";
+    let module = root.path().join("sys/module/tls");
+    let modprobe = format!(
+        "#!/bin/sh\ncase $1 in tls) mkdir -p {0}; echo 0 > {0}/refcnt;; -r) rm -r {0};; esac\n",
+        module.display()
+    );
+    let governor = "sys/devices/system/cpu/cpufreq/policy0/scaling_governor";
+    let steering = "sys/class/net/eth0/queues/rx-0/rps_cpus";
+    for (path, text) in [
+        ("proc/sys/kernel/osrelease", "6.12.1"),
+        ("lib/modules/6.12.1/modules.dep", list),
+        ("sbin/modprobe", &modprobe),
+        ("sys/devices/system/cpu/online", "0-1"),
+        (governor, "powersave"),
+        (
+            "sys/devices/system/cpu/cpufreq/policy0/scaling_available_governors",
+            "performance powersave",
+        ),
+        ("sys/class/net/eth0/flags", "0x1003"),
+        ("sys/class/net/eth0/device/uevent", ""),
+        (steering, "0"),
+    ] {
+        put(&root, path, text);
+    }
+    let program = root.path().join("sbin/modprobe");
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    let (code, text) = tune(&root, &[]);
+    assert_eq!(code, 1, "{text}");
+    for line in [
+        "differs  rps_cpus eth0/rx-0 = 0, recommended: some CPUs\n",
+        "To set: echo 3 > /sys/class/net/eth0/queues/rx-0/rps_cpus\n",
+        "differs  tls = unloaded, recommended: loaded\n",
+        "differs  scaling_governor policy0 = powersave, recommended: performance\n",
+        "absent   xps_cpus\n",
+        "absent   RLIMIT_NOFILE\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    let (code, text) = tune(&root, &["--apply"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(module.exists(), "{text}");
+    assert_eq!(
+        (get(&root, steering), get(&root, governor)),
+        both("3", "performance")
+    );
+    put(&root, governor, "schedutil");
+    let (code, text) = tune(&root, &["--undo"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("kept     scaling_governor policy0"), "{text}");
+    assert!(!module.exists(), "{text}");
+    assert_eq!(
+        (get(&root, steering), get(&root, governor)),
+        both("0", "schedutil")
+    );
+}
+
 #[test]
 fn what_may_not_be_set_is_refused_with_one_message() {
     let root = machine();
@@ -83,11 +143,15 @@ fn machine() -> TempDir {
         ("kernel/io_uring_disabled", "1"),
         ("kernel/random/boot_id", "f00"),
     ] {
-        let path = root.path().join("proc/sys").join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, format!("{value}\n")).unwrap();
+        put(&root, &format!("proc/sys/{name}"), value);
     }
     root
+}
+
+fn put(root: &TempDir, path: &str, text: &str) {
+    let path = root.path().join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("{text}\n")).unwrap();
 }
 
 fn tune(root: &TempDir, options: &[&str]) -> (i32, String) {
@@ -104,8 +168,11 @@ fn command(root: &TempDir, options: &[&str]) -> Command {
 }
 
 fn setting(root: &TempDir, name: &str) -> String {
-    let path: &Path = root.path();
-    let value = fs::read_to_string(path.join("proc/sys").join(name)).unwrap();
+    get(root, &format!("proc/sys/{name}"))
+}
+
+fn get(root: &TempDir, path: &str) -> String {
+    let value = fs::read_to_string(root.path().join(path)).unwrap();
     value.trim().to_owned()
 }
 

@@ -144,9 +144,9 @@ impl fmt::Display for Limit {
     }
 }
 
-/// A line of /proc/self/limits (proc(5)): the name, then soft and hard limit and the unit, in
+/// A line of /proc/PID/limits (proc(5)): the name, then soft and hard limit and the unit, in
 /// columns.
-fn parse_limit(text: &str, name: &str) -> Option<Limit> {
+pub(in crate::cli) fn parse_limit(text: &str, name: &str) -> Option<Limit> {
     let mut values = text
         .lines()
         .find_map(|line| line.strip_prefix(name))?
@@ -162,7 +162,7 @@ fn parse_limit(text: &str, name: &str) -> Option<Limit> {
 }
 
 /// Major and minor version of a release such as "6.1.0-18-cloud-amd64" or "7.2-rc3".
-pub(super) fn parse_release(release: &str) -> Option<(u32, u32)> {
+pub(in crate::cli) fn parse_release(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release
         .split(|character: char| !character.is_ascii_digit())
         .map(|digits| digits.parse().ok());

@@ -3,7 +3,7 @@
 //! Three steps that know nothing of each other: [`Facts::gather`] asks the machine, [`findings()`]
 //! judges the facts, [`render`] writes the judgement down.
 
-mod facts;
+pub(super) mod facts;
 mod findings;
 mod kernel_bugs;
 mod surroundings;

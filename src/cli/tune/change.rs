@@ -1,10 +1,11 @@
 //! `--apply` and `--undo`.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
-use super::knobs::{KNOBS, Knob, numbers};
 use super::machine::{Machine, State, plain};
 use super::record::{Change, Record, Store, now_s};
+use super::settings::Setting;
+use super::table::KNOBS;
 
 /// What became of one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Outcome {
     Already,
     /// Somebody else has changed it since: it stays.
     ChangedSince,
+    /// It is not there any more, as that of an interface that is gone: there is nothing to restore.
+    Gone,
     /// It could not be set.
     Failed(String),
 }
@@ -71,16 +74,16 @@ pub fn apply(machine: &Machine) -> Result<Vec<Done>, Refused> {
                 recommended,
             },
             None,
-        ) = (found.state, found.knob.left_because)
+        ) = (found.state, found.setting.knob.left_because)
         {
-            wanted.push((found.knob, current, recommended));
+            wanted.push((found.setting, current, recommended));
         }
     }
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    for (knob, ..) in &wanted {
-        may_write(machine, knob)?;
+    for (setting, ..) in &wanted {
+        may_write(machine, setting)?;
     }
     let store = open(machine)?;
     let of_record = |error| of_record(&store, error);
@@ -99,8 +102,8 @@ pub fn apply(machine: &Machine) -> Result<Vec<Done>, Refused> {
     store.save(&record).map_err(of_record)?;
     record.changes = earlier;
     let mut done = Vec::new();
-    for ((knob, ..), mut change) in wanted.iter().zip(planned) {
-        let outcome = set(machine, knob, &mut change);
+    for ((setting, ..), mut change) in wanted.iter().zip(planned) {
+        let outcome = set(machine, setting, &mut change);
         done.push(Done {
             name: change.name.clone(),
             from: change.old.clone(),
@@ -116,11 +119,11 @@ pub fn apply(machine: &Machine) -> Result<Vec<Done>, Refused> {
     Ok(done)
 }
 
-fn planned(wanted: &[(Knob, String, String)]) -> Vec<Change> {
+fn planned(wanted: &[(Setting, String, String)]) -> Vec<Change> {
     let time_s = now_s();
-    let of = |(knob, old, new): &(Knob, String, String)| Change {
-        name: knob.name.to_owned(),
-        path: format!("/{}", knob.path()),
+    let of = |(setting, old, new): &(Setting, String, String)| Change {
+        name: setting.name.clone(),
+        path: format!("/{}", setting.path),
         old: old.clone(),
         new: new.clone(),
         time_s,
@@ -128,15 +131,15 @@ fn planned(wanted: &[(Knob, String, String)]) -> Vec<Change> {
     wanted.iter().map(of).collect()
 }
 
-/// Sets a knob, and notes in `change` what it has become.
-fn set(machine: &Machine, knob: &Knob, change: &mut Change) -> Outcome {
-    let written = machine.write(knob, &change.new);
+/// Writes a setting, and notes in `change` what it has become.
+fn set(machine: &Machine, setting: &Setting, change: &mut Change) -> Outcome {
+    let written = machine.write(setting, &change.new);
     let outcome = match &written {
-        Ok(now) if matches!(knob.wanted.correction(now), Ok(None)) => Outcome::Set,
+        Ok(now) if matches!(machine.correction(setting, now), Ok(None)) => Outcome::Set,
         Ok(now) => Outcome::Failed(format!("the kernel made it {now}")),
         Err(error) => Outcome::Failed(error.to_string()),
     };
-    change.new = match (written, machine.read(knob)) {
+    change.new = match (written, machine.read(setting)) {
         (Ok(now), _) | (Err(_), Ok(now)) => now,
         // What can neither be written nor read has not been changed.
         (Err(_), Err(_)) => change.old.clone(),
@@ -171,19 +174,17 @@ pub fn undo(machine: &Machine) -> Result<Option<Vec<Done>>, Refused> {
         store.save(&Record::default()).map_err(of_record)?;
         return Ok(None);
     }
-    let knobs = knobs_of(&record, &store)?;
-    for (knob, change) in knobs.iter().zip(&record.changes) {
-        if machine
-            .read(knob)
-            .is_ok_and(|now| now == plain(&change.new))
-        {
-            may_write(machine, knob)?;
+    let settings = settings_of(&record, &store)?;
+    for (setting, change) in settings.iter().zip(&record.changes) {
+        let now = machine.read(setting);
+        if now.is_ok_and(|now| now == plain(&change.new)) {
+            may_write(machine, setting)?;
         }
     }
     let mut done = Vec::new();
     let mut left = Vec::new();
-    for (knob, change) in knobs.iter().zip(&record.changes).rev() {
-        let outcome = restore(machine, knob, change);
+    for (setting, change) in settings.iter().zip(&record.changes).rev() {
+        let outcome = restore(machine, setting, change);
         if matches!(outcome, Outcome::Failed(_)) {
             left.push(change.clone());
         }
@@ -200,28 +201,36 @@ pub fn undo(machine: &Machine) -> Result<Option<Vec<Done>>, Refused> {
     Ok(Some(done))
 }
 
-fn restore(machine: &Machine, knob: &Knob, change: &Change) -> Outcome {
+fn restore(machine: &Machine, setting: &Setting, change: &Change) -> Outcome {
     let (old, new) = (plain(&change.old), plain(&change.new));
-    match machine.read(knob) {
+    match machine.read(setting) {
         Ok(now) if now == old => Outcome::Already,
         Ok(now) if now != new => Outcome::ChangedSince,
-        Ok(_) => match machine.write(knob, &old) {
+        Ok(_) => match machine.write(setting, &old) {
             Ok(now) if now == old => Outcome::Set,
             Ok(now) => Outcome::Failed(format!("the kernel made it {now}")),
             Err(error) => Outcome::Failed(error.to_string()),
         },
+        Err(error) if error.kind() == ErrorKind::NotFound => Outcome::Gone,
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }
 
-/// The knob of each change. Whatever else a record names is not this program's to write.
-fn knobs_of(record: &Record, store: &Store) -> Result<Vec<Knob>, Refused> {
+/// The setting of each change, which need not be there any more. Whatever else a record names is not this
+/// program's to write.
+fn settings_of(record: &Record, store: &Store) -> Result<Vec<Setting>, Refused> {
     let of = |change: &Change| {
-        let knob = KNOBS
-            .into_iter()
-            .find(|knob| knob.name == change.name && knob.left_because.is_none());
-        let is_sound = numbers(&change.old).is_ok() && numbers(&change.new).is_ok();
-        knob.filter(|_| is_sound).ok_or_else(|| Refused::Foreign {
+        let path = change.path.trim_start_matches('/');
+        let found = KNOBS
+            .iter()
+            .filter(|knob| knob.left_because.is_none())
+            .filter_map(|knob| knob.setting_at(path))
+            .find(|setting| setting.name == change.name);
+        let is_sound = |setting: &Setting| {
+            let wanted = setting.knob.wanted;
+            wanted.is_sound(&plain(&change.old)) && wanted.is_sound(&plain(&change.new))
+        };
+        found.filter(is_sound).ok_or_else(|| Refused::Foreign {
             path: store.path().display().to_string(),
             what: format!("{} = {}", change.name, change.old),
         })
@@ -229,11 +238,12 @@ fn knobs_of(record: &Record, store: &Store) -> Result<Vec<Knob>, Refused> {
     record.changes.iter().map(of).collect()
 }
 
-fn may_write(machine: &Machine, knob: &Knob) -> Result<(), Refused> {
-    machine.may_write(knob).map_err(|error| Refused::Setting {
-        name: knob.name.to_owned(),
+fn may_write(machine: &Machine, setting: &Setting) -> Result<(), Refused> {
+    let refused = |error| Refused::Setting {
+        name: setting.name.clone(),
         error,
-    })
+    };
+    machine.may_write(setting).map_err(refused)
 }
 
 fn open(machine: &Machine) -> Result<Store, Refused> {

@@ -1,14 +1,21 @@
 //! `portcullis tune`: where this machine's settings differ from what the tuning guide recommends, and,
 //! if told to, the change and the way back.
 //!
-//! [`knobs`] is the table of what is looked at; [`machine`] reads and writes; [`change`] applies and
-//! undoes with a [`record`]; what is said about it is [`report`]'s.
+//! [`table`] is what is looked at, made of [`knobs`]; [`settings`] finds what each is on a machine;
+//! [`machine`] reads and writes; [`change`] applies and undoes with a [`record`]; what is said about it is
+//! [`report`]'s.
 
 pub mod change;
 pub mod knobs;
 pub mod machine;
+mod module;
 pub mod record;
 pub mod report;
+pub mod settings;
+pub mod table;
+
+#[cfg(test)]
+mod kinds_tests;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -33,7 +40,7 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// The directory whose proc/sys is looked at and changed
+    /// The directory that is looked at and changed in place of the root
     #[arg(long, value_name = "DIRECTORY", default_value = "/", hide = true)]
     root: PathBuf,
 }

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 
 use super::change::{Done, Outcome, Refused};
-use super::knobs::Knob;
+use super::knobs::{Knob, Place};
 use super::machine::{State, Survey};
+use super::settings::Setting;
 use crate::proto::json::JsonWriter;
 
 /// What there is to say after `--apply` when nothing differed.
@@ -15,18 +16,30 @@ pub(super) const APPLIED_NOTHING: &str = "Nothing differs: nothing was changed."
 pub(super) const UNDID_NOTHING: &str =
     "Nothing is recorded since this machine was started: nothing was changed.";
 
-/// The settings as text: what differs with the reason, the rest in a line each.
+/// The settings as text: what differs with the reason, the rest in a line each. Those of one knob that
+/// stand alike are told together.
 #[must_use]
 pub fn survey(found: &[Survey]) -> String {
     let mut text = String::new();
-    for Survey { knob, state } in found {
-        let name = knob.name;
+    for (found, count) in together(found) {
+        let Survey { setting, state } = found;
+        let knob = &setting.knob;
+        let name = match count {
+            1 => setting.name.clone(),
+            count => format!("{} and {} more", setting.name, count - 1),
+        };
         let word = word(knob, state);
         // Writing to a String cannot fail.
         let _ = match state {
             State::Right { current } => writeln!(text, "{word:<8} {name} = {current}"),
             State::Absent => writeln!(text, "{word:<8} {name}"),
             State::Unknown { reason } => writeln!(text, "{word:<8} {name}: {reason}"),
+            State::Depends { current } => {
+                let because = knob.left_because.unwrap_or("it depends");
+                let page = knob.guide.path();
+                let _ = writeln!(text, "{word:<8} {name} = {current}");
+                writeln!(text, "{INDENT}Left to you: {because}. More: {page}")
+            }
             State::Differs {
                 current,
                 recommended,
@@ -37,7 +50,8 @@ pub fn survey(found: &[Survey]) -> String {
                 if let Some(because) = knob.left_because {
                     let _ = writeln!(text, "{INDENT}Left to you: {because}.");
                 }
-                let _ = writeln!(text, "{INDENT}To set: sysctl -w {name}='{recommended}'");
+                let how = how_to_set(setting, recommended, count);
+                let _ = writeln!(text, "{INDENT}To set: {how}");
                 writeln!(text, "{INDENT}More: {}", knob.guide.path())
             }
         };
@@ -55,13 +69,16 @@ pub fn survey(found: &[Survey]) -> String {
 #[must_use]
 pub fn survey_json(found: &[Survey]) -> String {
     object(exit_code(found), "settings", |json| {
-        for Survey { knob, state } in found {
+        for Survey { setting, state } in found {
+            let knob = &setting.knob;
             json.begin_object()
-                .string_member("name", knob.name.as_bytes())
-                .string_member("path", format!("/{}", knob.path()).as_bytes())
+                .string_member("name", setting.name.as_bytes())
+                .string_member("path", format!("/{}", setting.path).as_bytes())
                 .string_member("state", word(knob, state).as_bytes());
             let (current, recommended, reason) = match state {
-                State::Right { current } => (Some(current), None, None),
+                State::Right { current } | State::Depends { current } => {
+                    (Some(current), None, None)
+                }
                 State::Differs {
                     current,
                     recommended,
@@ -113,6 +130,7 @@ pub fn changes(done: &[Done], nothing: &str) -> String {
                 text,
                 "kept     {name}: it is not {from} any more, so somebody else has changed it"
             ),
+            Outcome::Gone => writeln!(text, "gone     {name}: there is nothing to restore"),
             Outcome::Failed(why) => writeln!(text, "failed   {name} = {to}: {why}"),
         };
     }
@@ -134,6 +152,7 @@ pub fn changes_json(done: &[Done], code: u8) -> String {
                 Outcome::Set => ("set", None),
                 Outcome::Already => ("already", None),
                 Outcome::ChangedSince => ("changed_since", None),
+                Outcome::Gone => ("gone", None),
                 Outcome::Failed(why) => ("failed", Some(why.as_str())),
             };
             json.begin_object()
@@ -162,7 +181,7 @@ pub fn refusal(refused: &Refused, what: &str) -> String {
                 "in a container ask for the setting where it is started, or run it on the host"
                     .to_owned()
             } else {
-                "see whether sysctl(8) can set it".to_owned()
+                "see whether it can be set by hand".to_owned()
             };
             format!("may not set {name}: {error}\n  nothing was changed; {help}")
         }
@@ -178,12 +197,43 @@ pub fn refusal(refused: &Refused, what: &str) -> String {
 }
 
 fn is_to_set(found: &Survey) -> bool {
-    matches!(found.state, State::Differs { .. }) && found.knob.left_because.is_none()
+    matches!(found.state, State::Differs { .. }) && found.setting.knob.left_because.is_none()
+}
+
+/// The first of those that stand alike, and how many there are.
+fn together(found: &[Survey]) -> Vec<(&Survey, usize)> {
+    let mut groups: Vec<(&Survey, usize)> = Vec::new();
+    for one in found {
+        let is_alike = |first: &Survey| {
+            first.setting.knob.name == one.setting.knob.name && first.state == one.state
+        };
+        match groups.iter_mut().rev().find(|(first, _)| is_alike(first)) {
+            Some((_, count)) => *count += 1,
+            None => groups.push((one, 1)),
+        }
+    }
+    groups
+}
+
+/// What a person types, or writes where the service is started. `count`: so many alike.
+fn how_to_set(setting: &Setting, value: &str, count: usize) -> String {
+    let Setting { knob, path, .. } = setting;
+    match knob.place {
+        Place::Sysctl => format!("sysctl -w {}='{value}'", knob.name),
+        Place::Files(_) if count > 1 => format!("echo {value} > /{path}, and the others alike"),
+        Place::Files(_) => format!("echo {value} > /{path}"),
+        Place::Module(name) => format!("modprobe {name}"),
+        Place::BootParameter => format!("{}={value} on the kernel's command line", knob.name),
+        Place::Limit { unit, .. } | Place::Group { unit } => {
+            format!("systemctl edit portcullis, and below [Service] {unit}")
+        }
+    }
 }
 
 fn word(knob: &Knob, state: &State) -> &'static str {
     match state {
         State::Right { .. } => "ok",
+        State::Depends { .. } => "left",
         State::Differs { .. } if knob.left_because.is_some() => "left",
         State::Differs { .. } => "differs",
         State::Absent => "absent",
