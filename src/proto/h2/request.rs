@@ -28,6 +28,8 @@ pub struct Head {
     pub protocol: Option<Box<str>>,
     /// The priority that the client wishes.
     pub priority: Priority,
+    /// Whether it takes fields behind the content (RFC 9110 6.5.1).
+    pub takes_trailers: bool,
 }
 
 /// Why a request is not served.
@@ -72,6 +74,7 @@ pub fn request(list: &HeaderList, end_stream: bool, bounds: &Bounds) -> Result<H
             .priority
             .and_then(Priority::parse)
             .unwrap_or_default(),
+        takes_trailers: control.takes_trailers,
     })
 }
 
@@ -196,6 +199,7 @@ struct Control<'a> {
     content_length: Option<u64>,
     expect: Option<&'a [u8]>,
     priority: Option<&'a [u8]>,
+    takes_trailers: bool,
 }
 
 impl<'a> Control<'a> {
@@ -207,6 +211,7 @@ impl<'a> Control<'a> {
             b"te" if !value.eq_ignore_ascii_case(b"trailers") => {
                 return Err(Refusal::Malformed("te other than trailers"));
             }
+            b"te" => self.takes_trailers = true,
             b"host" => once(&mut self.host, value, Refusal::Malformed("repeated host"))?,
             b"content-length" => {
                 let length =
