@@ -6,6 +6,8 @@ use std::collections::HashMap;
 #[derive(Debug, Default)]
 pub struct HostNames {
     exact: HashMap<Box<str>, usize>,
+    /// The same, where they are few.
+    few: Vec<(Box<str>, usize)>,
     /// By what follows "*.".
     wildcard: HashMap<Box<str>, usize>,
     default: Option<usize>,
@@ -26,6 +28,10 @@ impl HostNames {
                     None => names.exact.insert(pattern.as_str().into(), site),
                 };
             }
+        }
+        if names.exact.len() <= COMPARED_MAX {
+            let exact = names.exact.iter();
+            names.few = exact.map(|(name, site)| (name.clone(), *site)).collect();
         }
         names
     }
@@ -54,9 +60,9 @@ impl HostNames {
         if self.exact.len() > COMPARED_MAX {
             return self.exact.get(host).copied();
         }
-        let mut sites = self.exact.iter();
+        let mut sites = self.few.iter();
         sites
-            .find(|(name, _)| &***name == host)
+            .find(|(name, _)| **name == *host)
             .map(|(_, site)| *site)
     }
 }

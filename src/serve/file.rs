@@ -73,21 +73,23 @@ impl<T: FileThreads> FileSite<'_, T> {
         if !matches!(request.method, Method::Get | Method::Head) {
             return None;
         }
-        let path = request.path();
-        let variant = match path::plain(path) {
+        let variant = match path::plain(&request.target) {
             Some(at) => match self.cache.find_known(self.index, at, now)? {
                 Ok(Found::File(file)) => coded::choose_known(self, at, file, request, now)?,
                 Ok(Found::Directory) | Err(_) => return None,
             },
             None => {
-                let path = RelativePath::parse(path, self.files.dotfiles).ok()?;
+                let path = RelativePath::parse(request.path(), self.files.dotfiles).ok()?;
                 let (file, at) = self.find_known(&path, now)?;
                 coded::choose_known(self, at.to_bytes(), file, request, now)?
             }
         };
         let response = represent(request, &variant.ok()?, now);
         // The site may have a page for an error.
-        (response.status < Status(400)).then_some(response)
+        if response.status >= Status(400) {
+            return None;
+        }
+        Some(response)
     }
 
     async fn read(self, request: &Request, now: Now) -> Response {
@@ -208,7 +210,11 @@ fn represent(request: &Request, variant: &Variant, now: Now) -> Response {
     let file = &*variant.file;
     let describe = |status| Response::new(status).with_block(Rc::clone(&variant.fields));
     if !conditional::may_decide(&request.fields) {
-        return describe(Status(200)).with_body(body(file, 0, file.size));
+        return Response {
+            block: Some(Rc::clone(&variant.fields)),
+            body: body(file, 0, file.size),
+            ..Response::new(Status(200))
+        };
     }
     let validators = Validators {
         etag: EntityTag::parse(&file.etag),

@@ -145,19 +145,27 @@ fn push_escaped(target: &mut Vec<u8>, byte: u8) {
     }
 }
 
-/// What is beneath the root of the file that `path` names, where that is the path as it stands,
-/// whatever the rules: what [`RelativePath::parse`] makes of most paths, without memory of its own.
-pub(crate) fn plain(path: &str) -> Option<&[u8]> {
-    let beneath = path.as_bytes().strip_prefix(b"/")?;
+/// What is beneath the root of the file that the path of `target` names, where that is the path as it
+/// stands, whatever the rules: what [`RelativePath::parse`] makes of most paths, without memory of its
+/// own.
+pub(crate) fn plain(target: &str) -> Option<&[u8]> {
+    let target = target.as_bytes().strip_prefix(b"/")?;
     let mut before = b'/';
-    for &byte in beneath {
+    let mut length = target.len();
+    for (index, &byte) in target.iter().enumerate() {
         let begins_name = before == b'/';
-        if matches!(byte, 0 | b'%') || begins_name && matches!(byte, b'/' | b'.') {
-            return None;
+        match byte {
+            b'?' => {
+                length = index;
+                break;
+            }
+            0 | b'%' => return None,
+            b'/' | b'.' if begins_name => return None,
+            _ => before = byte,
         }
-        before = byte;
     }
-    (before != b'/' && beneath.len() <= NAME_BYTES_MAX).then_some(beneath)
+    let beneath = target.get(..length)?;
+    (before != b'/' && length <= NAME_BYTES_MAX).then_some(beneath)
 }
 
 fn decode(segment: &[u8], into: &mut Vec<u8>) -> Result<(), Status> {
@@ -342,9 +350,11 @@ mod tests {
         for path in ["/a", "/a/b.c", "/a..b/c.", "/\\x", "/~/a b"] {
             assert_eq!(plain(path), Some(&path.as_bytes()[1..]), "{path}");
         }
+        assert_eq!(plain("/a/b?/%41/.c"), Some(&b"a/b"[..]));
         let long = format!("/{}", "a/".repeat(127) + "aa");
         for path in [
-            "", "*", "a", "/", "/a/", "/.a", "/a/.b", "//a", "/a//b", "/%41", "/a\0", &long,
+            "", "*", "a", "/", "/a/", "/.a", "/a/.b", "//a", "/a//b", "/?", "/a/?", "/%41", "/a\0",
+            &long,
         ] {
             assert_eq!(plain(path), None, "{path}");
         }
@@ -423,7 +433,8 @@ mod tests {
         #[test]
         fn plain_paths_are_what_the_rules_make_of_them(path in any_path(), dotfiles: bool) {
             if let Some(plain) = plain(&path) {
-                let parsed = RelativePath::parse(&path, dotfiles).unwrap();
+                let path = path.split('?').next().unwrap();
+                let parsed = RelativePath::parse(path, dotfiles).unwrap();
                 prop_assert_eq!(parsed.beneath.as_bytes(), plain);
                 prop_assert!(!parsed.directory);
             }

@@ -249,7 +249,7 @@ fn start<'a, H: Handler>(
             };
             if let Some(response) = known {
                 // What most requests ask for costs no future.
-                if let Some(made) = respond(stream, &request, response, shared) {
+                if let Some(made) = respond(stream, response, shared) {
                     tasks.add(stream, Box::pin(send_rest(stream, made, shared)));
                 }
                 return;
@@ -316,7 +316,7 @@ async fn exchange<H: Handler>(
         })
         .await
     };
-    let made = respond(stream, &request, response, shared);
+    let made = respond(stream, response, shared);
     drop(request);
     if let Some(made) = made {
         send_rest(stream, made, shared).await;
@@ -324,23 +324,18 @@ async fn exchange<H: Handler>(
 }
 
 /// Begins the response of `stream`; gives what has still to be made of it.
-fn respond(
-    stream: StreamId,
-    request: &Request,
-    response: Response,
-    shared: &Shared,
-) -> Option<Made> {
-    let response = match is_unconnected(request, &response) {
-        // Success would say that the tunnel is there (RFC 8441 5).
-        true => error_page::page(Status(501)),
-        false => response,
-    };
-    let failure = shared.connection.borrow_mut().failure(stream);
-    if let Some(failure) = failure {
+fn respond(stream: StreamId, mut response: Response, shared: &Shared) -> Option<Made> {
+    let mut connection = shared.connection.borrow_mut();
+    if let Some(failure) = connection.failure(stream) {
+        drop(connection);
         refuse(stream, failure.status, failure.reason, shared);
         return None;
     }
-    let mut connection = shared.connection.borrow_mut();
+    let is_connected = matches!(response.body, Body::Upgrade(_)) || response.status >= Status(300);
+    if !is_connected && connection.asks_for_tunnel(stream) {
+        // Success would say that the tunnel is there (RFC 8441 5).
+        response = error_page::page(Status(501));
+    }
     connection.respond(stream, response, shared.now_ms.get())
 }
 
@@ -358,12 +353,6 @@ fn inform(stream: StreamId, request: &Request, shared: &Shared) {
     for interim in request.interims.take() {
         connection.inform(stream, interim);
     }
-}
-
-/// Whether an extended CONNECT has been answered as if it were a GET.
-fn is_unconnected(request: &Request, response: &Response) -> bool {
-    let asks = request.fields.first("upgrade").is_some();
-    asks && response.status < Status(300) && !matches!(response.body, Body::Upgrade(_))
 }
 
 /// Waits until more can be sent of what `made` makes.
@@ -438,9 +427,8 @@ impl<'a, R: Receive> Reader<'a, R> {
             }
             self.look_around();
             self.arm();
-            let received = self.read.receive(&mut self.input).await;
-            self.shared.set_now(self.read.now());
-            match received {
+            // It is as late as when the task was woken for it.
+            match self.read.receive(&mut self.input).await {
                 Ok(Received::Data(_)) => self.handle_input(),
                 Ok(Received::Expired(expiry)) => {
                     self.shared.armed.set(None);

@@ -5,6 +5,7 @@
 //! stream ([`StreamError`]: RST_STREAM, and the connection goes on).
 
 pub mod connection;
+pub mod field;
 pub mod flood;
 pub mod flow;
 pub mod frame;

@@ -3,12 +3,13 @@
 //! What is malformed is refused even where only an HTTP/1.1 server behind this one could read it
 //! differently (RFC 9113 10.3).
 
+use super::field::{self, Class};
 use super::hpack::HeaderList;
 use super::priority::Priority;
 use crate::limits::METHOD_BYTES_MAX;
 use crate::message::{BodyLength, Interims, Method, Request, RequestId, Status, Version};
 use crate::proto::authority::{host_of, is_connect_target};
-use crate::proto::syntax::{decimal, is_field_value, is_tchar, is_token};
+use crate::proto::syntax::{decimal, is_token};
 
 /// What the listener allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Head {
     pub protocol: Option<Box<str>>,
     /// The priority that the client wishes.
     pub priority: Priority,
+    /// Whether it takes fields behind the content (RFC 9110 6.5.1).
+    pub takes_trailers: bool,
 }
 
 /// Why a request is not served.
@@ -49,10 +52,7 @@ pub fn request(list: &HeaderList, end_stream: bool, bounds: &Bounds) -> Result<H
     }
     let (pseudo, first_field) = Pseudo::read(list)?;
     let mut control = Control::default();
-    for (name, value) in list.iter_from(first_field) {
-        check_field(name, value)?;
-        control.read(name, value)?;
-    }
+    control.read_from(list, first_field)?;
     let method = pseudo.method()?;
     let (target, protocol) = pseudo.target(&method, bounds)?;
     Ok(Head {
@@ -72,6 +72,7 @@ pub fn request(list: &HeaderList, end_stream: bool, bounds: &Bounds) -> Result<H
             .priority
             .and_then(Priority::parse)
             .unwrap_or_default(),
+        takes_trailers: control.takes_trailers,
     })
 }
 
@@ -83,12 +84,7 @@ pub fn check_trailers(list: &HeaderList) -> Result<(), Refusal> {
     if list.overflowed() {
         return Err(Refusal::Malformed("too many or too large trailer fields"));
     }
-    let mut control = Control::default();
-    for (name, value) in list.iter() {
-        check_field(name, value)?;
-        control.read(name, value)?;
-    }
-    Ok(())
+    Control::default().read_from(list, 0)
 }
 
 /// The pseudo-header fields (RFC 9113 8.3.1), each at most once.
@@ -103,11 +99,14 @@ struct Pseudo<'a> {
 
 impl<'a> Pseudo<'a> {
     /// Those that the list begins with, and how many they are. One behind another field is found by
-    /// [`check_field`], since no other name has a colon.
+    /// [`field::check`], since no other name has a colon.
     fn read(list: &'a HeaderList) -> Result<(Self, usize), Refusal> {
         let mut pseudo = Self::default();
         let mut count = 0;
-        for (name, value) in list.iter().take_while(|(name, _)| name.starts_with(b":")) {
+        for (name, value, class) in list.classified_from(0) {
+            if class != Class::Pseudo {
+                break;
+            }
             let place = match name {
                 b":method" => &mut pseudo.method,
                 b":scheme" => &mut pseudo.scheme,
@@ -196,9 +195,24 @@ struct Control<'a> {
     content_length: Option<u64>,
     expect: Option<&'a [u8]>,
     priority: Option<&'a [u8]>,
+    takes_trailers: bool,
 }
 
 impl<'a> Control<'a> {
+    /// Checks the fields from the `first` on, and takes what is to be obeyed.
+    fn read_from(&mut self, list: &'a HeaderList, first: usize) -> Result<(), Refusal> {
+        for (name, value, class) in list.classified_from(first) {
+            match class {
+                Class::Plain => {}
+                Class::Control => self.read(name, value)?,
+                Class::Pseudo | Class::Malformed => {
+                    field::check(name, value).map_err(Refusal::Malformed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn read(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
         match name {
             // RFC 9113 8.2.2: connection-specific fields make a message malformed.
@@ -207,6 +221,7 @@ impl<'a> Control<'a> {
             b"te" if !value.eq_ignore_ascii_case(b"trailers") => {
                 return Err(Refusal::Malformed("te other than trailers"));
             }
+            b"te" => self.takes_trailers = true,
             b"host" => once(&mut self.host, value, Refusal::Malformed("repeated host"))?,
             b"content-length" => {
                 let length =
@@ -255,20 +270,6 @@ fn host(authority: Option<&[u8]>, host: Option<&[u8]>) -> Result<Box<str>, Refus
         .or(host)
         .ok_or(Refusal::Malformed("neither :authority nor host"))?;
     host_of(authority).ok_or(Refusal::Malformed("malformed :authority or host"))
-}
-
-/// RFC 9113 8.2.1, and the whole grammar of RFC 9110 5: what it forbids beyond, an HTTP/1.1 server
-/// may take for something else.
-pub(super) fn check_field(name: &[u8], value: &[u8]) -> Result<(), Refusal> {
-    let in_name = |&byte: &u8| is_tchar(byte) && !byte.is_ascii_uppercase();
-    if name.is_empty() || !name.iter().all(in_name) {
-        return Err(Refusal::Malformed("malformed field name"));
-    }
-    let padded = matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
-    if padded || !is_field_value(value) {
-        return Err(Refusal::Malformed("malformed field value"));
-    }
-    Ok(())
 }
 
 /// Puts `value` in its place, unless there is one.

@@ -3,8 +3,8 @@
 //! As strict as with requests: what a client behind this program could read otherwise is refused
 //! (RFC 9113 10.3).
 
+use super::field::{self, Class};
 use super::hpack::HeaderList;
-use super::request::{Refusal, check_field};
 use crate::message::{Fields, Interim, Status};
 use crate::proto::syntax::decimal;
 
@@ -38,15 +38,18 @@ pub fn response(list: &HeaderList, end_stream: bool) -> Result<Head, &'static st
     if list.overflowed() {
         return Err("too many or too large fields in a response");
     }
-    let mut fields = list.iter();
-    let Some((b":status", status)) = fields.next() else {
+    let mut fields = list.classified_from(0);
+    let Some((b":status", status, _)) = fields.next() else {
         return Err("a response that does not begin with :status");
     };
     let status = parse_status(status).ok_or("malformed :status")?;
     let mut content_length = None;
-    for (name, value) in fields {
-        // Pseudo-header fields among them: no other name has a colon.
-        check_field(name, value).map_err(reason)?;
+    for (name, value, class) in fields {
+        match class {
+            Class::Plain => continue,
+            Class::Control => {}
+            Class::Pseudo | Class::Malformed => field::check(name, value)?,
+        }
         match name {
             // RFC 9113 8.2.2
             b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding"
@@ -87,12 +90,6 @@ fn parse_status(text: &[u8]) -> Option<Status> {
     Some(Status(
         digit(hundreds)? * 100 + digit(tens)? * 10 + digit(ones)?,
     ))
-}
-
-fn reason(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::Malformed(reason) | Refusal::Answer(_, reason) => reason,
-    }
 }
 
 #[cfg(test)]

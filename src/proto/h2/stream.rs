@@ -161,6 +161,8 @@ pub struct Streams<T> {
     /// By identifier. A stream stays where it is while others open and end: only what points to it
     /// moves.
     streams: Vec<(StreamId, Place<T>)>,
+    /// Where the one lies that was looked for last: what concerns a stream comes together.
+    looked_at: usize,
     /// Where streams have ended, for the next: with those in use never more than were open at once,
     /// and few while none is open.
     free: Vec<Place<T>>,
@@ -180,6 +182,7 @@ impl<T> Streams<T> {
         Self {
             role,
             streams: Vec::new(),
+            looked_at: 0,
             free: Vec::new(),
             concurrent_max,
             last: 0,
@@ -254,7 +257,7 @@ impl<T> Streams<T> {
 
     /// The open stream `id`.
     pub fn get(&mut self, id: StreamId) -> Option<&mut Stream<T>> {
-        let index = self.position(id).ok()?;
+        let index = self.position(id)?;
         let (_, place) = self.streams.get_mut(index)?;
         Option::as_mut(place)
     }
@@ -430,7 +433,7 @@ impl<T> Streams<T> {
     /// Lets go of a stream whose service has ended: its place is free for another. Whether there was
     /// one.
     pub fn remove(&mut self, id: StreamId) -> bool {
-        let Ok(index) = self.position(id) else {
+        let Some(index) = self.position(id) else {
             return false;
         };
         let (_, mut place) = self.streams.remove(index);
@@ -449,9 +452,8 @@ impl<T> Streams<T> {
         let id = stream.id;
         let mut place = self.free.pop().unwrap_or_default();
         *place = Some(stream);
-        // Identifiers rise: this is the end.
-        let index = self.position(id).unwrap_or_else(|index| index);
-        self.streams.insert(index, (id, place));
+        // Identifiers rise.
+        self.streams.push((id, place));
     }
 
     fn handle_response(
@@ -526,18 +528,23 @@ impl<T> Streams<T> {
         self.recently_reset.push_back(id);
     }
 
-    fn position(&self, id: StreamId) -> Result<usize, usize> {
-        self.streams.binary_search_by_key(&id, |&(id, _)| id)
+    fn position(&mut self, id: StreamId) -> Option<usize> {
+        let looked_at = self.streams.get(self.looked_at);
+        if looked_at.is_none_or(|&(other, _)| other != id) {
+            let found = self.streams.binary_search_by_key(&id, |&(id, _)| id);
+            self.looked_at = found.ok()?;
+        }
+        Some(self.looked_at)
     }
 }
 
 /// Where a stream lies; `None` only while it is [free](Streams::free).
 type Place<T> = Box<Option<Stream<T>>>;
 
-/// The last stream that a client can open (RFC 9113 5.1.1).
 /// Places kept while no stream is open: enough for the next few requests, and a few KB.
 const FREE_PLACES_MAX: usize = 8;
 
+/// The last stream that a client can open (RFC 9113 5.1.1).
 const LAST_ID: StreamId = 0x7fff_ffff;
 
 fn closed(id: StreamId) -> StreamError {

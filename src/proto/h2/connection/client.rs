@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 
-use super::exchange::{Chunks, Exchange, Head, Outgoing, OutgoingBody};
+use super::exchange::{Chunks, Exchange, Head, Outgoing, OutgoingBody, Traits};
 use super::timing::{NEVER_MS, is_due};
 use super::{Config, Connection, Drain, Phase, Role, Settings, State};
 use crate::config::Http2;
@@ -142,14 +142,13 @@ impl<T> Connection<T> {
         }
         let state = &mut self.state;
         state.clock.now_ms = now_ms;
-        let method = if ask.is_head {
-            Method::Head
-        } else {
-            Method::Get
+        let traits = Traits {
+            is_head: ask.is_head,
+            expects_continue: false,
+            takes_trailers: true,
+            is_tunnel: ask.is_tunnel,
         };
-        let mut exchange = Exchange::new(&method, false, now_ms);
-        exchange.takes_trailers = true;
-        exchange.is_tunnel = ask.is_tunnel;
+        let mut exchange = Exchange::new(traits, now_ms);
         exchange.outgoing.head = Some(Head::Request(ask.fields));
         exchange.outgoing.has_begun = true;
         exchange.outgoing.body = match ask.body {

@@ -157,20 +157,30 @@ pub(super) struct Chunks {
     maker: Option<Waker>,
 }
 
+/// What a request is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traits {
+    pub(super) is_head: bool,
+    /// The client waits for 100 (Continue).
+    pub(super) expects_continue: bool,
+    pub(super) takes_trailers: bool,
+    /// It asks for a tunnel.
+    pub(super) is_tunnel: bool,
+}
+
 impl<T> Exchange<T> {
-    pub(super) fn new(method: &Method, expects_continue: bool, now_ms: u64) -> Self {
+    pub(super) fn new(traits: Traits, now_ms: u64) -> Self {
         Self {
             data: None,
-            takes_trailers: false,
+            takes_trailers: traits.takes_trailers,
             trailers: Fields::default(),
-            method: if *method == Method::Head {
-                Method::Head
-            } else {
-                Method::Get
+            method: match traits.is_head {
+                true => Method::Head,
+                false => Method::Get,
             },
             body: BytesMut::new(),
             received_bytes: 0,
-            owes_continue: expects_continue,
+            owes_continue: traits.expects_continue,
             failure: None,
             reader: None,
             opened_ms: now_ms,
@@ -191,7 +201,7 @@ impl<T> Exchange<T> {
             has_response: false,
             interim_responses: 0,
             interims: Vec::new(),
-            is_tunnel: false,
+            is_tunnel: traits.is_tunnel,
             tunnel_idle_ms: None,
             lost: None,
         }
@@ -319,6 +329,12 @@ impl<T> Connection<T> {
     /// Why the body of the request on `id` could not be read, if it could not.
     pub fn failure(&mut self, id: StreamId) -> Option<Failure> {
         self.state.streams.get(id)?.data.failure
+    }
+
+    /// Whether the request on `id` asks for a tunnel (RFC 8441).
+    pub fn asks_for_tunnel(&mut self, id: StreamId) -> bool {
+        let stream = self.state.streams.get(id);
+        stream.is_some_and(|stream| stream.data.is_tunnel)
     }
 
     /// Passes an interim response on to the client on `id`, before the response.

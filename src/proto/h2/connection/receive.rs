@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::client::{LIVENESS_PING, Lost};
-use super::exchange::{Exchange, Failure};
+use super::exchange::{Exchange, Failure, Traits};
 use super::{DRAIN_PING, Drain, Event, Phase, State};
 use crate::limits::{H2_PRIORITIES_AHEAD_MAX, H2_STREAMS_MAX};
 use crate::message::{BodyLength, Method, Request, Status};
@@ -175,7 +175,7 @@ impl<T> State<T> {
             return self.handle_stream_error(error, now_ms);
         }
         let read = request::request(&self.list, headers.end_stream, &self.request_bounds());
-        let mut is_connect = false;
+        let (mut is_tunnel, mut takes_trailers) = (false, false);
         let (method, event, opening) = match read {
             Err(Refusal::Malformed(reason)) => {
                 let error = StreamError::new(id, ErrorCode::Protocol, reason);
@@ -188,12 +188,12 @@ impl<T> State<T> {
                 (method, Event::Refused(id, None, status, reason), opening)
             }
             Ok(head) => {
-                let is_tunnel = head.protocol.is_some();
+                takes_trailers = head.takes_trailers;
+                is_tunnel = head.protocol.is_some();
                 let request = match head.protocol {
                     None => head.request,
                     Some(protocol) => as_upgrade(head.request, &protocol),
                 };
-                is_connect = is_tunnel;
                 let content_length = match request.body_length {
                     BodyLength::Known(length) if !headers.end_stream && !is_tunnel => Some(length),
                     BodyLength::Known(_) | BodyLength::Delimited => None,
@@ -215,17 +215,19 @@ impl<T> State<T> {
             Event::Refused(..) | Event::Gone(_) => None,
         };
         let expects_continue = request.is_some_and(|request| request.expects_continue);
-        let takes_trailers = request.is_some_and(|request| request.fields.first("te").is_some());
         let priority = self.take_priority_ahead(id).unwrap_or(opening.priority);
         let opening = Opening {
             priority,
             ..opening
         };
-        let mut exchange = Exchange::new(&method, expects_continue, now_ms);
-        // Any other value than "trailers" is malformed (RFC 9113 8.2.2).
-        exchange.takes_trailers = takes_trailers;
-        exchange.is_tunnel = is_connect;
-        self.streams.open(id, opening, exchange);
+        let traits = Traits {
+            is_head: method == Method::Head,
+            expects_continue,
+            takes_trailers,
+            is_tunnel,
+        };
+        self.streams
+            .open(id, opening, Exchange::new(traits, now_ms));
         self.events.push_back(event);
         if self.opened >= self.config.requests_max {
             self.drain(now_ms);

@@ -142,12 +142,12 @@ impl<T> State<T> {
             });
             moved = true;
         }
-        if let Some(head) = outgoing.head.take() {
+        if let Some(head) = &outgoing.head {
             let end_stream = matches!(outgoing.body, OutgoingBody::End);
             let (encoder, digits) = (&mut self.hpack_out, &mut self.digits);
             put_headers(out, id, end_stream, |out| {
                 encoder.begin(out);
-                match &head {
+                match head {
                     Head::Response(response, length) => {
                         digits.clear();
                         if let Some(length) = *length {
@@ -158,12 +158,13 @@ impl<T> State<T> {
                     Head::Request(fields) => put_fields(encoder, fields, out),
                 }
             });
-            if let Head::Response(response, length) = &head {
+            if let Head::Response(response, length) = head {
                 outgoing.sent_status = Some(response.status);
                 if let Some(bytes) = outgoing.bulk_bytes(*length) {
                     out.begin_body(bytes);
                 }
             }
+            outgoing.head = None;
             exchange.send_progress_ms = now_ms;
             exchange.turn = self.turn;
             if end_stream {

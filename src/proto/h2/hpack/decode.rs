@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::super::field::Class;
 use super::table::{DynamicTable, FIELD_OVERHEAD_BYTES, STATIC_ENTRIES, static_field};
 use super::{Error, huffman};
 use crate::limits::HPACK_INTEGER_BYTES_MAX;
@@ -23,12 +24,19 @@ pub struct Bounds {
 #[derive(Clone, Debug, Default)]
 pub struct HeaderList {
     text: Vec<u8>,
-    entries: Vec<(Span, Span)>,
+    entries: Vec<Entry>,
     /// What RFC 9113 6.5.2 counts for all fields of the block, dropped ones too.
     size: usize,
     /// Fields of the block, dropped ones too.
     seen: usize,
     overflowed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    name: Span,
+    value: Span,
+    class: Class,
 }
 
 impl HeaderList {
@@ -50,32 +58,33 @@ impl HeaderList {
 
     /// Each field as (name, value).
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.iter_from(0)
+        self.classified_from(0)
+            .map(|(name, value, _)| (name, value))
     }
 
-    /// The same from the `first` on.
-    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.entries
-            .get(first..)
-            .unwrap_or_default()
+    /// Each field from the `first` on, as (name, value, class).
+    pub fn classified_from(&self, first: usize) -> impl Iterator<Item = (&[u8], &[u8], Class)> {
+        let entries = self.entries.get(first..).unwrap_or_default();
+        entries
             .iter()
-            .map(|(name, value)| (self.text(name), self.text(value)))
+            .map(|entry| (self.text(&entry.name), self.text(&entry.value), entry.class))
     }
 
     /// The fields from the `first` on as a message has them, in memory of exactly their size. Cookie
     /// fields are joined into one, in the place of the first (RFC 9113 8.2.3).
     pub fn to_fields(&self, first: usize) -> Fields {
         let entries = self.entries.get(first..).unwrap_or_default();
-        let Some(text_start) = entries.first().map(|(name, _)| name.start) else {
+        let Some(text_start) = entries.first().map(|entry| entry.name.start) else {
             return Fields::default();
         };
-        let is_cookie = |(name, _): &&(Span, Span)| self.text(name) == b"cookie";
+        let is_cookie = |entry: &&Entry| self.text(&entry.name) == b"cookie";
         if entries.iter().filter(is_cookie).count() > 1 {
             return self.joined_fields(entries);
         }
         let text = self.text.get(text_start as usize..).unwrap_or_default();
         let shift = |span: &Span| span.start - text_start..span.end - text_start;
-        let entries = entries.iter().map(|(n, v)| (shift(n), shift(v))).collect();
+        let spans = |entry: &Entry| (shift(&entry.name), shift(&entry.value));
+        let entries = entries.iter().map(spans).collect();
         Fields::new(Bytes::copy_from_slice(text), entries)
     }
 
@@ -88,11 +97,11 @@ impl HeaderList {
         self.overflowed = false;
     }
 
-    fn joined_fields(&self, entries: &[(Span, Span)]) -> Fields {
+    fn joined_fields(&self, entries: &[Entry]) -> Fields {
         let mut text = Vec::with_capacity(self.text.len() + entries.len() * 2);
         let mut fields = Vec::with_capacity(entries.len());
         let mut cookie = None;
-        for (name, value) in entries {
+        for Entry { name, value, .. } in entries {
             let name_span = append(&mut text, self.text(name));
             if self.text(name) != b"cookie" {
                 let value = append(&mut text, self.text(value));
@@ -105,8 +114,8 @@ impl HeaderList {
             }
             cookie = Some(());
             let start = name_span.end;
-            let cookies = entries.iter().filter(|(n, _)| self.text(n) == b"cookie");
-            for (i, (_, value)) in cookies.enumerate() {
+            let cookies = entries.iter().filter(|e| self.text(&e.name) == b"cookie");
+            for (i, Entry { value, .. }) in cookies.enumerate() {
                 if i > 0 {
                     append(&mut text, b"; ");
                 }
@@ -134,26 +143,22 @@ impl HeaderList {
         Ok(!self.overflowed)
     }
 
-    fn push(&mut self, name: &[u8], value: &[u8], bounds: &Bounds) -> Result<(), Error> {
-        if self.count(name.len() + value.len(), bounds)? {
-            let name = append(&mut self.text, name);
-            let value = append(&mut self.text, value);
-            self.entries.push((name, value));
-        }
-        Ok(())
-    }
-
     /// Makes a field of the text from `start` on, whose name ends at `name_end`.
     fn push_appended(
         &mut self,
         start: usize,
         name_end: usize,
+        class: Class,
         bounds: &Bounds,
     ) -> Result<(), Error> {
         if self.count(self.text.len() - start, bounds)? {
             let end = offset(&self.text);
             let [start, name_end] = [start, name_end].map(|at| u32::try_from(at).unwrap_or(end));
-            self.entries.push((start..name_end, name_end..end));
+            self.entries.push(Entry {
+                name: start..name_end,
+                value: name_end..end,
+                class,
+            });
         } else {
             self.text.truncate(start);
         }
@@ -171,7 +176,7 @@ impl HeaderList {
 /// refused streams too (RFC 9113 4.3).
 #[derive(Debug)]
 pub struct Decoder {
-    table: DynamicTable,
+    table: DynamicTable<Class>,
     /// What the peer may set the table's size to: the acknowledged SETTINGS_HEADER_TABLE_SIZE.
     size_limit: usize,
     /// The limit fell below the table's size, which the next block must reduce.
@@ -257,8 +262,22 @@ impl Decoder {
         list: &mut HeaderList,
     ) -> Result<&'a [u8], Error> {
         let (index, rest) = integer(input, 7)?;
-        let (name, value) = self.field(index)?;
-        list.push(name, value, bounds)?;
+        let start = list.text.len();
+        let (name_len, class) = match index.checked_sub(STATIC_ENTRIES + 1) {
+            Some(dynamic) => {
+                let noted = self.table.get_noted(dynamic);
+                let (text, name_len, class) = noted.ok_or(Error::Index)?;
+                list.text.extend_from_slice(text);
+                (name_len, class)
+            }
+            None => {
+                let (name, value) = static_field(index).ok_or(Error::Index)?;
+                list.text.extend_from_slice(name);
+                list.text.extend_from_slice(value);
+                (name.len(), Class::of(name, value))
+            }
+        };
+        list.push_appended(start, start + name_len, class, bounds)?;
         Ok(rest)
     }
 
@@ -281,12 +300,13 @@ impl Decoder {
         }
         let name_end = list.text.len();
         rest = string(rest, &mut list.text)?;
+        let text = list.text.get(start..).unwrap_or_default();
+        let (name, value) = text.split_at_checked(name_end - start).unwrap_or_default();
+        let class = Class::of(name, value);
         if indexing {
-            let text = list.text.get(start..).unwrap_or_default();
-            let (name, value) = text.split_at_checked(name_end - start).unwrap_or_default();
-            self.table.insert(name, value);
+            self.table.insert_noting(name, value, class);
         }
-        list.push_appended(start, name_end, bounds)?;
+        list.push_appended(start, name_end, class, bounds)?;
         Ok(rest)
     }
 

@@ -30,37 +30,49 @@ pub fn field_size(name: &[u8], value: &[u8]) -> usize {
 ///
 /// The text of all fields is in one buffer, written front to back and moved to the front when the
 /// end is reached. The buffer has room for twice the table, so that every byte is moved at most
-/// once per byte added.
-#[derive(Debug, Default)]
-pub struct DynamicTable {
+/// once per byte added. Of each field its owner may note what it has found out about it.
+#[derive(Debug)]
+pub struct DynamicTable<N = ()> {
     text: Vec<u8>,
     /// The newest first.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Entry<N>>,
     /// The sum of all fields' sizes: never over `size_max`.
     size: usize,
     size_max: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct Entry<N> {
     start: usize,
     name_len: usize,
     value_len: usize,
+    note: N,
 }
 
-impl Entry {
+impl<N> Entry<N> {
     fn size(&self) -> usize {
         self.name_len + self.value_len + FIELD_OVERHEAD_BYTES
     }
 }
 
 impl DynamicTable {
+    /// Adds a field as the newest. One larger than the whole table empties it and is not added,
+    /// which is no error (RFC 7541 4.4).
+    pub fn insert(&mut self, name: &[u8], value: &[u8]) {
+        self.insert_noting(name, value, ());
+    }
+}
+
+impl<N: Copy> DynamicTable<N> {
     /// An empty table of at most `size_max` bytes (RFC 7541 4.1). It takes no memory until a field
-    /// is added, and at most twice `size_max` plus 24 bytes per entry then.
+    /// is added, and at most twice `size_max` plus 24 bytes and a note
+    /// per entry then.
     pub fn new(size_max: usize) -> Self {
         Self {
+            text: Vec::new(),
+            entries: VecDeque::new(),
+            size: 0,
             size_max,
-            ..Self::default()
         }
     }
 
@@ -87,6 +99,15 @@ impl DynamicTable {
     /// The field at `index`, zero for the newest.
     pub fn get(&self, index: usize) -> Option<(&[u8], &[u8])> {
         self.entries.get(index).map(|entry| self.field(entry))
+    }
+
+    /// The text of the field at `index`, its name and then its value, with the name's length and what
+    /// was noted of it.
+    pub fn get_noted(&self, index: usize) -> Option<(&[u8], usize, N)> {
+        let entry = self.entries.get(index)?;
+        let end = entry.start + entry.name_len + entry.value_len;
+        let text = self.text.get(entry.start..end)?;
+        Some((text, entry.name_len, entry.note))
     }
 
     /// Each field, the newest first.
@@ -125,9 +146,8 @@ impl DynamicTable {
         }
     }
 
-    /// Adds a field as the newest. One larger than the whole table empties it and is not added,
-    /// which is no error (RFC 7541 4.4).
-    pub fn insert(&mut self, name: &[u8], value: &[u8]) {
+    /// [Adds](DynamicTable::insert) a field of which `note` is known.
+    pub fn insert_noting(&mut self, name: &[u8], value: &[u8], note: N) {
         let size = field_size(name, value);
         if size > self.size_max {
             self.evict_to(0);
@@ -145,6 +165,7 @@ impl DynamicTable {
             start,
             name_len: name.len(),
             value_len: value.len(),
+            note,
         });
         self.size += size;
     }
@@ -169,7 +190,7 @@ impl DynamicTable {
         }
     }
 
-    fn field(&self, entry: &Entry) -> (&[u8], &[u8]) {
+    fn field(&self, entry: &Entry<N>) -> (&[u8], &[u8]) {
         let text = self.text.get(entry.start..).unwrap_or_default();
         let (name, rest) = text.split_at_checked(entry.name_len).unwrap_or_default();
         (name, rest.get(..entry.value_len).unwrap_or_default())
