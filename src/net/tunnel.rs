@@ -2,7 +2,7 @@
 //!
 //! - Between the kernel's record layer, or no TLS, on both ends of a direction: splice(2) through a
 //!   pipe, started by readiness. No byte enters user space.
-//! - From no TLS to TLS in user space: received where it is sealed ([`super::pass`]), one copy less.
+//! - From no TLS to TLS in user space: received where it is sealed (`net::pass`), one copy less.
 //! - Otherwise through a buffer: opened or received here, sealed or sent here.
 //!
 //! Pipes and buffers are held only while bytes are in them, so an idle tunnel holds neither, and one

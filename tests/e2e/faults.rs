@@ -313,8 +313,7 @@ fn without_descriptors_those_connected_are_served(policy: Policy) {
     let mut connected = Client::connect(&server);
     assert_eq!(connected.get("/1k").status(), 200);
     let before = at_rest(&server, 1);
-    // None but those that are taken, which are the lowest ones.
-    limit_descriptors(&server, before.descriptors);
+    server.leave_descriptors(0);
     // A connection made now is closed: its client learns that it is not served.
     assert_closed_silently(Manner::default().connect_tcp(server.address));
     server.wait_for_counter("accept_paused_descriptors", 1);

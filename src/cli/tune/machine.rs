@@ -270,7 +270,7 @@ pub(super) fn plain(value: &str) -> String {
     value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Of a list of choices, as "always [madvise] never", the one that holds; anything else as it is.
+/// Of a list of choices, as `always [madvise] never`, the one that holds; anything else as it is.
 fn chosen(value: &str) -> String {
     let is_chosen = |word: &&str| word.starts_with('[') && word.ends_with(']');
     let word = value.split(' ').find(is_chosen).unwrap_or(value);

@@ -1,6 +1,7 @@
 //! How a direction ends: closed, cut short, given up, broken (RFC 8446 6).
 
 use std::net::Shutdown;
+use std::sync::Barrier;
 
 use super::{SHAPES, TLS12, TLS13};
 use crate::error::Cause;
@@ -43,19 +44,25 @@ fn rfc8446_6_1_close_notify_ends_one_direction_only() {
 
 #[test]
 fn close_notify_and_fin_are_one_segment() {
+    // What the peer sends is acknowledged in segments too: it waits until ours are counted.
+    let counted = Barrier::new(2);
     for suite in SHAPES {
         on_each_driver(
             &Setup::user(suite),
             async |mut served| {
                 let transport = served.transport().clone();
-                let segments = || segments_sent(transport.socket.descriptor()).unwrap();
+                let segments = || segments_sent(transport.socket.descriptor());
                 let before = segments();
-                served.write.finish().await.unwrap();
-                assert_eq!(segments() - before, 1);
+                let finished = served.write.finish().await;
+                let after = segments();
+                counted.wait();
+                finished.unwrap();
+                assert_eq!(after.unwrap() - before.unwrap(), 1);
                 let (_, closure) = served.receive_to_end().await;
                 assert_eq!(closure, Closure::Orderly);
             },
             |mut peer| {
+                counted.wait();
                 peer.expect_close_notify();
                 peer.send_alert(1, 0);
             },
