@@ -31,6 +31,54 @@ fn read(fields: &[(&str, &str)], end_stream: bool) -> Result<Head, Refusal> {
     request(&list(fields), end_stream, &BOUNDS)
 }
 
+#[test]
+fn a_field_of_the_table_is_what_it_was_when_it_came() {
+    let get = [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":path", "/"),
+        (":authority", "a.example"),
+    ];
+    let bounds = hpack::Bounds {
+        list_bytes_max: 4096,
+        fields_max: 64,
+    };
+    for (field, expected) in [
+        (("user-agent", "x"), Ok((false, true))),
+        (("te", "trailers"), Ok((true, true))),
+        (("content-length", "0"), Ok((false, true))),
+        (("content-length", "1"), Err(None)),
+        (("te", "gzip"), Err(None)),
+        (("connection", "close"), Err(None)),
+        (("X-Upper", "x"), Err(None)),
+        (("x-padded", " x"), Err(None)),
+        ((":path", "/again"), Err(None)),
+        (("expect", "a miracle"), Err(Some(Status(417)))),
+    ] {
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+        let mut list = HeaderList::default();
+        let mut lengths = Vec::new();
+        for _ in 0..3 {
+            let mut block = Vec::new();
+            for (name, value) in get.into_iter().chain([field]) {
+                let (name, value) = (name.as_bytes(), value.as_bytes());
+                encoder.field(name, value, Indexing::Indexed, &mut block);
+            }
+            decoder.decode(&block, &bounds, &mut list).unwrap();
+            lengths.push(block.len());
+            let read = request(&list, true, &BOUNDS);
+            let read = match read {
+                Ok(head) => Ok((head.takes_trailers, head.request.body_length.is_none())),
+                Err(Refusal::Malformed(_)) => Err(None),
+                Err(Refusal::Answer(status, _)) => Err(Some(status)),
+            };
+            assert_eq!(read, expected, "{field:?}");
+        }
+        // Each is a reference but for the first time.
+        assert_eq!(lengths[1..], [5, 5], "{field:?}");
+    }
+}
+
 fn is_malformed(fields: &[(&str, &str)]) -> bool {
     matches!(read(fields, false), Err(Refusal::Malformed(_)))
 }

@@ -102,6 +102,7 @@ impl<T> Stream<T> {
     }
 
     /// One that the peer opens.
+    #[inline]
     fn new(id: StreamId, opening: Opening, data: T) -> Self {
         Self {
             id,
@@ -313,6 +314,7 @@ impl<T> Streams<T> {
     }
 
     /// Opens the stream `id`, which [`handle_headers`](Self::handle_headers) has just allowed.
+    #[inline]
     pub fn open(&mut self, id: StreamId, opening: Opening, data: T) {
         self.put(Stream::new(id, opening, data));
     }
@@ -448,6 +450,7 @@ impl<T> Streams<T> {
         true
     }
 
+    #[inline]
     fn put(&mut self, stream: Stream<T>) {
         let id = stream.id;
         let mut place = self.free.pop().unwrap_or_default();

@@ -169,6 +169,7 @@ pub(super) struct Traits {
 }
 
 impl<T> Exchange<T> {
+    #[inline]
     pub(super) fn new(traits: Traits, now_ms: u64) -> Self {
         Self {
             data: None,

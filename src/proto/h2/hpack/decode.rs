@@ -34,9 +34,21 @@ pub struct HeaderList {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    name: Span,
-    value: Span,
+    start: u32,
+    /// The end of the name, where the value begins.
+    name_end: u32,
+    end: u32,
     class: Class,
+}
+
+impl Entry {
+    fn name(&self) -> Span {
+        self.start..self.name_end
+    }
+
+    fn value(&self) -> Span {
+        self.name_end..self.end
+    }
 }
 
 impl HeaderList {
@@ -67,23 +79,23 @@ impl HeaderList {
         let entries = self.entries.get(first..).unwrap_or_default();
         entries
             .iter()
-            .map(|entry| (self.text(&entry.name), self.text(&entry.value), entry.class))
+            .map(|entry| (self.name(entry), self.value(entry), entry.class))
     }
 
     /// The fields from the `first` on as a message has them, in memory of exactly their size. Cookie
     /// fields are joined into one, in the place of the first (RFC 9113 8.2.3).
     pub fn to_fields(&self, first: usize) -> Fields {
         let entries = self.entries.get(first..).unwrap_or_default();
-        let Some(text_start) = entries.first().map(|entry| entry.name.start) else {
+        let Some(text_start) = entries.first().map(|entry| entry.start) else {
             return Fields::default();
         };
-        let is_cookie = |entry: &&Entry| self.text(&entry.name) == b"cookie";
+        let is_cookie = |entry: &&Entry| self.name(entry) == b"cookie";
         if entries.iter().filter(is_cookie).count() > 1 {
             return self.joined_fields(entries);
         }
         let text = self.text.get(text_start as usize..).unwrap_or_default();
-        let shift = |span: &Span| span.start - text_start..span.end - text_start;
-        let spans = |entry: &Entry| (shift(&entry.name), shift(&entry.value));
+        let shift = |span: Span| span.start - text_start..span.end - text_start;
+        let spans = |entry: &Entry| (shift(entry.name()), shift(entry.value()));
         let entries = entries.iter().map(spans).collect();
         Fields::new(Bytes::copy_from_slice(text), entries)
     }
@@ -101,10 +113,10 @@ impl HeaderList {
         let mut text = Vec::with_capacity(self.text.len() + entries.len() * 2);
         let mut fields = Vec::with_capacity(entries.len());
         let mut cookie = None;
-        for Entry { name, value, .. } in entries {
-            let name_span = append(&mut text, self.text(name));
-            if self.text(name) != b"cookie" {
-                let value = append(&mut text, self.text(value));
+        for entry in entries {
+            let name_span = append(&mut text, self.name(entry));
+            if self.name(entry) != b"cookie" {
+                let value = append(&mut text, self.value(entry));
                 fields.push((name_span, value));
                 continue;
             }
@@ -114,12 +126,12 @@ impl HeaderList {
             }
             cookie = Some(());
             let start = name_span.end;
-            let cookies = entries.iter().filter(|e| self.text(&e.name) == b"cookie");
-            for (i, Entry { value, .. }) in cookies.enumerate() {
+            let cookies = entries.iter().filter(|entry| self.name(entry) == b"cookie");
+            for (i, cookie) in cookies.enumerate() {
                 if i > 0 {
                     append(&mut text, b"; ");
                 }
-                append(&mut text, self.text(value));
+                append(&mut text, self.value(cookie));
             }
             fields.push((name_span, start..offset(&text)));
         }
@@ -134,13 +146,16 @@ impl HeaderList {
             .size
             .saturating_add(text_len)
             .saturating_add(FIELD_OVERHEAD_BYTES);
-        self.overflowed |= self.size > bounds.list_bytes_max || self.seen > bounds.fields_max;
+        if self.size <= bounds.list_bytes_max && self.seen <= bounds.fields_max {
+            return Ok(true);
+        }
+        self.overflowed = true;
         if self.size > bounds.list_bytes_max.saturating_mul(EXCESS_FACTOR)
             || self.seen > bounds.fields_max.saturating_mul(EXCESS_FACTOR)
         {
             return Err(Error::Excessive);
         }
-        Ok(!self.overflowed)
+        Ok(false)
     }
 
     /// Makes a field of the text from `start` on, whose name ends at `name_end`.
@@ -155,8 +170,9 @@ impl HeaderList {
             let end = offset(&self.text);
             let [start, name_end] = [start, name_end].map(|at| u32::try_from(at).unwrap_or(end));
             self.entries.push(Entry {
-                name: start..name_end,
-                value: name_end..end,
+                start,
+                name_end,
+                end,
                 class,
             });
         } else {
@@ -165,7 +181,15 @@ impl HeaderList {
         Ok(())
     }
 
-    fn text(&self, span: &Span) -> &[u8] {
+    fn name(&self, entry: &Entry) -> &[u8] {
+        self.text(entry.name())
+    }
+
+    fn value(&self, entry: &Entry) -> &[u8] {
+        self.text(entry.value())
+    }
+
+    fn text(&self, span: Span) -> &[u8] {
         self.text
             .get(span.start as usize..span.end as usize)
             .unwrap_or_default()
@@ -328,26 +352,35 @@ impl Default for Decoder {
 
 /// The integer with a prefix of `prefix_bits` that `input` begins with, and what follows it
 /// (RFC 7541 5.1). It fits 32 bits.
+#[inline]
 fn integer(input: &[u8], prefix_bits: u32) -> Result<(usize, &[u8]), Error> {
-    let (&first, mut rest) = input.split_first().ok_or(Error::Truncated)?;
-    let prefix_max = (1_u64 << prefix_bits) - 1;
-    let prefix = u64::from(first) & prefix_max;
-    let mut value = prefix;
-    if prefix == prefix_max {
-        let mut shift = 0;
-        loop {
-            // RFC 7541 5.1: encodings "that exceed implementation limits -- in value or octet
-            // length -- MUST be treated as decoding errors".
-            if shift == HPACK_INTEGER_BYTES_MAX * 7 {
-                return Err(Error::IntegerOverflow);
-            }
-            let (&byte, after) = rest.split_first().ok_or(Error::Truncated)?;
-            rest = after;
-            value += u64::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
+    let (&first, rest) = input.split_first().ok_or(Error::Truncated)?;
+    let prefix_max = u8::MAX >> (8 - prefix_bits);
+    let prefix = first & prefix_max;
+    // Most are one byte.
+    match prefix == prefix_max {
+        true => long_integer(prefix, rest),
+        false => Ok((usize::from(prefix), rest)),
+    }
+}
+
+/// The integer whose `prefix` is full, in front of `rest`.
+#[inline(never)]
+fn long_integer(prefix: u8, mut rest: &[u8]) -> Result<(usize, &[u8]), Error> {
+    let mut value = u64::from(prefix);
+    let mut shift = 0;
+    loop {
+        // RFC 7541 5.1: encodings "that exceed implementation limits -- in value or octet length --
+        // MUST be treated as decoding errors".
+        if shift == HPACK_INTEGER_BYTES_MAX * 7 {
+            return Err(Error::IntegerOverflow);
+        }
+        let (&byte, after) = rest.split_first().ok_or(Error::Truncated)?;
+        rest = after;
+        value += u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            break;
         }
     }
     let value = u32::try_from(value).map_err(|_| Error::IntegerOverflow)?;

@@ -89,11 +89,18 @@ fn decode_into(code: &[u8], out: &mut [u8]) -> Option<usize> {
 }
 
 /// The symbol whose code is at the top of `window`; `None` for EOS.
+#[inline]
 fn next_symbol(window: u64) -> Option<Symbol> {
     let symbol = *SHORT_CODES.get((window >> (64 - SHORT_CODE_BITS)) as usize)?;
-    if symbol.bits != 0 {
-        return Some(symbol);
+    match symbol.bits {
+        0 => long_symbol(window),
+        _ => Some(symbol),
     }
+}
+
+/// The same, of one whose code is a long one.
+#[inline(never)]
+fn long_symbol(window: u64) -> Option<Symbol> {
     // One comparison per length in use, of which there are few: such symbols are rare in text, and
     // a peer that sends only them pays at least 11 bits for each.
     let code = window >> (64 - LONGEST_CODE_BITS);
