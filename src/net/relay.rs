@@ -83,6 +83,8 @@ impl WriteHalf {
                 let left = bytes - relay.relayed.bytes;
                 goes_on = match way {
                     Way::Splice => relay.splice(left).await?,
+                    // Sending the head may have moved it to the kernel (`policy = "always"`).
+                    Way::Seal if !pass::is_possible(relay.from, relay.to) => false,
                     Way::Seal => relay.seal(head, left).await?,
                 };
             }
