@@ -201,6 +201,8 @@ impl Relay<'_> {
             self.relayed.bytes += bytes as u64;
         }
         self.to.after(passed.sent?).await?;
+        // More may come only once the client has all of it.
+        self.to.settle().await?;
         Ok(!matches!(passed.received, Some(Received::Closed(_))))
     }
 }

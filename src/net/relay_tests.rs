@@ -218,6 +218,29 @@ fn what_is_sealed_here_is_received_where_it_is_sealed() {
     }
 }
 
+/// More than the socket takes at once, behind which nothing comes before the client has all of it.
+#[test]
+fn a_rest_does_not_wait_for_what_comes_next() {
+    const PARTS: usize = 4;
+    let data = pattern(BYTES);
+    sealed_relay(
+        &Setup::user(0).with_small_buffers(),
+        (PARTS * BYTES) as u64,
+        async |_read, mut write, relayed| {
+            assert_eq!(relayed.bytes, (PARTS * BYTES) as u64);
+            write.finish().await.unwrap();
+        },
+        |mut client, mut upstream| {
+            assert_eq!(client.receive_exactly(4), b"head");
+            for _ in 0..PARTS {
+                upstream.socket.write_all(&data).unwrap();
+                assert!(client.receive_exactly(BYTES) == data);
+            }
+            client.expect_close_notify();
+        },
+    );
+}
+
 /// The head does not wait for a body that is slow to come, and what ends it is told.
 #[test]
 fn a_sealed_relay_begins_with_the_head_and_ends_with_its_source() {

@@ -237,7 +237,12 @@ impl Direction<'_> {
             self.moved(bytes);
         }
         let to = &self.write.transport;
-        let sent = async { to.after(passed.sent?).await }.await;
+        let sent = async {
+            to.after(passed.sent?).await?;
+            // More may come only once the client has all of it.
+            to.settle().await
+        };
+        let sent = sent.await;
         sent.map_err(|cause| self.writing_failed(cause))?;
         self.note_activity();
         Ok(match passed.received {

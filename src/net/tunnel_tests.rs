@@ -85,6 +85,30 @@ fn each_direction_ends_by_itself_and_nothing_is_lost() {
     }
 }
 
+/// More than the socket takes at once, behind which nothing comes before the client has all of it.
+#[test]
+fn a_rest_does_not_wait_for_what_comes_next() {
+    let data = pattern(BYTES);
+    let ends = carried(
+        (&Setup::user(0).with_small_buffers(), &Setup::plain()),
+        LONG,
+        false,
+        |mut client, mut upstream| {
+            assert_eq!(upstream.receive_exactly(FIRST.len()), FIRST);
+            for _ in 0..4 {
+                upstream.socket.write_all(&data).unwrap();
+                assert!(client.receive_exactly(BYTES) == data);
+            }
+            client.send_alert(1, 0);
+            upstream.socket.shutdown(Shutdown::Write).unwrap();
+            client.expect_close_notify();
+        },
+    );
+    for end in ends {
+        assert_eq!(end.unwrap(), TunnelEnd::Complete);
+    }
+}
+
 #[test]
 fn without_a_record_layer_here_bytes_are_spliced() {
     let data = pattern(BYTES);
