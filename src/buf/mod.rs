@@ -13,7 +13,7 @@ use bytes::BytesMut;
 
 pub use self::pipes::Pipe;
 use crate::limits::{
-    QUEUED_BYTES_PER_WORKER_MAX, RECEIVE_CHUNK_BYTES, SEND_CHUNK_BYTES,
+    PAGE_BYTES, QUEUED_BYTES_PER_WORKER_MAX, RECEIVE_CHUNK_BYTES, SEND_CHUNK_BYTES,
     TUNNEL_BUFFERS_KEPT_PER_WORKER_MAX,
 };
 
@@ -87,11 +87,17 @@ pub(crate) fn held_bytes() -> usize {
     HELD.get()
 }
 
+/// `bytes` of `scratch`, beginning in the middle of a page: see [`limits::ALIASED_BYTES`]. What the kernel
+/// copies from begins mostly at the front of one, or a message head behind it.
+///
+/// [`limits::ALIASED_BYTES`]: crate::limits::ALIASED_BYTES
 fn sized(scratch: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
-    if scratch.len() != bytes {
-        *scratch = vec![0; bytes];
+    if scratch.len() != bytes + PAGE_BYTES {
+        *scratch = vec![0; bytes + PAGE_BYTES];
     }
-    scratch
+    let address = scratch.as_ptr().addr();
+    let start = (PAGE_BYTES / 2).wrapping_sub(address) % PAGE_BYTES;
+    scratch.get_mut(start..start + bytes).unwrap_or_default()
 }
 
 thread_local! {
@@ -104,7 +110,7 @@ thread_local! {
 }
 
 /// Chunk plus headers, nonces, tags: at most 29 bytes a record, and one record more for a short
-/// one in front.
+/// one in front; and what they begin behind the scratch's front, at most 206 bytes.
 const SEND_SCRATCH_BYTES: usize = SEND_CHUNK_BYTES + 1024;
 
 /// Sizes that are kept ready: an exchange of each version of HTTP, and some to spare.

@@ -98,6 +98,9 @@ impl Sending {
             SendPath::UserTls(sealer) => {
                 let mut records = RecordWriter::new(sealer, scratch);
                 let bytes = cursor.progress.left.min(records.plaintext_room());
+                if let Some((front_bytes, offset)) = cursor.first_of_file() {
+                    records.keep_apart(front_bytes, offset);
+                }
                 let filled = cursor.fill(records.payload_slices(bytes))?;
                 let Filled::Bytes(bytes) = filled else {
                     return Ok(filled.into());
@@ -191,6 +194,22 @@ impl<'a> Cursor<'a> {
                 bytes: part.length().saturating_sub(position.offset),
             },
         })
+    }
+
+    /// How many bytes are sent before the first that is a file's, and the offset of that one.
+    fn first_of_file(&self) -> Option<(usize, u64)> {
+        let mut at = self.progress.at;
+        let mut front_bytes = 0;
+        while front_bytes < SEND_CHUNK_BYTES {
+            match self.rest_at(at)? {
+                Rest::Memory(bytes) => {
+                    front_bytes += bytes.len();
+                    at = stepped(self.gather, at, bytes.len());
+                }
+                Rest::File { offset, .. } => return Some((front_bytes, offset)),
+            }
+        }
+        None
     }
 
     fn advance(&mut self, bytes: usize) {

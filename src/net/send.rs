@@ -186,6 +186,7 @@ fn fill_records(
 ) -> Result<FileStep, Cause> {
     let head = cursor.head;
     let bytes = cursor.chunk(records.plaintext_room().saturating_sub(head.len()));
+    records.keep_apart(head.len(), cursor.offset);
     let mut places = records.places_behind(head, bytes);
     let read = match bytes {
         0 => Ok(0),

@@ -13,7 +13,8 @@ use super::sending::Step;
 use crate::buf;
 use crate::error::Cause;
 use crate::limits::{
-    AES_GCM_RECORDS_MAX, RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX, TURN_BYTES_MAX,
+    AES_GCM_RECORDS_MAX, PAGE_BYTES, RECORD_PLAINTEXT_BYTES_MAX, RECORDS_PER_STEP_MAX,
+    TURN_BYTES_MAX,
 };
 use crate::record::{
     Aead, AlertDescription, ContentType, Event, PostHandshake, ProtocolError, TrafficKeys,
@@ -261,7 +262,7 @@ fn bytes_behind(open: usize, offset: u64, length: usize) -> usize {
     if length <= room {
         return length;
     }
-    let into_page = offset.saturating_add(room as u64) % PAGE_BYTES;
+    let into_page = offset.saturating_add(room as u64) % PAGE_BYTES as u64;
     let whole = usize::try_from(into_page).map_or(0, |bytes| room.saturating_sub(bytes));
     if whole == 0 { room } else { whole }
 }
@@ -387,9 +388,6 @@ const LOOKS_MAX: usize = 8;
 /// Bytes of one call to the kernel: bounds how long one call encrypts, and how many records it may
 /// make.
 const KERNEL_STEP_BYTES_MAX: usize = 256 * 1024;
-
-/// The smallest page of the kernel: a multiple of it is as good a boundary.
-const PAGE_BYTES: u64 = 4096;
 
 const _: () =
     assert!(2 * (TURN_BYTES_MAX / RECORD_PLAINTEXT_BYTES_MAX) as u64 > RECORDS_PER_STEP_MAX);

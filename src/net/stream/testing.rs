@@ -510,7 +510,7 @@ impl KeySchedule for TestSchedule {
     }
 }
 
-fn keys(suite: usize, direction: u8, generation: u8) -> TrafficKeys {
+pub(in crate::net) fn keys(suite: usize, direction: u8, generation: u8) -> TrafficKeys {
     let material = Material {
         suite,
         key: std::array::from_fn(|i| (i as u8).wrapping_mul(3) ^ direction ^ generation),

@@ -11,7 +11,9 @@ use super::receiving::{Took, would_block};
 use super::sending::{Queue, Step};
 use crate::buf;
 use crate::error::Cause;
-use crate::limits::{RECORD_HEADER_BYTES, RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES};
+use crate::limits::{
+    ALIASED_BYTES, PAGE_BYTES, RECORD_HEADER_BYTES, RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES,
+};
 use crate::record::{
     AlertDescription, ContentType, Event, Opened, Opener, PostHandshake, Role, SealError, Sealer,
     TrafficKeys, Unsupported,
@@ -47,6 +49,9 @@ pub(super) fn step_plaintext_max() -> usize {
 pub(crate) struct RecordWriter<'a> {
     sealer: &'a mut Sealer,
     buffer: &'a mut [u8],
+    /// Where the first record begins.
+    start: usize,
+    /// Where the next one does.
     used: usize,
     plaintext: usize,
     plaintext_max: usize,
@@ -58,9 +63,30 @@ impl<'a> RecordWriter<'a> {
         Self {
             sealer,
             buffer,
+            start: 0,
             used: 0,
             plaintext: 0,
             plaintext_max: step_plaintext_max(),
+        }
+    }
+
+    /// Before anything is written: moves the records so far back that no copy into their places of what is
+    /// in the page cache from `file_offset` on, to come behind `front_bytes` of other plaintext, is a slow
+    /// one ([`ALIASED_BYTES`]). Between two records the places gain what protects a record, and with
+    /// HTTP/2 a frame's head, on the file.
+    pub(crate) fn keep_apart(&mut self, front_bytes: usize, file_offset: u64) {
+        debug_assert_eq!(self.used, self.start, "records lie where they are");
+        let protection = self.sealer.prefix_bytes() + self.sealer.suffix_bytes();
+        let gain_max = RECORDS_PER_CHUNK_MAX * (protection + FRAME_HEAD_BYTES);
+        let address = self.buffer.as_ptr().addr() + self.start;
+        let place = address + self.sealer.prefix_bytes() + front_bytes;
+        // A page's length divides all that the cast may cut off.
+        #[expect(clippy::cast_possible_truncation, reason = "taken modulo a page")]
+        let ahead = place.wrapping_sub(file_offset as usize) % PAGE_BYTES;
+        let risen = (ahead + gain_max) % PAGE_BYTES;
+        if risen < gain_max + ALIASED_BYTES {
+            self.start += gain_max + ALIASED_BYTES - risen;
+            self.used = self.start;
         }
     }
 
@@ -146,9 +172,15 @@ impl<'a> RecordWriter<'a> {
 
     /// The records sealed so far.
     pub(crate) fn sealed(&self) -> &[u8] {
-        self.buffer.get(..self.used).unwrap_or_default()
+        self.buffer.get(self.start..self.used).unwrap_or_default()
     }
 }
+
+/// What HTTP/2 puts in front of a frame's content (RFC 9113 4.1).
+const FRAME_HEAD_BYTES: usize = 9;
+
+/// Records over which the plaintext of one chunk is spread: one more for a short one in front.
+const RECORDS_PER_CHUNK_MAX: usize = SEND_CHUNK_BYTES / RECORD_PLAINTEXT_BYTES_MAX + 1;
 
 /// Opening records in user space.
 pub(crate) struct UserReceive {

@@ -7,12 +7,15 @@ use std::task::Poll;
 use super::{SHAPES, TLS13};
 use crate::buf;
 use crate::error::Cause;
-use crate::limits::{RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES, TURN_BYTES_MAX};
-use crate::metrics::Counter;
-use crate::net::stream::testing::{
-    Setup, counting, counting_turns, join, on_each_driver, pattern, while_time_flies,
+use crate::limits::{
+    ALIASED_BYTES, PAGE_BYTES, RECORD_PLAINTEXT_BYTES_MAX, SEND_CHUNK_BYTES, TURN_BYTES_MAX,
 };
-use crate::record::ContentType;
+use crate::metrics::Counter;
+use crate::net::stream::RecordWriter;
+use crate::net::stream::testing::{
+    Setup, counting, counting_turns, join, keys, on_each_driver, pattern, while_time_flies,
+};
+use crate::record::{ContentType, Sealer};
 use crate::sys::test_support::Signal;
 
 #[test]
@@ -38,6 +41,39 @@ fn slices_are_coalesced_into_full_records() {
                 peer.expect_close_notify();
             },
         );
+    }
+}
+
+/// Wherever a file's bytes begin and whatever is in front of them and of each frame, none of them is
+/// copied to just behind where it lies in its page.
+#[test]
+fn files_are_read_to_where_the_copy_is_fast() {
+    for suite in SHAPES {
+        let mut sealer = Sealer::new(keys(suite, 0, 0), u64::MAX).unwrap();
+        for (front, offset, frame_head) in [0, 9, 213, 9000]
+            .into_iter()
+            .flat_map(|front| (0..4096).map(move |offset| (front, offset)))
+            .flat_map(|(front, offset)| [0, 9].map(|frame_head| (front, offset, frame_head)))
+        {
+            let slow = buf::with_send_scratch(|scratch| {
+                let mut records = RecordWriter::new(&mut sealer, scratch);
+                records.keep_apart(front, offset);
+                let mut at = usize::try_from(offset).unwrap();
+                let places = records.places_behind(&vec![0; front], SEND_CHUNK_BYTES - front);
+                assert!(places.len() >= SEND_CHUNK_BYTES / RECORD_PLAINTEXT_BYTES_MAX);
+                let mut ahead = Vec::new();
+                for (index, place) in places.iter().enumerate() {
+                    // The first frame's head is part of what is in front.
+                    let head = if index == 0 { 0 } else { frame_head };
+                    let address = place.as_ptr().addr() + head;
+                    ahead.push(address.wrapping_sub(at) % PAGE_BYTES);
+                    at += place.len() - head;
+                }
+                ahead.retain(|bytes| (1..ALIASED_BYTES).contains(bytes));
+                ahead
+            });
+            assert!(slow.is_empty(), "{slow:?}: {front} in front of {offset}");
+        }
     }
 }
 
