@@ -43,7 +43,8 @@ impl WriteHalf {
     /// `head` is left, where neither can be, and for less than [`RELAYED_BYTES_MIN`]. Under the policy
     /// `auto` both ends move to the kernel as [`crate::config::Offload`] says.
     ///
-    /// It ends early at what only a receive can tell: a control record, the end.
+    /// It ends early at what only a receive can tell: a control record, the end. A body of unknown length
+    /// has [`u64::MAX`] bytes and moves nothing to the kernel.
     ///
     /// # Errors
     /// As [`WriteHalf::send`], and what `leaving` gives, which is polled while nothing comes.
@@ -97,14 +98,17 @@ impl WriteHalf {
     async fn prepare_relay(&mut self, from: &ReadHalf, bytes: u64) -> Result<Option<Way>, Cause> {
         let (source, to) = (&from.transport, &self.transport);
         let offload = &to.context.offload;
-        to.offload_for_body(bytes, offload.answer_bytes_min).await?;
+        let is_known = bytes < u64::MAX;
+        if is_known {
+            to.offload_for_body(bytes, offload.answer_bytes_min).await?;
+        }
         if pass::is_possible(source, to) {
             return Ok(Some(Way::Seal));
         }
         if matches!(to.sending.borrow().path, SendPath::UserTls(_)) {
             return Ok(None);
         }
-        if offload.policy == OffloadPolicy::Auto && bytes >= offload.answer_bytes_min {
+        if offload.policy == OffloadPolicy::Auto && is_known && bytes >= offload.answer_bytes_min {
             source.offload_receiving();
         }
         Ok(splice::is_possible(source, to).then_some(Way::Splice))

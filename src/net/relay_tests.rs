@@ -10,8 +10,8 @@ use bytes::BytesMut;
 use super::*;
 use crate::limits::RECORDS_PER_KEY_MIN;
 use crate::net::stream::testing::{
-    Peer, Served, Setup, between_two, has_kernel_tls, on_each_driver, pattern, receive_exactly,
-    this_kernel,
+    Peer, Served, Setup, between_two, counting, has_kernel_tls, on_each_driver, pattern,
+    receive_exactly, this_kernel,
 };
 use crate::net::stream::{Closure, Received};
 use crate::record::tests::SUITES;
@@ -118,6 +118,31 @@ fn what_is_short_or_sealed_here_is_left_alone() {
                 let relaying = served.write.relay(&mut head, from, MINUTE, staying);
                 let relayed = relaying.await.unwrap();
                 assert_eq!((relayed.bytes, &*head), (0, &b"head"[..]));
+            },
+            |_| {},
+        );
+    }
+}
+
+/// An answer of unknown length may be short, and stays where it is under `auto`.
+#[test]
+fn a_body_of_unknown_length_moves_nothing_to_the_kernel() {
+    let mut auto = Setup {
+        policy: OffloadPolicy::Auto,
+        ..Setup::user(0)
+    };
+    // Without, a body that may need more records than a key has stays here in any case.
+    auto.kernel.rekey = true;
+    for (bytes, refusals) in [(u64::MAX, 0), (u64::MAX - 1, 1)] {
+        on_each_driver(
+            &auto,
+            async |mut served| {
+                let mut head = Vec::new();
+                let from = (&mut served.read, bytes);
+                let staying = pin!(pending());
+                let relaying = served.write.relay(&mut head, from, MINUTE, staying);
+                let (relayed, counted) = counting(Counter::NotOffloadedNoUlp, relaying).await;
+                assert_eq!((relayed.unwrap().bytes, counted), (0, refusals));
             },
             |_| {},
         );

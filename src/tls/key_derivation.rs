@@ -88,6 +88,10 @@ impl Hkdf for ExtractOnce {
     fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
         self.rest.hmac_sign(key, message)
     }
+
+    fn fips(&self) -> bool {
+        self.rest.fips()
+    }
 }
 
 /// The hash functions of TLS 1.3's suites.

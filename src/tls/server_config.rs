@@ -37,7 +37,8 @@ pub struct PolicyConfig {
     /// For one without a session.
     pub fresh: Arc<ServerConfig>,
     /// For one that offers a session: it takes up a ticket (RFC 8446 C.4: clients should use none twice)
-    /// and gets one for it, which keeps as many as its first handshake left it.
+    /// and gets one for it, which keeps as many as its first handshake left it. One whose ticket is refused
+    /// gets one as well: rustls asks for the number before it looks at the ticket.
     pub resuming: Arc<ServerConfig>,
 }
 

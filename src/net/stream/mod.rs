@@ -418,6 +418,10 @@ impl Transport {
     pub(super) async fn after(&self, step: Step) -> Result<(), Cause> {
         match step {
             Step::Moved(bytes) => {
+                if bytes > 0 {
+                    // The next wait for room is another one, whenever it comes.
+                    self.blocked.set(Blocked::default());
+                }
                 self.count_turn(bytes);
                 if self.turn_is_over() {
                     rt::yield_turn().await;

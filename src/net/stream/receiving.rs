@@ -31,7 +31,7 @@ pub(crate) struct Receiving {
     pub(super) fruitless: u32,
     /// A receive is worth trying: the socket was readable, or the last receive filled its buffer.
     likely_more: bool,
-    /// The socket was readable, and what made it so may have been received since.
+    /// A receive is tried, and what made the socket readable may have been received before it.
     is_unsure: bool,
 }
 
@@ -169,6 +169,8 @@ impl Transport {
         let data = match took {
             Took::Bytes { data, filled } => {
                 receiving.likely_more = filled;
+                // What filled its buffer may have been all: to find nothing next is no vain readiness.
+                receiving.is_unsure = filled;
                 data
             }
             Took::CloseNotify { data } => {

@@ -1,6 +1,8 @@
 //! What is received, however it was cut into segments, and for how long.
 
 use std::cell::Cell;
+use std::io::IoSliceMut;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -84,6 +86,34 @@ fn a_record_in_many_segments_costs_no_pauses() {
                 peer.send_raw(&[byte]);
                 peer.wait_until_taken();
             }
+        },
+    );
+}
+
+/// A receive that took exactly what was there is followed by one that finds nothing, and that by no pause.
+#[test]
+fn a_filled_buffer_costs_no_pause() {
+    let done = Barrier::new(2);
+    on_each_driver(
+        &Setup::plain(),
+        async |served| {
+            let transport = served.transport();
+            transport.wait_readable().await.unwrap();
+            let mut buffer = [0; 1000];
+            let mut receive = || {
+                let mut places = [IoSliceMut::new(&mut buffer)];
+                transport.receive_step_into(&mut places).unwrap()
+            };
+            let received = [receive(), receive()];
+            done.wait();
+            assert_eq!(received, [Some(Received::Data(1000)), None]);
+            let receiving = transport.receiving.borrow();
+            assert!(receiving.must_wait());
+            assert_eq!(receiving.fruitless, 0);
+        },
+        |mut peer| {
+            peer.send(&pattern(1000));
+            done.wait();
         },
     );
 }

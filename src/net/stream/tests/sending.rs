@@ -157,6 +157,22 @@ fn what_a_blocked_send_keeps_is_given_back_when_the_stream_is_dropped() {
     );
 }
 
+/// What the next send waits for, however much later, is measured from then.
+#[test]
+fn a_wait_for_room_is_over_when_there_was_room() {
+    let data = pattern(1024 * 1024);
+    for setup in [Setup::user(TLS13), Setup::plain()] {
+        on_each_driver(
+            &setup.with_small_buffers(),
+            async |mut served| {
+                served.send(&data).await.unwrap();
+                assert_eq!(served.transport().blocked.get().fruitless, 0);
+            },
+            |mut peer| assert!(peer.receive_exactly(data.len()) == data),
+        );
+    }
+}
+
 #[test]
 fn a_send_without_progress_ends_and_nothing_is_sent_after_it() {
     let data = pattern(1024 * 1024);
