@@ -247,19 +247,21 @@ fn what_is_sealed_here_is_received_where_it_is_sealed() {
 #[test]
 fn a_rest_does_not_wait_for_what_comes_next() {
     const PARTS: usize = 4;
-    let data = pattern(BYTES);
+    // As much as the upstream's socket takes without being read.
+    const PART_BYTES: usize = 200_000;
+    let data = pattern(PART_BYTES);
     sealed_relay(
         &Setup::user(0).with_small_buffers(),
-        (PARTS * BYTES) as u64,
+        (PARTS * PART_BYTES) as u64,
         async |_read, mut write, relayed| {
-            assert_eq!(relayed.bytes, (PARTS * BYTES) as u64);
+            assert_eq!(relayed.bytes, (PARTS * PART_BYTES) as u64);
             write.finish().await.unwrap();
         },
         |mut client, mut upstream| {
             assert_eq!(client.receive_exactly(4), b"head");
             for _ in 0..PARTS {
                 upstream.socket.write_all(&data).unwrap();
-                assert!(client.receive_exactly(BYTES) == data);
+                assert!(client.receive_exactly(PART_BYTES) == data);
             }
             client.expect_close_notify();
         },
