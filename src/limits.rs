@@ -69,10 +69,11 @@ pub const SEND_CHUNK_BYTES: usize = 4 * RECORD_PLAINTEXT_BYTES_MAX;
 /// it).
 pub const PAGE_BYTES: usize = 4096;
 
-/// A copy whose destination lies less than so many bytes behind its source, both taken modulo
-/// [`PAGE_BYTES`], takes an AMD EPYC four times as long as any other: its `rep movsb`, which the kernel
-/// copies with, takes each load for one of the bytes just stored. Reads of 1 MiB from the page cache took
-/// 360 to 400 us with the destination 1 to 15 bytes into a page, and 77 to 91 at 0 and from 16 on.
+/// A copy whose destination lies behind its source by less than so many bytes, but at least one, both taken
+/// modulo [`PAGE_BYTES`], takes an AMD EPYC four times as long as any other: `rep movsb`, which the kernel
+/// copies with, seems to wait for bytes just stored wherever only the page differs. Reads of 1 MiB from the
+/// page cache took 360 to 400 us with the destination 1 to 13 bytes into a page, and 77 to 102 at 0 and from
+/// 16 on (Linux 6.18; between 13 and 16 nothing was tried).
 pub const ALIASED_BYTES: usize = 16;
 
 /// Sealed bytes that one worker's connections may keep for sockets without room before each seals
