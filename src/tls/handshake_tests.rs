@@ -22,7 +22,7 @@ use crate::limits::HANDSHAKE_BYTES_MAX;
 use crate::net::deadline::{Deadlines, Phase};
 use crate::net::file_threads::FileThreads;
 use crate::net::rt::{self, Driver};
-use crate::net::stream::{ReadHalf, Received, Stream, StreamContext, WriteHalf};
+use crate::net::stream::{ReadHalf, Received, Stream, StreamContext, TlsParts, WriteHalf};
 use crate::sys;
 use crate::sys::probe::{KernelTls, Ring, TlsRefusal, ring};
 use crate::sys::test_support::Signal;
@@ -318,6 +318,32 @@ fn what_follows_finished_in_its_segment_reaches_the_stream() {
                 told.wait();
                 client.socket.write_all(back).unwrap();
                 assert_eq!(client.receive_exactly(6), b"answer");
+            },
+        );
+    }
+}
+
+/// Where the handshake's last bytes are sent and nothing follows, the idle connection holds none of its
+/// buffers.
+#[test]
+fn an_idle_connection_keeps_no_buffer_of_its_handshake() {
+    for version in VERSIONS {
+        let config = server_config(version, 1);
+        let client = Arc::new(client_config(version));
+        let told = Signal::new();
+        on_each_driver(
+            async |accepting| {
+                let TlsParts {
+                    unsent, received, ..
+                } = accepting.accept(&config).await.ok().unwrap().parts;
+                assert_eq!((unsent.capacity(), received.capacity()), (0, 0));
+                told.send();
+            },
+            |socket| {
+                let mut client = Client::new(socket, &client);
+                let last = client.handshake(send_whole).unwrap();
+                send_whole(&mut client.socket, &last);
+                told.wait();
             },
         );
     }
