@@ -35,30 +35,29 @@ use crate::serve::error_page;
 /// # Errors
 /// When it ends otherwise than by an [`Outcome`]: a failed send or receive, a peer that breaks off
 /// within a request, a body of ours that does not keep what its head promised.
-pub async fn serve<R: Receive + 'static, W: Transmit, H: Handler>(
+pub fn serve<'a, R: Receive + 'static, W: Transmit, H: Handler>(
     read: R,
     write: W,
-    handler: &H,
-    context: &Context,
-) -> Result<Outcome, Error> {
-    serve_received(read, write, handler, context, BytesMut::new()).await
+    handler: &'a H,
+    context: &'a Context,
+) -> impl Future<Output = Result<Outcome, Error>> + use<'a, R, W, H> {
+    serve_received(read, write, handler, context, BytesMut::new())
 }
 
 /// As [`serve`], where `input` was received already.
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_received<R: Receive + 'static, W: Transmit, H: Handler>(
+pub fn serve_received<'a, R: Receive + 'static, W: Transmit, H: Handler>(
     read: R,
     write: W,
-    handler: &H,
-    context: &Context,
+    handler: &'a H,
+    context: &'a Context,
     input: BytesMut,
-) -> Result<Outcome, Error> {
+) -> impl Future<Output = Result<Outcome, Error>> + use<'a, R, W, H> {
     let begun = write.monotonic();
-    let receiving = Receiving { read, input };
     let mut connection = Connection {
-        receiving: Some(receiving),
+        receiving: Some(Receiving { read, input }),
         write,
         handler,
         context,
@@ -66,16 +65,14 @@ pub async fn serve_received<R: Receive + 'static, W: Transmit, H: Handler>(
         served: 0,
         begun,
     };
-    let ended = connection.run().await;
-    if let Err(error) = &ended
-        && error.cause.was_told()
-        && let Some(receiving) = &mut connection.receiving
-    {
-        // The client has been sent an alert, which a reset for unread bytes must not overtake.
-        receiving.read.give_up_records();
-        Box::pin(close(&mut receiving.read, &mut connection.write, context)).await;
+    // Not an async fn: its arguments would have a place of their own beside what is made of them.
+    async move {
+        let failed = match connection.run().await {
+            Err(error) if error.cause.was_told() => Box::pin(connection.close_told(error)),
+            ended => return ended,
+        };
+        failed.await
     }
-    ended
 }
 
 /// Sends a response that no request was read for, as to a client that does not speak what is spoken
@@ -126,8 +123,8 @@ enum Next {
 enum After {
     NextRequest,
     Close(Outcome),
-    /// Nothing: not even an orderly end is to be seen.
-    Aborted(Outcome),
+    /// Nothing: the orderly end is sent already, or none is to be seen.
+    Ended(Outcome),
 }
 
 /// An exchange that has begun.
@@ -143,23 +140,26 @@ enum Exchanged {
 }
 
 impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
+    /// What holds a request's head is dropped before anything is waited for, and what happens once is boxed:
+    /// both would be a part of every idle connection.
     async fn run(&mut self) -> Result<Outcome, Error> {
         loop {
-            let after = match self.next_head().await? {
-                Next::Request(head) => match self.begin(head) {
+            let after = {
+                let exchanging = match self.next_head().await? {
+                    Next::Request(head) => self.begin(head),
+                    Next::Refused(refusal) => {
+                        Exchanging::Waiting(Box::pin(self.refuse(refusal, None)))
+                    }
+                    Next::Ended(outcome) => Exchanging::Waiting(Box::pin(self.end(outcome))),
+                };
+                match exchanging {
                     Exchanging::Over(after) => after?,
                     Exchanging::Waiting(rest) => rest.await?,
-                },
-                Next::Refused(refusal) => Box::pin(self.refuse(refusal, None)).await?,
-                Next::Ended(outcome) => {
-                    // Nothing is in flight; whether the goodbye arrives changes nothing.
-                    drop(self.write.finish().await);
-                    return Ok(outcome);
                 }
             };
             let outcome = match after {
                 After::NextRequest => continue,
-                After::Aborted(outcome) => return Ok(outcome),
+                After::Ended(outcome) => return Ok(outcome),
                 After::Close(outcome) => outcome,
             };
             let Some(Receiving { read, input }) = &mut self.receiving else {
@@ -183,8 +183,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
         };
         let mut armed = None;
         loop {
-            let parsed = self.parser.parse(input, &bounds);
-            match parsed {
+            match self.parser.parse(input, &bounds) {
                 Ok(None) => {}
                 Ok(Some(head)) => {
                     read.disarm();
@@ -224,6 +223,21 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 Err(cause) => return failed_before_head(cause, has_begun),
             }
         }
+    }
+
+    /// Closes where the client has been sent an alert, which a reset for unread bytes must not overtake.
+    async fn close_told(&mut self, error: Error) -> Result<Outcome, Error> {
+        if let Some(Receiving { read, .. }) = &mut self.receiving {
+            read.give_up_records();
+            close(read, &mut self.write, self.context).await;
+        }
+        Err(error)
+    }
+
+    /// Sends the orderly end where nothing is in flight; whether it arrives changes nothing.
+    async fn end(&mut self, outcome: Outcome) -> Result<After, Error> {
+        drop(self.write.finish().await);
+        Ok(After::Ended(outcome))
     }
 
     /// Begins an exchange, and ends it too where nothing has to be waited for: what most requests ask
@@ -312,7 +326,7 @@ impl<R: Receive + 'static, W: Transmit, H: Handler> Connection<'_, R, W, H> {
                 }
                 Ok(match ended? {
                     UpgradedEnd::Complete => After::Close(Outcome::Closed),
-                    UpgradedEnd::Idle => After::Aborted(Outcome::IdleTimeout),
+                    UpgradedEnd::Idle => After::Ended(Outcome::IdleTimeout),
                 })
             }
         }

@@ -163,7 +163,7 @@ fn waiting_for_a_request_takes_little_memory() {
     let context = Context::new(Timeouts::default(), Limits::default());
     let future = serve(wire.clone(), wire, &site, &context);
     let bytes = std::mem::size_of_val(&future);
-    assert!(bytes <= 1024, "{bytes} bytes");
+    assert!(bytes <= 512, "{bytes} bytes");
 }
 
 proptest! {
