@@ -73,7 +73,8 @@ counters! {
     OffloadedReceive = "offloaded_receive",
     /// Connections that stayed in user space, wholly or one way: the kernel has no tls module.
     NotOffloadedNoUlp = "not_offloaded_no_ulp",
-    /// Connections that stayed in user space, wholly or one way: the kernel refuses the suite.
+    /// Connections that stayed in user space, wholly or one way: the kernel refuses the suite, or seals it
+    /// slowly and the policy is `auto`.
     NotOffloadedSuite = "not_offloaded_suite",
     /// Connections that stayed in user space, wholly or one way: a setsockopt failed.
     NotOffloadedFailed = "not_offloaded_failed",

@@ -20,7 +20,7 @@ use crate::sys::ktls::Direction;
 pub enum NotOffloaded {
     /// The kernel has no tls module.
     NoUlp,
-    /// The kernel does not take the suite.
+    /// The kernel does not take the suite, or under [`OffloadPolicy::Auto`] only slowly.
     Suite,
     /// A setsockopt failed.
     Failed,
@@ -144,7 +144,9 @@ impl Transport {
         if self.offload_state.get().refuses(direction) {
             return false;
         }
-        if kernel.supports(keys.suite(), direction).is_err() {
+        let is_not_worth_it =
+            self.context.offload.policy == OffloadPolicy::Auto && kernel.is_slow(keys.suite());
+        if is_not_worth_it || kernel.supports(keys.suite(), direction).is_err() {
             self.direction_not_offloaded(direction, NotOffloaded::Suite);
             return false;
         }

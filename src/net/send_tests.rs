@@ -354,3 +354,38 @@ fn a_body_behind_many_bytes_moves_the_sending_side() {
         );
     }
 }
+
+/// Under `auto` nothing moves to a kernel that seals slowly, under `always` it does.
+#[test]
+fn a_slow_kernel_is_left_alone_unless_told_otherwise() {
+    let has_kernel_tls = has_kernel_tls();
+    let content = pattern(1024 * 1024);
+    let file = file_with(&content);
+    let mut kernel = this_kernel().clone();
+    for support in &mut kernel.suites {
+        support.is_slow = true;
+    }
+    for (policy, moves) in [
+        (OffloadPolicy::Auto, false),
+        (OffloadPolicy::Always, has_kernel_tls),
+    ] {
+        let setup = Setup {
+            policy,
+            kernel: kernel.clone(),
+            ..Setup::user(0)
+        };
+        on_each_driver(
+            &setup,
+            async |mut served| {
+                let body = range(&file, 0, content.len() as u64);
+                served.write.send_file(b"", &body).await.unwrap();
+                assert_eq!(served.write.is_in_kernel(), moves);
+                served.write.finish().await.unwrap();
+            },
+            |mut peer| {
+                assert!(peer.receive_exactly(content.len()) == content);
+                peer.expect_close_notify();
+            },
+        );
+    }
+}

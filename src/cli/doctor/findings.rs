@@ -119,14 +119,22 @@ fn kernel_tls_suites(tls: &KernelTls) -> Vec<Finding> {
             Guide::KernelTls,
             format!("{version} {cipher:<17}  send {send}, receive {receive}"),
         );
-        findings.push(if support.send.and(support.receive).is_ok() {
-            finding
-        } else {
+        findings.push(if support.send.and(support.receive).is_err() {
             finding.because(
                 Level::Degraded,
                 "Connections with this suite stay in user space in that direction.",
                 "modprobe the cipher (gcm, chacha20poly1305), or use a later kernel.",
             )
+        } else if support.is_slow {
+            finding.because(
+                Level::Degraded,
+                "The kernel seals this suite with code for any processor, at several times the CPU time. \
+                 The policy auto leaves it in user space; do not use always.",
+                "modprobe the code for this processor: aesni_intel on x86-64, ghash-ce on ARM; for \
+                 ChaCha20 its module (chacha_x86_64, chacha_neon).",
+            )
+        } else {
+            finding
         });
     }
     findings
@@ -464,6 +472,17 @@ pub(super) mod tests {
             (rekey(&tls).level, no_pad(&tls).level),
             (Level::Note, Level::Note)
         );
+    }
+
+    #[test]
+    fn a_suite_that_the_kernel_seals_slowly_is_told() {
+        let mut tls = good().kernel_tls;
+        tls.suites[3].is_slow = true;
+        let findings = kernel_tls_suites(&tls);
+        let told: Vec<_> = findings.iter().map(|finding| finding.level).collect();
+        let (good, slow) = (Level::Good, Level::Degraded);
+        assert_eq!(told, [good, good, good, slow, good, good]);
+        assert!(findings[3].mend.contains("aesni_intel"));
     }
 
     pub(in crate::cli::doctor) fn good() -> Facts {

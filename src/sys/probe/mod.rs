@@ -32,6 +32,9 @@ fn summary_of_tls(tls: &KernelTls) -> String {
         .iter()
         .filter(|support| support.send.is_ok() && support.receive.is_ok())
         .count();
+    if tls.suites.iter().any(|support| support.is_slow) {
+        return "kernel TLS, of which some seals slowly (see portcullis doctor)".to_owned();
+    }
     if whole == tls.suites.len() {
         return "kernel TLS".to_owned();
     }
@@ -70,6 +73,12 @@ mod tests {
             summary(&refused, &tls),
             "epoll (io_uring is forbidden by seccomp), kernel TLS"
         );
+        tls.suites[0].is_slow = true;
+        assert_eq!(
+            summary(&usable, &tls),
+            "io_uring, kernel TLS, of which some seals slowly (see portcullis doctor)"
+        );
+        tls.suites[0].is_slow = false;
         tls.suites[0].send = Err(TlsRefusal::WrongBytes);
         assert_eq!(
             summary(&usable, &tls),
