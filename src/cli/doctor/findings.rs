@@ -128,10 +128,12 @@ fn kernel_tls_suites(tls: &KernelTls) -> Vec<Finding> {
         } else if support.is_slow {
             finding.because(
                 Level::Degraded,
-                "The kernel seals this suite with code for any processor, at several times the CPU time. \
-                 The policy auto leaves it in user space; do not use always.",
-                "modprobe the code for this processor: aesni_intel on x86-64, ghash-ce on ARM; for \
-                 ChaCha20 its module (chacha_x86_64, chacha_neon).",
+                "To send what the kernel seals takes more than twice the CPU time of sealing in user space, \
+                 where the policy auto leaves this suite. Only a network card that seals would make always \
+                 worth it.",
+                "See in /proc/crypto whether the cipher has code for this processor. If not: modprobe \
+                 aesni_intel on x86-64 or ghash-ce on ARM; for ChaCha20 chacha_x86_64 and poly1305_x86_64, \
+                 or chacha_neon and poly1305_neon.",
             )
         } else {
             finding

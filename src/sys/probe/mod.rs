@@ -32,10 +32,11 @@ fn summary_of_tls(tls: &KernelTls) -> String {
         .iter()
         .filter(|support| support.send.is_ok() && support.receive.is_ok())
         .count();
-    if tls.suites.iter().any(|support| support.is_slow) {
-        return "kernel TLS, of which some seals slowly (see portcullis doctor)".to_owned();
-    }
-    if whole == tls.suites.len() {
+    let slow = match tls.suites.iter().filter(|support| support.is_slow).count() {
+        0 => String::new(),
+        some => format!(", {some} of them slowly"),
+    };
+    if whole == tls.suites.len() && slow.is_empty() {
         return "kernel TLS".to_owned();
     }
     let refused = tls.suites.iter().find_map(|support| {
@@ -47,7 +48,10 @@ fn summary_of_tls(tls: &KernelTls) -> String {
     });
     match refused {
         Some(refusal) if whole == 0 => format!("TLS in user space: {refusal}"),
-        _ => format!("kernel TLS for {whole} of {} suites", tls.suites.len()),
+        _ => format!(
+            "kernel TLS for {whole} of {} suites{slow}",
+            tls.suites.len()
+        ),
     }
 }
 
@@ -76,8 +80,14 @@ mod tests {
         tls.suites[0].is_slow = true;
         assert_eq!(
             summary(&usable, &tls),
-            "io_uring, kernel TLS, of which some seals slowly (see portcullis doctor)"
+            "io_uring, kernel TLS for 6 of 6 suites, 1 of them slowly"
         );
+        tls.suites[1].receive = Err(TlsRefusal::WrongBytes);
+        assert_eq!(
+            summary(&usable, &tls),
+            "io_uring, kernel TLS for 5 of 6 suites, 1 of them slowly"
+        );
+        tls.suites[1].receive = Ok(());
         tls.suites[0].is_slow = false;
         tls.suites[0].send = Err(TlsRefusal::WrongBytes);
         assert_eq!(
